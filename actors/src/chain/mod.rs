@@ -1,0 +1,14 @@
+//! A chain as a whole: compiled from its configuration, wired, run, and proved equivalent.
+//!
+//! * [`compile`]: from the logical chain to vertices with instances, slots and factories.
+//! * [`wire`]: who reaches whom.
+//! * [`run`]: starts the supervision tree, injects faults, collects the report.
+//! * [`sinks`]: capture and event files.
+//! * [`verify`]: the ideal chain on the same input, and the comparison.
+
+pub mod compile;
+pub mod run;
+pub mod sinks;
+pub mod state;
+pub mod verify;
+pub mod wire;

@@ -1,0 +1,503 @@
+//! Runs a compiled chain: starts its supervision tree, injects the faults that were asked for, waits
+//! until everything is finished and logged, and collects what is to be reported.
+//!
+//! ```text
+//!  chain (one_for_one)
+//!  ├─ store   shards                       not recoverable yet: a death ends the chain
+//!  ├─ egress
+//!  ├─ root
+//!  └─ VERTEX  its manager and instances    a restarted instance is NF failover
+//! ```
+
+use super::compile::ChainPlan;
+use super::state::{ChainState, add_objects, add_records};
+use super::wire::{Addresses, InstanceControl, Links, Notice, RootControl};
+use crate::egress::actor::{EgressActor, EgressControl};
+use crate::egress::core::{EgressCore, EgressCounts, Sink};
+use crate::instance::actor::InstanceActor;
+use crate::instance::core::{InstanceConfig, InstanceCounts, Mode, Running};
+use crate::manager::ManagerActor;
+use crate::root::actor::{PacketSource, RootActor, RootOptions, RootReport};
+use crate::root::core::RootCore;
+use crate::shard::actor::{ShardActor, ShardControl};
+use anyhow::{Context as _, anyhow, bail};
+use chc_api::{All, InstanceId, Position, ShardId};
+use chc_runtime::actor::{ActorOptions, Birth, Cause};
+use chc_runtime::arbiter::{Arbiter, Arbiters};
+use chc_runtime::block::BlockPool;
+use chc_runtime::mailbox::{Address, Handle};
+use chc_runtime::supervision::{ChildSpec, Event, EventKind, Strategy, Supervisor, SupervisorSpec, Tree};
+use chc_store::engine::{Choice, ShardCounts, ShardEngine};
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Restarts of a vertex's instances that are tolerated within [`RESTARTS_WITHIN`].
+const RESTARTS_MAX: u32 = 100;
+const RESTARTS_WITHIN: Duration = Duration::from_secs(10);
+/// Longest wait for an actor that should answer at once.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How often the terminal is told of progress.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(50);
+
+/// A fault to inject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kill {
+    /// The vertex.
+    pub vertex: String,
+    /// Its child: an instance's number, or `manager`.
+    pub child: String,
+    /// Number of input packets before it happens.
+    pub after: u64,
+}
+
+/// How to run a chain.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Faults.
+    pub kills: Vec<Kill>,
+    /// Packets per second offered; without, as fast as there is room.
+    pub rate: Option<f64>,
+    /// Keep stamps, choices and state for a proof of equivalence.
+    pub record: bool,
+}
+
+/// A recovery, as reported.
+#[derive(Clone, Debug, Serialize)]
+pub struct Recovery {
+    /// The actor that failed.
+    pub actor: String,
+    /// `kill` or `panic`.
+    pub kind: &'static str,
+    /// From the failure to its detection, in microseconds.
+    pub detected_us: u64,
+    /// From the failure until its successor had caught up, in microseconds.
+    pub recovered_us: u64,
+    /// Packets that ran again.
+    pub replayed: u64,
+}
+
+/// What came of a run.
+#[derive(Default)]
+pub struct RunOutcome {
+    /// From the root.
+    pub root: RootReport,
+    /// From the egress.
+    pub egress: EgressCounts,
+    /// From the shards, summed.
+    pub store: ShardCounts,
+    /// From the instances of each vertex, summed over generations.
+    pub instances: Vec<InstanceCounts>,
+    /// Deepest data mailbox seen at any instance of each vertex, in packets.
+    pub queue_peaks: Vec<u64>,
+    /// Recoveries in the order they began.
+    pub recoveries: Vec<Recovery>,
+    /// Choices of `serial` objects, if recorded.
+    pub choices: Vec<Choice>,
+    /// The state left behind, if recorded.
+    pub state: ChainState,
+}
+
+/// What survives the generations of one instance.
+struct Lineage {
+    /// Positions whose handling panicked, and how often.
+    panics: BTreeMap<Position, u32>,
+    poisoned: Vec<Position>,
+    last: Option<Arc<Running>>,
+}
+
+impl Lineage {
+    /// Blames the packet the last generation did not finish, then begins a new one.
+    fn begin(&mut self, config: &mut InstanceConfig, panics_max: u32) {
+        if let Some(position) = self.last.take().and_then(|running| running.unfinished()) {
+            let panics = self.panics.entry(position).or_default();
+            *panics += 1;
+            if *panics >= panics_max {
+                self.poisoned.push(position);
+            }
+        }
+        config.poisoned.clone_from(&self.poisoned);
+        config.running = Arc::default();
+        self.last = Some(config.running.clone());
+    }
+}
+
+struct Cluster {
+    arbiters: Arbiters,
+    tree: Tree,
+    chain: Supervisor,
+    addresses: Arc<Addresses>,
+    totals: Vec<Arc<Mutex<InstanceCounts>>>,
+    peaks: Vec<Arc<AtomicU64>>,
+    news: flume::Receiver<Event>,
+    notices: flume::Receiver<Notice>,
+}
+
+/// Runs a chain over a source until everything is finished and logged. `progress` is told now and then
+/// how many input packets were read.
+///
+/// # Errors
+/// If the chain could not be started, or gave up: an actor failed that cannot be recovered, or an
+/// instance failed too often.
+pub fn run<S: PacketSource, K: Sink + Send + 'static>(
+    plan: &ChainPlan,
+    source: S,
+    sink: K,
+    options: &RunOptions,
+    mut progress: impl FnMut(u64),
+) -> anyhow::Result<RunOutcome> {
+    let mut kills = options.kills.clone();
+    kills.sort_by_key(|k| k.after);
+    let mut stops: Vec<u64> = kills.iter().map(|k| k.after).collect();
+    stops.dedup();
+    let root_options = RootOptions { burst: plan.burst, rate: options.rate, stops };
+    let cluster = start(plan, source, sink, root_options, options.record)?;
+    let mut recoveries = Recoveries::default();
+    let report = loop {
+        recoveries.hear(plan, &cluster)?;
+        progress(cluster.addresses.offered.load(Ordering::Relaxed));
+        match cluster.notices.recv_timeout(PROGRESS_PERIOD) {
+            Ok(Notice::Stopped) => {
+                let first = kills.first().map_or(0, |k| k.after);
+                let now: Vec<Kill> = kills.iter().take_while(|k| k.after == first).cloned().collect();
+                kills.drain(..now.len());
+                inject(plan, &cluster, &now, &mut recoveries)?;
+            }
+            Ok(Notice::CaughtUp { instance, replayed, at, .. }) => {
+                recoveries.caught_up(plan, instance, replayed, at)
+            }
+            Ok(Notice::Done(report)) => break *report,
+            Err(flume::RecvTimeoutError::Timeout) => {}
+            Err(flume::RecvTimeoutError::Disconnected) => bail!("the chain's actors have ended"),
+        }
+    };
+    progress(cluster.addresses.offered.load(Ordering::Relaxed));
+    recoveries.hear(plan, &cluster)?;
+    let mut outcome = collect(plan, &cluster, options.record)?;
+    outcome.root = report;
+    outcome.recoveries = recoveries.finished;
+    cluster.chain.shutdown();
+    cluster.chain.ended().recv_timeout(ANSWER_WITHIN).context("the chain did not shut down")?;
+    cluster.arbiters.join();
+    Ok(outcome)
+}
+
+fn start<S: PacketSource, K: Sink + Send + 'static>(
+    plan: &ChainPlan,
+    source: S,
+    sink: K,
+    root_options: RootOptions,
+    record: bool,
+) -> anyhow::Result<Cluster> {
+    let arbiters = Arbiters::start(plan.arbiters, &plan.pins)?;
+    let tree = Tree::default();
+    let news = tree.subscribe();
+    let (notify, notices) = flume::unbounded();
+    let addresses = Arc::new(Addresses {
+        root: Address::default(),
+        instances: plan
+            .vertices
+            .iter()
+            .map(|v| (0..v.route.instances).map(|_| Address::default()).collect())
+            .collect(),
+        shards: (0..plan.shards).map(|_| Address::default()).collect(),
+        egress: Address::default(),
+        next: plan.vertices.iter().map(|v| plan.next(v.route.vertex).map(|n| n.route.vertex)).collect(),
+        notices: notify,
+        offered: Arc::default(),
+    });
+    let home = arbiters.get(0).ok_or_else(|| anyhow!("a chain needs at least one arbiter"))?.clone();
+    let pool = BlockPool::new();
+    let totals: Vec<Arc<Mutex<InstanceCounts>>> = plan.vertices.iter().map(|_| Arc::default()).collect();
+    let peaks: Vec<Arc<AtomicU64>> = plan.vertices.iter().map(|_| Arc::default()).collect();
+
+    let mut spec = SupervisorSpec::new("chain", Strategy::OneForOne).intensity(0, RESTARTS_WITHIN);
+    spec = spec.child(store_child(plan, &arbiters, &home, &addresses, record));
+    spec = spec.child(egress_child(plan, &home, &addresses, sink));
+    // Each before those who register with it or ask it for a replay.
+    spec = spec.child(root_child(plan, &home, &addresses, &pool, source, root_options, record));
+    for at in 0..plan.vertices.len() {
+        let arbiter = arbiters.get(at % plan.arbiters).unwrap_or(&home).clone();
+        spec = spec.child(vertex_child(plan, at, &arbiter, &addresses, &pool, &totals[at], &peaks[at]));
+    }
+    let chain = Supervisor::start(&home, spec, &tree).map_err(|e| anyhow!("{e}"))?;
+    Ok(Cluster { arbiters, tree, chain, addresses, totals, peaks, news, notices })
+}
+
+fn store_child(
+    plan: &ChainPlan,
+    arbiters: &Arbiters,
+    home: &Arbiter,
+    addresses: &Arc<Addresses>,
+    record: bool,
+) -> ChildSpec {
+    let (plan, addresses) = (plan.clone(), addresses.clone());
+    let homes: Vec<Arbiter> = arbiters.iter().cloned().collect();
+    ChildSpec::supervisor("store", home, move |_| {
+        let mut spec = SupervisorSpec::new("store", Strategy::OneForOne).intensity(0, RESTARTS_WITHIN);
+        for shard in 0..plan.shards {
+            let config = plan.shard(ShardId(shard), record);
+            let links = addresses.clone();
+            let at = &homes[usize::from(shard) % homes.len()];
+            let address = &addresses.shards[usize::from(shard)];
+            spec = spec.child(ChildSpec::actor(
+                &shard.to_string(),
+                at,
+                ActorOptions::default(),
+                address,
+                move |_: Birth<_, _>| {
+                    let engine = ShardEngine::<All>::new(config.clone());
+                    ShardActor::new(ShardId(shard), engine, Links::new(links.clone()))
+                },
+            ));
+        }
+        spec
+    })
+}
+
+fn egress_child<K: Sink + Send + 'static>(
+    plan: &ChainPlan,
+    home: &Arbiter,
+    addresses: &Arc<Addresses>,
+    sink: K,
+) -> ChildSpec {
+    let (epoch, window) = (plan.epoch, plan.window);
+    let (instances, suppress) = (plan.instances(), plan.mode == Mode::Store);
+    let links = addresses.clone();
+    let sink = Mutex::new(Some(sink));
+    ChildSpec::actor("egress", home, ActorOptions::default(), &addresses.egress, move |_: Birth<_, _>| {
+        let core = EgressCore::new(epoch, window, &instances, suppress);
+        // A second generation would need the first one's files; its supervisor tolerates none.
+        let sink = sink.lock().take().expect("the egress is built once");
+        EgressActor::new(core, sink, Links::new(links.clone()))
+    })
+}
+
+fn vertex_child(
+    plan: &ChainPlan,
+    at: usize,
+    home: &Arbiter,
+    addresses: &Arc<Addresses>,
+    pool: &Arc<BlockPool>,
+    totals: &Arc<Mutex<InstanceCounts>>,
+    peak: &Arc<AtomicU64>,
+) -> ChildSpec {
+    let vertex = plan.vertices[at].clone();
+    let (plan, addresses, pool) = (plan.clone(), addresses.clone(), pool.clone());
+    let (totals, peak, arbiter) = (totals.clone(), peak.clone(), home.clone());
+    ChildSpec::supervisor(&plan.vertices[at].name.clone(), home, move |_| {
+        let mut spec =
+            SupervisorSpec::new(&vertex.name, Strategy::OneForOne).intensity(RESTARTS_MAX, RESTARTS_WITHIN);
+        for index in 0..vertex.route.instances {
+            let id = InstanceId { vertex: vertex.route.vertex, index };
+            let config = plan.instance(id, &pool);
+            let (factory, links, totals) = (vertex.factory.clone(), addresses.clone(), totals.clone());
+            let lineage = Mutex::new(Lineage { panics: BTreeMap::new(), poisoned: Vec::new(), last: None });
+            let panics_max = plan.nf_panics_max;
+            let address = &addresses.instances[at][usize::from(index)];
+            let child = ChildSpec::actor(
+                &index.to_string(),
+                &arbiter,
+                ActorOptions::default(),
+                address,
+                move |birth: Birth<_, _>| {
+                    let mut config = InstanceConfig { generation: birth.generation, ..config.clone() };
+                    lineage.lock().begin(&mut config, panics_max);
+                    let core = factory(config);
+                    InstanceActor::new(id, birth.generation, core, Links::new(links.clone()), totals.clone())
+                },
+            );
+            spec = spec.child(child.first_generation(chc_api::Generation(1)));
+        }
+        let (watched, peak) = (addresses.clone(), peak.clone());
+        let manager = Address::default();
+        spec.child(ChildSpec::actor(
+            "manager",
+            &arbiter,
+            ActorOptions::default(),
+            &manager,
+            move |_: Birth<_, _>| ManagerActor::new(watched.instances[at].clone(), peak.clone()),
+        ))
+    })
+}
+
+fn root_child<S: PacketSource>(
+    plan: &ChainPlan,
+    home: &Arbiter,
+    addresses: &Arc<Addresses>,
+    pool: &Arc<BlockPool>,
+    source: S,
+    options: RootOptions,
+    record: bool,
+) -> ChildSpec {
+    let (config, links) = (plan.root(pool), addresses.clone());
+    let source = Mutex::new(Some(source));
+    ChildSpec::actor("root", home, ActorOptions::default(), &addresses.root, move |_: Birth<_, _>| {
+        // A second generation would need the first one's log; its supervisor tolerates none.
+        let source = source.lock().take().expect("the root is built once");
+        let core = RootCore::new(config.clone(), record);
+        RootActor::new(core, source, options.clone(), Links::new(links.clone()))
+    })
+}
+
+/// Injects faults that are due, and lets the root go on once they have happened.
+fn inject(
+    plan: &ChainPlan,
+    cluster: &Cluster,
+    kills: &[Kill],
+    recoveries: &mut Recoveries,
+) -> anyhow::Result<()> {
+    for kill in kills {
+        let path = format!("chain/{}", kill.vertex);
+        let supervisor = cluster.tree.supervisor(&path).ok_or_else(|| anyhow!("{path} is not running"))?;
+        recoveries.expected.insert((path, kill.child.clone()), Instant::now());
+        supervisor.kill(&kill.child).map_err(|e| anyhow!("{e}"))?;
+    }
+    let until = Instant::now() + ANSWER_WITHIN;
+    while !recoveries.expected.is_empty() {
+        match cluster.news.recv_deadline(until) {
+            Ok(event) => recoveries.event(plan, &event)?,
+            Err(error) => bail!("no actor died of the faults injected: {error}"),
+        }
+    }
+    let root = cluster.addresses.root.current().ok_or_else(|| anyhow!("the root has ended"))?;
+    root.send(RootControl::Resume).map_err(|lost| anyhow!("{lost}"))
+}
+
+struct Open {
+    actor: String,
+    kind: &'static str,
+    failed: Instant,
+    detected_us: u64,
+}
+
+#[derive(Default)]
+struct Recoveries {
+    /// Kills that were asked for and not seen yet, by supervisor and child.
+    expected: BTreeMap<(String, String), Instant>,
+    open: Vec<Open>,
+    finished: Vec<Recovery>,
+}
+
+impl Recoveries {
+    fn hear(&mut self, plan: &ChainPlan, cluster: &Cluster) -> anyhow::Result<()> {
+        while let Ok(event) = cluster.news.try_recv() {
+            self.event(plan, &event)?;
+        }
+        // Notices that are not about recoveries come when nothing else is expected.
+        Ok(())
+    }
+
+    fn event(&mut self, plan: &ChainPlan, event: &Event) -> anyhow::Result<()> {
+        let (supervisor, child) = (event.supervisor.to_string(), event.child.to_string());
+        match &event.kind {
+            EventKind::ChildFailed(cause) => {
+                let asked = self.expected.remove(&(supervisor.clone(), child.clone()));
+                let failed = asked.unwrap_or(event.at);
+                let vertex = supervisor.strip_prefix("chain/").unwrap_or(&supervisor);
+                if !plan.vertices.iter().any(|v| v.name == vertex) {
+                    bail!("{supervisor}/{child} {cause}: this version cannot recover it");
+                }
+                tracing::info!("{vertex}/{child} {cause}");
+                let kind = if matches!(cause, Cause::Killed) { "kill" } else { "panic" };
+                let detected_us = event.at.saturating_duration_since(failed).as_micros() as u64;
+                self.open.push(Open { actor: format!("{vertex}/{child}"), kind, failed, detected_us });
+            }
+            EventKind::ChildRestarted { .. } if child == "manager" => {
+                let vertex = supervisor.strip_prefix("chain/").unwrap_or(&supervisor);
+                self.close(&format!("{vertex}/{child}"), 0, event.at);
+            }
+            EventKind::Escalated(cause) => bail!("{supervisor} gave up: {child} {cause}"),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn caught_up(&mut self, plan: &ChainPlan, instance: InstanceId, replayed: u64, at: Instant) {
+        let vertex = &plan.vertices[usize::from(instance.vertex.0)].name;
+        self.close(&format!("{vertex}/{}", instance.index), replayed, at);
+    }
+
+    fn close(&mut self, actor: &str, replayed: u64, at: Instant) {
+        // A generation that died before it caught up is recovered when its successor has.
+        while let Some(found) = self.open.iter().position(|o| o.actor == actor) {
+            let open = self.open.remove(found);
+            self.finished.push(Recovery {
+                actor: open.actor,
+                kind: open.kind,
+                detected_us: open.detected_us,
+                recovered_us: at.saturating_duration_since(open.failed).as_micros() as u64,
+                replayed,
+            });
+        }
+    }
+}
+
+fn collect(plan: &ChainPlan, cluster: &Cluster, record: bool) -> anyhow::Result<RunOutcome> {
+    let mut outcome = RunOutcome {
+        instances: cluster.totals.iter().map(|t| *t.lock()).collect(),
+        queue_peaks: cluster.peaks.iter().map(|p| p.load(Ordering::Relaxed)).collect(),
+        ..RunOutcome::default()
+    };
+    let egress: Handle<EgressControl, _> =
+        cluster.addresses.egress.current().ok_or_else(|| anyhow!("the egress has ended"))?;
+    let (tx, rx) = flume::bounded(1);
+    egress.send(EgressControl::Finish(tx)).map_err(|lost| anyhow!("{lost}"))?;
+    outcome.egress = rx.recv_timeout(ANSWER_WITHIN).context("the egress did not finish")?;
+    for shard in &cluster.addresses.shards {
+        let handle = shard.current().ok_or_else(|| anyhow!("a shard has ended"))?;
+        let (tx, rx) = flume::bounded(1);
+        let look = Box::new(move |engine: &ShardEngine<All>| {
+            let kept = record.then(|| {
+                let objects: Vec<_> = engine.show_objects().collect();
+                let records: Vec<_> = engine.show_records().collect();
+                (objects, records, engine.choices().to_vec())
+            });
+            // Whoever asked may have given up.
+            let _ = tx.send((engine.tally, kept));
+        });
+        handle.send(ShardControl::Inspect(look)).map_err(|lost| anyhow!("{lost}"))?;
+        let (tally, kept) = rx.recv_timeout(ANSWER_WITHIN).context("a shard does not answer")?;
+        outcome.store.applied += tally.applied;
+        outcome.store.suppressed += tally.suppressed;
+        outcome.store.fenced += tally.fenced;
+        outcome.store.not_owner += tally.not_owner;
+        if let Some((objects, records, choices)) = kept {
+            add_objects(&mut outcome.state, plan, objects.into_iter());
+            add_records(&mut outcome.state, plan, records.into_iter());
+            outcome.choices.extend(choices);
+        }
+    }
+    if record && plan.mode == Mode::Traditional {
+        collect_local(plan, cluster, &mut outcome.state)?;
+    }
+    Ok(outcome)
+}
+
+/// The state instances hold themselves. Counters that several instances keep are added up.
+fn collect_local(plan: &ChainPlan, cluster: &Cluster, state: &mut ChainState) -> anyhow::Result<()> {
+    for (at, vertex) in cluster.addresses.instances.iter().enumerate() {
+        let id = plan.vertices[at].route.vertex;
+        for instance in vertex {
+            let handle = instance.current().ok_or_else(|| anyhow!("an instance has ended"))?;
+            let (tx, rx) = flume::bounded(1);
+            handle.send(InstanceControl::Inspect(tx)).map_err(|lost| anyhow!("{lost}"))?;
+            let local = rx.recv_timeout(ANSWER_WITHIN).context("an instance does not answer")?;
+            let mut part = ChainState::new();
+            add_objects(&mut part, plan, local.objects.into_iter().map(|(o, k, v)| (id, o, k, v)));
+            add_records(&mut part, plan, local.records.into_iter().map(|(o, k, r)| (id, o, k, r)));
+            for (key, value) in part {
+                match (state.get_mut(&key), value) {
+                    (Some(crate::ideal::StateValue::Int(sum)), crate::ideal::StateValue::Int(n)) => *sum += n,
+                    (_, value) => {
+                        state.insert(key, value);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}

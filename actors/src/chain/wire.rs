@@ -1,0 +1,221 @@
+//! Who reaches whom: the addresses of a chain's actors, and each actor's cached handles to them.
+
+use crate::egress::actor::EgressControl;
+use crate::instance::core::LocalState;
+use crate::messages::{Data, Destination, InstanceEvent, RootEvent};
+use crate::root::actor::{NoData, RootReport};
+use crate::shard::actor::{BatchMessage, ShardControl};
+use chc_api::{Clock, Generation, InstanceId, ShardId, VertexId};
+use chc_runtime::mailbox::{Address, Handle, Packets};
+use chc_store::batch::Batch;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// A message on an edge.
+pub struct DataMessage(pub Data);
+
+impl Packets for DataMessage {
+    fn packet_count(&self) -> usize {
+        self.0.block.as_ref().map_or(0, |b| b.descs.len())
+    }
+}
+
+/// What an instance is told besides data.
+pub enum InstanceControl {
+    /// An event of the protocols.
+    Event(InstanceEvent),
+    /// Somebody wants the state it holds itself.
+    Inspect(flume::Sender<LocalState>),
+}
+
+/// What the root is told.
+pub enum RootControl {
+    /// An event of the protocols.
+    Event(RootEvent),
+    /// Go on after a stop.
+    Resume,
+}
+
+/// What actors tell whoever runs the chain.
+pub enum Notice {
+    /// The root reached a packet it was to stop before.
+    Stopped,
+    /// A new generation reached what had been stamped when it began.
+    CaughtUp {
+        /// The instance.
+        instance: InstanceId,
+        /// Its generation.
+        generation: Generation,
+        /// Packets that ran again.
+        replayed: u64,
+        /// When.
+        at: Instant,
+    },
+    /// Everything is finished and logged.
+    Done(Box<RootReport>),
+}
+
+/// The addresses of a chain's actors.
+pub struct Addresses {
+    /// The root.
+    pub root: Address<RootControl, NoData>,
+    /// Instances by vertex and index.
+    pub instances: Vec<Vec<Address<InstanceControl, DataMessage>>>,
+    /// Store shards.
+    pub shards: Vec<Address<ShardControl, BatchMessage>>,
+    /// The egress.
+    pub egress: Address<EgressControl, DataMessage>,
+    /// The vertex after each vertex.
+    pub next: Vec<Option<VertexId>>,
+    /// Whoever runs the chain.
+    pub notices: flume::Sender<Notice>,
+    /// Input packets read so far.
+    pub offered: Arc<AtomicU64>,
+}
+
+/// One actor's handles, fetched when they are first needed and again when a generation has ended.
+pub struct Links {
+    to: Arc<Addresses>,
+    root: Option<Handle<RootControl, NoData>>,
+    instances: Vec<Vec<Option<Handle<InstanceControl, DataMessage>>>>,
+    shards: Vec<Option<Handle<ShardControl, BatchMessage>>>,
+    egress: Option<Handle<EgressControl, DataMessage>>,
+}
+
+/// A handle that is alive, fetched again if the cached one is not.
+fn fresh<'a, C: Send + 'static, D: Packets>(
+    cached: &'a mut Option<Handle<C, D>>,
+    address: &Address<C, D>,
+    generation: Option<Generation>,
+) -> Option<&'a Handle<C, D>> {
+    let fits = |h: &Handle<C, D>| generation.is_none_or(|g| h.generation() == g) && h.is_alive();
+    if !cached.as_ref().is_some_and(fits) {
+        *cached = address.current();
+    }
+    cached.as_ref().filter(|h| generation.is_none_or(|g| h.generation() == g))
+}
+
+impl Links {
+    /// Links of an actor that has reached nobody yet.
+    #[must_use]
+    pub fn new(to: Arc<Addresses>) -> Self {
+        Self {
+            root: None,
+            instances: to.instances.iter().map(|v| v.iter().map(|_| None).collect()).collect(),
+            shards: to.shards.iter().map(|_| None).collect(),
+            egress: None,
+            to,
+        }
+    }
+
+    fn instance(
+        &mut self,
+        id: InstanceId,
+        generation: Option<Generation>,
+    ) -> Option<&Handle<InstanceControl, DataMessage>> {
+        let (vertex, index) = (usize::from(id.vertex.0), usize::from(id.index));
+        fresh(&mut self.instances[vertex][index], &self.to.instances[vertex][index], generation)
+    }
+
+    /// Sends data. What was meant for a generation that has ended is dropped: its successor asks for it.
+    pub fn send(&mut self, to: Destination, data: Data) {
+        let pushed = match to {
+            Destination::Instance(id) => {
+                let Some(handle) = self.instance(id, Some(data.to_generation)) else { return };
+                handle.push(DataMessage(data))
+            }
+            Destination::Egress => {
+                let Some(handle) = fresh(&mut self.egress, &self.to.egress, None) else { return };
+                handle.push(DataMessage(data))
+            }
+        };
+        if let Err(lost) = pushed {
+            tracing::debug!("data not delivered: {lost}");
+        }
+    }
+
+    /// Sends a batch.
+    pub fn batch(&mut self, shard: ShardId, batch: Batch) {
+        let at = usize::from(shard.0);
+        if let Some(handle) = fresh(&mut self.shards[at], &self.to.shards[at], None)
+            && let Err(lost) = handle.push(BatchMessage(batch))
+        {
+            tracing::error!("batch not delivered: {lost}");
+        }
+    }
+
+    /// Tells a shard.
+    pub fn tell_shard(&mut self, shard: ShardId, message: ShardControl) {
+        let at = usize::from(shard.0);
+        if let Some(handle) = fresh(&mut self.shards[at], &self.to.shards[at], None)
+            && let Err(lost) = handle.send(message)
+        {
+            tracing::error!("shard {} not told: {lost}", shard.0);
+        }
+    }
+
+    /// Tells an instance; with a generation only that one.
+    pub fn tell_instance(
+        &mut self,
+        id: InstanceId,
+        generation: Option<Generation>,
+        message: InstanceControl,
+    ) {
+        if let Some(handle) = self.instance(id, generation)
+            && let Err(lost) = handle.send(message)
+        {
+            tracing::debug!("instance {id} not told: {lost}");
+        }
+    }
+
+    /// Tells the root.
+    pub fn tell_root(&mut self, message: RootControl) {
+        if let Some(handle) = fresh(&mut self.root, &self.to.root, None)
+            && let Err(lost) = handle.send(message)
+        {
+            tracing::error!("root not told: {lost}");
+        }
+    }
+
+    /// Tells everyone that the cut moved.
+    pub fn tell_all(&mut self, cut: Clock, shard: impl Fn() -> ShardControl) {
+        for vertex in 0..self.instances.len() {
+            for index in 0..self.instances[vertex].len() {
+                let id = InstanceId { vertex: VertexId(vertex as u16), index: index as u16 };
+                self.tell_instance(id, None, InstanceControl::Event(InstanceEvent::Cut(cut)));
+            }
+        }
+        for at in 0..self.shards.len() {
+            self.tell_shard(ShardId(at as u16), shard());
+        }
+        if let Some(handle) = fresh(&mut self.egress, &self.to.egress, None)
+            && let Err(lost) = handle.send(EgressControl::Cut(cut))
+        {
+            tracing::error!("egress not told: {lost}");
+        }
+    }
+
+    /// Of the given instances those downstream of one.
+    #[must_use]
+    pub fn downstream(
+        &self,
+        of: InstanceId,
+        mut all: Vec<(InstanceId, Generation)>,
+    ) -> Vec<(InstanceId, Generation)> {
+        let next = self.to.next[usize::from(of.vertex.0)];
+        all.retain(|(id, _)| Some(id.vertex) == next);
+        all
+    }
+
+    /// Tells whoever runs the chain.
+    pub fn notify(&self, notice: Notice) {
+        // Whoever ran it may have given up.
+        let _ = self.to.notices.send(notice);
+    }
+
+    /// Publishes how many input packets were read.
+    pub fn progress(&self, offered: u64) {
+        self.to.offered.store(offered, Ordering::Relaxed);
+    }
+}

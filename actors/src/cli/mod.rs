@@ -1,0 +1,231 @@
+//! The command line: arguments in, exit codes out. Exit codes: 0 done and true; 1 ran, and the answer
+//! is no; 2 bad arguments or configuration; 3 failed to run.
+
+mod faults;
+mod report;
+mod trace;
+
+use crate::chain::compile::{ChainPlan, compile};
+use crate::chain::run::{RunOptions, RunOutcome, run};
+use crate::chain::sinks::{CaptureSource, Failure, FileSink};
+use crate::chain::verify::verify;
+use crate::config::{Catalog, load};
+use chc_runtime::capture::{CaptureReader, CaptureWriter, scan};
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Why a command ended without its result.
+pub enum Exit {
+    /// Ran, and the answer is no.
+    No,
+    /// Bad arguments or configuration.
+    Usage(String),
+    /// Failed to run.
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Exit {
+    fn from(error: anyhow::Error) -> Self {
+        Exit::Failed(error)
+    }
+}
+
+/// Network-function chains that stay correct under failures.
+#[derive(Parser)]
+#[command(name = "chc", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Validate chain files: every problem at once, with file, line, key and remedy.
+    Check {
+        /// Chain files (TOML, YAML or JSON).
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Run a chain over a capture; exits when the last packet has left.
+    Run(RunArgs),
+    /// Run a chain and the ideal chain on the same capture and compare everything.
+    Verify(VerifyArgs),
+    /// Generate captures and describe them.
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
+}
+
+#[derive(Args)]
+struct Overrides {
+    /// Override one key of the chain file, e.g. vertex.portscan.config.pick=every (repeatable).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The chain file.
+    chain: PathBuf,
+    /// The capture to read.
+    #[arg(long)]
+    input: PathBuf,
+    /// The capture to write.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// The event file to write: one JSON object a line.
+    #[arg(long)]
+    events: Option<PathBuf>,
+    /// Packets per second offered; what finds no room then is dropped and counted.
+    #[arg(long, value_name = "PPS")]
+    rate: Option<f64>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct VerifyArgs {
+    /// The chain file.
+    chain: PathBuf,
+    /// The capture to read.
+    #[arg(long)]
+    input: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Common {
+    #[command(flatten)]
+    faults: faults::FaultArgs,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Print one JSON object instead of a summary.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match Cli::parse().command {
+        Command::Check { files, overrides } => check(&files, &overrides.set),
+        Command::Run(args) => run_command(&args),
+        Command::Verify(args) => verify_command(&args),
+        Command::Trace(command) => trace::execute(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Exit::No) => ExitCode::from(1),
+        Err(Exit::Usage(message)) => {
+            eprintln!("{message}");
+            ExitCode::from(2)
+        }
+        Err(Exit::Failed(error)) => {
+            eprintln!("chc: {error:#}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn check(files: &[PathBuf], set: &[String]) -> Result<(), Exit> {
+    let problems: Vec<String> =
+        files.iter().filter_map(|f| load(f, set, &Catalog).err()).map(|d| d.to_string()).collect();
+    if problems.is_empty() {
+        for file in files {
+            println!("{}: ok", file.display());
+        }
+        return Ok(());
+    }
+    Err(Exit::Usage(problems.join("\n")))
+}
+
+fn plan(chain: &Path, set: &[String]) -> Result<ChainPlan, Exit> {
+    let config = load(chain, set, &Catalog).map_err(|d| Exit::Usage(d.to_string()))?;
+    Ok(compile(&config)?)
+}
+
+/// The packets of a capture, as far as it can be read.
+fn count_packets(input: &Path) -> Result<u64, Exit> {
+    let mut reader = CaptureReader::open(input).map_err(|e| Exit::Failed(e.into()))?;
+    let mut packets = 0;
+    while let Ok(Some(record)) = reader.next() {
+        packets = record.number;
+    }
+    Ok(packets)
+}
+
+fn progress_bar(packets: u64, json: bool) -> ProgressBar {
+    if json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = "{bar:40} {human_pos}/{human_len} packets {per_sec} eta {eta}";
+    ProgressBar::new(packets)
+        .with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn run_command(args: &RunArgs) -> Result<(), Exit> {
+    let plan = plan(&args.chain, &args.common.overrides.set)?;
+    if args.rate.is_some_and(|r| !r.is_finite() || r <= 0.0) {
+        return Err(Exit::Usage("--rate: must be above zero packets per second".into()));
+    }
+    let packets = count_packets(&args.input)?;
+    let kills = args.common.faults.kills(&plan, packets)?;
+    let summary = scan(&args.input).map_err(|e| Exit::Failed(e.into()))?;
+    let link = summary.link.unwrap_or(chc_api::packet::LinkType::ETHERNET);
+    let writer =
+        args.output.as_ref().map(|path| CaptureWriter::create(path, summary.format, link)).transpose();
+    let writer = writer.map_err(|e| Exit::Failed(e.into()))?;
+    let create = |path: &PathBuf| {
+        File::create(path).map_err(|e| Exit::Failed(anyhow::anyhow!("{}: {e}", path.display())))
+    };
+    let events = args.events.as_ref().map(create).transpose()?;
+    let names = plan.vertices.iter().map(|v| v.name.clone()).collect();
+    let alerts = Arc::new(Mutex::new(0));
+    let failure = Failure::default();
+    let sink = FileSink::new(writer, events, names, alerts.clone(), failure.clone());
+    let source = CaptureSource(CaptureReader::open(&args.input).map_err(|e| Exit::Failed(e.into()))?);
+    let bar = progress_bar(packets, args.common.json);
+    let options = RunOptions { kills, rate: args.rate, record: false };
+    let outcome = run(&plan, source, sink, &options, |n| bar.set_position(n))?;
+    bar.finish_and_clear();
+    let report = report::RunReport::new(&plan, &outcome, *alerts.lock());
+    report.print(args.common.json)?;
+    if let Some(error) = failure.lock().take() {
+        return Err(Exit::Failed(anyhow::anyhow!(error)));
+    }
+    input_error(&outcome)
+}
+
+fn input_error(outcome: &RunOutcome) -> Result<(), Exit> {
+    match &outcome.root.input_error {
+        Some(error) => Err(Exit::Failed(anyhow::anyhow!("everything readable was processed, but {error}"))),
+        None => Ok(()),
+    }
+}
+
+fn verify_command(args: &VerifyArgs) -> Result<(), Exit> {
+    let plan = plan(&args.chain, &args.common.overrides.set)?;
+    let packets = count_packets(&args.input)?;
+    let kills = args.common.faults.kills(&plan, packets)?;
+    let bar = progress_bar(packets, args.common.json);
+    let options = RunOptions { kills, rate: None, record: true };
+    let (outcome, comparison) = verify(&plan, &args.input, &options, |n| bar.set_position(n))?;
+    bar.finish_and_clear();
+    report::print_verify(&outcome, &comparison, args.common.json)?;
+    if comparison.first_difference.is_some() {
+        return Err(Exit::No);
+    }
+    input_error(&outcome)
+}

@@ -1,0 +1,149 @@
+//! A chain in code, checked like a file.
+
+use super::diagnostic::{Diagnostics, Place, Report};
+use super::file::Node;
+use super::model::{
+    ChainConfig, Edge, EgressConfig, IoConfig, RootConfig, RuntimeConfig, StoreConfig, VertexConfig,
+};
+use super::{NfRegistry, check};
+
+/// Builds a chain in code; [`build`](Self::build) applies the checks of a chain file.
+///
+/// ```
+/// use chc_actors::config::{Catalog, ChainBuilder};
+///
+/// let chain = ChainBuilder::new("enterprise")
+///     .vertex("nat", "nat", |v| v.instances(2).config(serde_json::json!({ "external": ["203.0.113.1"] })))
+///     .next("portscan")
+///     .vertex("portscan", "portscan", |v| v)
+///     .build(&Catalog)?;
+/// assert_eq!(chain.entry[0].to, "nat");
+/// # Ok::<(), chc_actors::config::Diagnostics>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ChainBuilder {
+    draft: ChainConfig,
+}
+
+/// One vertex under construction.
+#[derive(Clone, Debug)]
+pub struct VertexBuilder {
+    draft: VertexConfig,
+}
+
+impl ChainBuilder {
+    /// An empty chain called `name`, with the defaults of a chain file.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            draft: ChainConfig {
+                name: name.into(),
+                entry: Vec::new(),
+                vertices: Vec::new(),
+                root: RootConfig::default(),
+                store: StoreConfig::default(),
+                egress: EgressConfig::default(),
+                io: IoConfig::default(),
+                runtime: RuntimeConfig::default(),
+            },
+        }
+    }
+
+    /// Adds the vertex `name` running the network function `nf`.
+    #[must_use]
+    pub fn vertex(
+        mut self,
+        name: impl Into<String>,
+        nf: impl Into<String>,
+        with: impl FnOnce(VertexBuilder) -> VertexBuilder,
+    ) -> Self {
+        self.draft.vertices.push(with(VertexBuilder { draft: VertexConfig::new(name, nf) }).draft);
+        self
+    }
+
+    /// Leads from the vertex added last to the vertex `to`. Before the first vertex it names the chain's
+    /// entry, which otherwise is the first vertex.
+    #[must_use]
+    pub fn next(mut self, to: impl Into<String>) -> Self {
+        let edges = match self.draft.vertices.last_mut() {
+            Some(vertex) => &mut vertex.next,
+            None => &mut self.draft.entry,
+        };
+        edges.push(Edge { to: to.into() });
+        self
+    }
+
+    /// Replaces the settings of the root.
+    #[must_use]
+    pub fn root(mut self, root: RootConfig) -> Self {
+        self.draft.root = root;
+        self
+    }
+
+    /// Replaces the settings of the store.
+    #[must_use]
+    pub fn store(mut self, store: StoreConfig) -> Self {
+        self.draft.store = store;
+        self
+    }
+
+    /// Replaces the settings of packet input and output.
+    #[must_use]
+    pub fn io(mut self, io: IoConfig) -> Self {
+        self.draft.io = io;
+        self
+    }
+
+    /// Replaces the settings of threads and limits.
+    #[must_use]
+    pub fn runtime(mut self, runtime: RuntimeConfig) -> Self {
+        self.draft.runtime = runtime;
+        self
+    }
+
+    /// The chain, if every check passes; otherwise every mistake, at `chain NAME`.
+    pub fn build(mut self, registry: &dyn NfRegistry) -> Result<ChainConfig, Diagnostics> {
+        let mut report = Report::default();
+        if let (true, Some(first)) = (self.draft.entry.is_empty(), self.draft.vertices.first()) {
+            self.draft.entry.push(Edge { to: first.name.clone() });
+        }
+        for (i, vertex) in self.draft.vertices.iter().enumerate() {
+            if self.draft.vertices[..i].iter().any(|earlier| earlier.name == vertex.name) {
+                let key = format!("vertex.{}", vertex.name);
+                report.push(
+                    Place::Whole,
+                    key,
+                    "two vertices have this name",
+                    "name every vertex differently",
+                );
+            }
+        }
+        let chain = check::check(&Node::from_json(&self.draft.to_json()), registry, &mut report);
+        if report.is_empty() {
+            return Ok(chain);
+        }
+        Err(report.into_diagnostics(&format!("chain {}", self.draft.name), &[]))
+    }
+}
+
+impl VertexBuilder {
+    /// Running copies at the start.
+    #[must_use]
+    pub fn instances(mut self, instances: u16) -> Self {
+        self.draft.instances = instances;
+        self
+    }
+
+    /// Shares the traffic is cut into.
+    #[must_use]
+    pub fn slots(mut self, slots: u16) -> Self {
+        self.draft.slots = slots;
+        self
+    }
+
+    /// The network function's own keys, an object.
+    #[must_use]
+    pub fn config(mut self, config: serde_json::Value) -> Self {
+        self.draft.config = config;
+        self
+    }
+}

@@ -1,0 +1,282 @@
+//! The typed model of a chain, in the shape of the chain file.
+//!
+//! Serialised, a [`ChainConfig`] is the chain file again with every default written out: reading it back
+//! gives an equal model. Reports carry it as the effective configuration.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+/// A setting with a closed list of values.
+pub(crate) trait Choice: Copy + 'static {
+    /// The values that work, by name.
+    const ACCEPTED: &'static [(&'static str, Self)];
+    /// Names of values that are part of the file format and do not work yet.
+    const NOT_YET: &'static [&'static str];
+}
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }
+     not yet: [$($later:literal),*]) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+ }
+
+        impl Choice for $name {
+            const ACCEPTED: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
+            const NOT_YET: &'static [&'static str] = &[$($later),*];
+        }
+    };
+}
+
+choice! {
+    /// In which order a vertex processes its packets.
+    Order {
+        /// Packets of one flow in clock order.
+        Flow = "flow",
+    }
+    not yet: ["chain"]
+}
+
+choice! {
+    /// Where the root logs packets in flight.
+    RootLog {
+        /// In its own memory.
+        Local = "local",
+    }
+    not yet: ["store"]
+}
+
+choice! {
+    /// Where state lives (section 7.1 of the paper).
+    StoreMode {
+        /// In the instances; no log, duplicate suppression or store. The ideal the others are compared with.
+        Traditional = "traditional",
+        /// In the store, cached by instances, updates not waited for.
+        ExternalCacheNoAckWait = "external+cache+no-ack-wait",
+    }
+    not yet: ["external", "external+cache"]
+}
+
+choice! {
+    /// How objects are spread over shards.
+    Placement {
+        /// By the hash of the slot or object, over all shards.
+        Spread = "spread",
+    }
+    not yet: ["by_vertex"]
+}
+
+choice! {
+    /// Who tells the root that a packet has left the chain (section 7.2 of the paper).
+    Delete {
+        /// The egress, as its boundaries close.
+        Egress = "egress",
+    }
+    not yet: ["sync", "async"]
+}
+
+choice! {
+    /// How packets get in and out.
+    Backend {
+        /// Whatever fits `input` and `output`.
+        Auto = "auto",
+    }
+    not yet: ["netmap", "af_xdp", "af_packet", "tap"]
+}
+
+/// One edge of the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Name of the vertex it leads to.
+    pub to: String,
+}
+
+impl Serialize for Edge {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to)
+    }
+}
+
+/// A logical network function.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VertexConfig {
+    /// Its name, the `X` of `[vertex.X]`; part of actor names such as `X/0`.
+    #[serde(skip)]
+    pub name: String,
+    /// The network function, by its name in the catalog.
+    pub nf: String,
+    /// Running copies at the start, 1 to 64 and at most `slots`.
+    pub instances: u16,
+    /// Where its packets go; empty: they leave by egress.
+    pub next: Vec<Edge>,
+    /// In which order packets are processed.
+    pub order: Order,
+    /// Shares the traffic is cut into, the unit of ownership, 1 to 4096.
+    pub slots: u16,
+    /// The network function's own keys, an object, accepted by it.
+    pub config: serde_json::Value,
+}
+
+impl VertexConfig {
+    /// A vertex with the defaults: one instance, 64 slots, no next, an empty configuration.
+    pub fn new(name: impl Into<String>, nf: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            nf: nf.into(),
+            instances: 1,
+            next: Vec::new(),
+            order: Order::Flow,
+            slots: 64,
+            config: serde_json::Value::Object(serde_json::Map::new()),
+        }
+    }
+}
+
+/// `[root]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RootConfig {
+    /// Clocks that may be in flight above the chain's cut; a power of two, at least two epochs, at most 2^20.
+    pub window: u32,
+    /// Granularity of the time steps that reach every instance, in microseconds, up to a second; 0: every
+    /// distinct arrival time.
+    pub tick_us: u32,
+    /// Clocks a root may stamp on one lease from the store, 1 to 10^9.
+    pub clock_lease: u32,
+    /// Where packets in flight are logged.
+    pub log: RootLog,
+}
+
+impl Default for RootConfig {
+    fn default() -> Self {
+        Self { window: 8192, tick_us: 1000, clock_lease: 100_000, log: RootLog::Local }
+    }
+}
+
+/// `[store]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoreConfig {
+    /// Shards, one thread of operations each, 1 to 64.
+    pub shards: u16,
+    /// Where state lives.
+    pub mode: StoreMode,
+    /// Clocks an epoch has; a power of two from 64 to 2^19, at most half the root's window.
+    pub epoch: u32,
+    /// How objects are spread over shards.
+    pub placement: Placement,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { shards: 2, mode: StoreMode::ExternalCacheNoAckWait, epoch: 1024, placement: Placement::Spread }
+    }
+}
+
+/// `[egress]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EgressConfig {
+    /// Who tells the root that a packet has left.
+    pub delete: Delete,
+}
+
+impl Default for EgressConfig {
+    fn default() -> Self {
+        Self { delete: Delete::Egress }
+    }
+}
+
+/// `[io]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IoConfig {
+    /// Path of the capture to read, unless the command names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// Path of the capture to write, unless the command names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// How packets get in and out.
+    pub backend: Backend,
+}
+
+impl Default for IoConfig {
+    fn default() -> Self {
+        Self { input: None, output: None, backend: Backend::Auto }
+    }
+}
+
+/// `[runtime]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuntimeConfig {
+    /// OS threads the actors share, 1 to 64.
+    pub arbiters: u16,
+    /// One CPU number for each arbiter, or empty: not pinned.
+    pub pins: Vec<u16>,
+    /// Packets a burst has at most, 1 to 256.
+    pub burst: u16,
+    /// How often one packet may panic its network function before it is dropped as `nf_panic`, 1 to 100.
+    pub nf_panics_max: u16,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self { arbiters: 1, pins: Vec::new(), burst: 256, nf_panics_max: 3 }
+    }
+}
+
+/// A whole chain. One that came from [`load`](super::load) or from a builder has passed every check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChainConfig {
+    /// The chain's name.
+    pub name: String,
+    /// First vertices after the root.
+    pub entry: Vec<Edge>,
+    /// The vertices in the order of the file: a vertex's index is its number.
+    pub vertices: Vec<VertexConfig>,
+    /// The root.
+    pub root: RootConfig,
+    /// The store.
+    pub store: StoreConfig,
+    /// The egress.
+    pub egress: EgressConfig,
+    /// Packet input and output.
+    pub io: IoConfig,
+    /// Threads and limits.
+    pub runtime: RuntimeConfig,
+}
+
+impl ChainConfig {
+    /// The number and the configuration of the vertex called `name`.
+    pub fn vertex(&self, name: &str) -> Option<(usize, &VertexConfig)> {
+        self.vertices.iter().enumerate().find(|(_, vertex)| vertex.name == name)
+    }
+
+    /// The effective configuration: the chain file as JSON, with every default written out.
+    pub fn to_json(&self) -> serde_json::Value {
+        // Serialising plain data with string keys has no way to fail.
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for ChainConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Chain<'a> {
+            name: &'a str,
+            entry: &'a [Edge],
+        }
+        struct Vertices<'a>(&'a [VertexConfig]);
+        impl Serialize for Vertices<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map(self.0.iter().map(|vertex| (&vertex.name, vertex)))
+            }
+        }
+        let mut file = serializer.serialize_map(Some(7))?;
+        file.serialize_entry("chain", &Chain { name: &self.name, entry: &self.entry })?;
+        file.serialize_entry("vertex", &Vertices(&self.vertices))?;
+        file.serialize_entry("root", &self.root)?;
+        file.serialize_entry("store", &self.store)?;
+        file.serialize_entry("egress", &self.egress)?;
+        file.serialize_entry("io", &self.io)?;
+        file.serialize_entry("runtime", &self.runtime)?;
+        file.end()
+    }
+}

@@ -1,0 +1,221 @@
+//! Typed access to one table of a chain file: every getter reports what is wrong with its key and goes on
+//! with a default.
+
+use super::diagnostic::{Place, Report, suggest};
+use super::file::{Node, Value};
+use super::model::Choice;
+use std::ops::RangeInclusive;
+
+/// A table, the path that leads to it, and where its header is.
+pub(crate) struct Section<'a> {
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) entries: &'a [(String, Node)],
+    /// False when something else was written in its place, which has been reported.
+    pub(crate) is_table: bool,
+}
+
+/// An edge as written.
+#[derive(Clone, Debug)]
+pub(crate) struct PlacedEdge {
+    pub(crate) to: String,
+    pub(crate) key: String,
+    pub(crate) place: Place,
+}
+
+impl<'a> Section<'a> {
+    /// The table `node`; absent, it is empty and stands at `place`.
+    pub(crate) fn of(node: Option<&'a Node>, path: &str, place: Place, report: &mut Report) -> Self {
+        let (place, entries, is_table): (_, &[_], _) = match node {
+            None => (place, &[], true),
+            Some(Node { place, value: Value::Table(entries) }) => (*place, entries, true),
+            Some(node) => {
+                wrong_type(node, path, "a table", &format!("write a table, [{path}]"), report);
+                (node.place, &[], false)
+            }
+        };
+        Self { path: path.to_owned(), place, entries, is_table }
+    }
+
+    /// The table `key` within this one.
+    pub(crate) fn section(&self, key: &str, report: &mut Report) -> Section<'a> {
+        Section::of(self.get(key), &self.key(key), self.place, report)
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Node> {
+        self.entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
+    }
+
+    /// The full path of `key`.
+    pub(crate) fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Where `key` was written; where the table is, if it was not.
+    pub(crate) fn place_of(&self, key: &str) -> Place {
+        self.get(key).map_or(self.place, |node| node.place)
+    }
+
+    pub(crate) fn text(&self, key: &str, report: &mut Report) -> Option<String> {
+        let node = self.get(key)?;
+        if let Value::Text(text) = &node.value {
+            return Some(text.clone());
+        }
+        wrong_type(node, &self.key(key), "a string", "write a string in quotes", report);
+        None
+    }
+
+    pub(crate) fn list(&self, key: &str, example: &str, report: &mut Report) -> &'a [Node] {
+        match self.get(key) {
+            None => &[],
+            Some(Node { value: Value::List(items), .. }) => items,
+            Some(node) => {
+                wrong_type(node, &self.key(key), "a list", &format!("write a list, e.g. {example}"), report);
+                &[]
+            }
+        }
+    }
+
+    pub(crate) fn integer<T: TryFrom<i128>>(
+        &self,
+        key: &str,
+        range: RangeInclusive<i128>,
+        default: T,
+        report: &mut Report,
+    ) -> T {
+        self.get(key).and_then(|node| integer(node, &self.key(key), &range, report)).unwrap_or(default)
+    }
+
+    /// A power of two in `range`; None if what was written is not.
+    pub(crate) fn power_of_two(
+        &self,
+        key: &str,
+        range: RangeInclusive<u32>,
+        default: u32,
+        report: &mut Report,
+    ) -> Option<u32> {
+        let Some(node) = self.get(key) else { return Some(default) };
+        let value: u32 =
+            integer(node, &self.key(key), &((*range.start()).into()..=(*range.end()).into()), report)?;
+        if value.is_power_of_two() {
+            return Some(value);
+        }
+        // The bounds are powers of two, so both neighbours are within them.
+        let above = value.next_power_of_two();
+        let remedy = format!("use {} or {above}", above / 2);
+        report.push(node.place, self.key(key), format!("{value} is not a power of two"), remedy);
+        None
+    }
+
+    pub(crate) fn choice<C: Choice>(&self, key: &str, default: C, report: &mut Report) -> C {
+        let (Some(node), Some(text)) = (self.get(key), self.text(key, report)) else { return default };
+        if let Some((_, choice)) = C::ACCEPTED.iter().find(|(name, _)| *name == text) {
+            return *choice;
+        }
+        let accepted: Vec<&str> = C::ACCEPTED.iter().map(|(name, _)| *name).collect();
+        let (problem, remedy) = if C::NOT_YET.contains(&text.as_str()) {
+            (format!("\"{text}\" is not available yet"), format!("use \"{}\"", accepted.join("\" or \"")))
+        } else {
+            (format!("unknown value \"{text}\""), suggest(&text, &accepted))
+        };
+        report.push(node.place, self.key(key), problem, remedy);
+        default
+    }
+
+    /// Refuses a key of the file format that does not work yet.
+    pub(crate) fn refuse(&self, key: &str, remedy: &str, report: &mut Report) {
+        if let Some(node) = self.get(key) {
+            report.push(node.place, self.key(key), format!("\"{key}\" is not available yet"), remedy);
+        }
+    }
+
+    /// Refuses every number but the one that works.
+    pub(crate) fn only(&self, key: &str, accepted: u32, report: &mut Report) {
+        let Some(node) = self.get(key) else { return };
+        let key = self.key(key);
+        let Some(value) = integer::<u32>(node, &key, &(1..=i128::from(u16::MAX)), report) else { return };
+        if value != accepted {
+            let problem = format!("{value} is not available yet");
+            report.push(node.place, key, problem, format!("use {accepted}"));
+        }
+    }
+
+    /// The edges of an `entry` or a `next`. Edges written in a form that is refused are returned as well, so
+    /// that what they lead to is not reported as unreachable.
+    pub(crate) fn edges(&self, key: &str, report: &mut Report) -> Vec<PlacedEdge> {
+        let mut edges = Vec::new();
+        let Some(node) = self.get(key) else { return edges };
+        let path = self.key(key);
+        match &node.value {
+            Value::List(items) => edge_list(items, &path, &mut edges, report),
+            Value::Table(entries) if node.get("to").is_none() => {
+                let problem = "named outputs are not available yet";
+                report.push(node.place, &path, problem, format!("write {key} = [\"VERTEX\"]"));
+                for (output, edge) in entries {
+                    if let Value::List(items) = &edge.value {
+                        edge_list(items, &format!("{path}.{output}"), &mut edges, report);
+                    }
+                }
+            }
+            Value::Table(_) => edges.extend(edge(node, &path, report)),
+            Value::Text(to) => {
+                wrong_type(node, &path, "a list", &format!("write {key} = [{to:?}]"), report);
+                edges.push(PlacedEdge { to: to.clone(), key: path, place: node.place });
+            }
+            _ => wrong_type(node, &path, "a list", &format!("write {key} = [\"VERTEX\"]"), report),
+        }
+        edges
+    }
+}
+
+fn edge_list(items: &[Node], path: &str, edges: &mut Vec<PlacedEdge>, report: &mut Report) {
+    edges
+        .extend(items.iter().enumerate().filter_map(|(i, item)| edge(item, &format!("{path}[{i}]"), report)));
+}
+
+/// `"x"` or `{ to = "x" }`.
+fn edge(node: &Node, key: &str, report: &mut Report) -> Option<PlacedEdge> {
+    let to = match &node.value {
+        Value::Text(to) => to.clone(),
+        Value::Table(entries) => {
+            let section = Section::of(Some(node), key, node.place, report);
+            section.refuse("match", "remove it: every packet takes the edge", report);
+            for (name, entry) in entries.iter().filter(|(name, _)| !["to", "match"].contains(&name.as_str()))
+            {
+                report.push(entry.place, section.key(name), "unknown key", suggest(name, &["to"]));
+            }
+            if section.get("to").is_none() {
+                report.push(node.place, section.key("to"), "missing", "add to = \"VERTEX\"");
+            }
+            section.text("to", report)?
+        }
+        _ => {
+            wrong_type(node, key, "the name of a vertex", "write it in quotes", report);
+            return None;
+        }
+    };
+    Some(PlacedEdge { to, key: key.to_owned(), place: node.place })
+}
+
+/// An integer within `range`.
+pub(crate) fn integer<T: TryFrom<i128>>(
+    node: &Node,
+    key: &str,
+    range: &RangeInclusive<i128>,
+    report: &mut Report,
+) -> Option<T> {
+    let remedy = format!("use a whole number from {} to {}", range.start(), range.end());
+    let Value::Int(value) = node.value else {
+        wrong_type(node, key, "a whole number", &remedy, report);
+        return None;
+    };
+    let fitting = range.contains(&value).then(|| T::try_from(value).ok()).flatten();
+    if fitting.is_none() {
+        report.push(node.place, key, format!("{value} is out of range"), remedy);
+    }
+    fitting
+}
+
+fn wrong_type(node: &Node, key: &str, expected: &str, remedy: &str, report: &mut Report) {
+    report.push(node.place, key, format!("expected {expected}, found {}", node.value.describe()), remedy);
+}

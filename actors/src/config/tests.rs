@@ -1,0 +1,852 @@
+//! Every kind of diagnostic with its line, key and remedy; the three notations and the builder against each
+//! other.
+
+use super::*;
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+
+/// A catalog of two functions, with the mistakes the real ones find: unknown keys, values, overlaps between
+/// keys.
+struct Registry;
+
+impl NfRegistry for Registry {
+    fn names(&self) -> Vec<&str> {
+        vec!["nat", "portscan"]
+    }
+
+    fn check_config(&self, nf: &str, config: &Json, slots: u16) -> Vec<ConfigProblem> {
+        let mut found = Vec::new();
+        let mut push = |key: String, problem: &str, remedy: &str| {
+            found.push(ConfigProblem { key, problem: problem.to_owned(), remedy: remedy.to_owned() });
+        };
+        let known: &[&str] = match nf {
+            "nat" => &["internal", "external", "ports", "idle_s", "port_order"],
+            _ => &[
+                "theta0",
+                "theta1",
+                "alpha",
+                "beta",
+                "timeout_s",
+                "pick",
+                "walk",
+                "fail_pending_at_end",
+                "action",
+            ],
+        };
+        for key in config.as_object().into_iter().flat_map(|keys| keys.keys()) {
+            if !known.contains(&key.as_str()) {
+                push(key.clone(), "unknown key", "remove it");
+            }
+        }
+        if let Some(external) = config["external"].as_array() {
+            for (i, address) in external.iter().enumerate() {
+                if external[..i].contains(address) {
+                    push(format!("external[{i}]"), "the address is listed twice", "list it once");
+                }
+                if address.as_str().is_some_and(|address| address.starts_with("10.")) {
+                    push(format!("external[{i}]"), "the address is internal", "choose one outside internal");
+                }
+            }
+        } else if nf == "nat" {
+            push(String::new(), "no external address", "add external = [\"ADDRESS\"]");
+        }
+        if config["ports"].as_u64().is_some_and(|ports| ports < slots.into()) {
+            push("ports".to_owned(), "fewer ports than slots", "widen the range");
+        }
+        if config["pick"]
+            .as_str()
+            .is_some_and(|pick| !pick.starts_with("every") && !pick.starts_with("first_per"))
+        {
+            push("pick".to_owned(), "unknown value", "use every");
+        }
+        found
+    }
+}
+
+const CHAIN: &str = r#"[chain]
+name = "enterprise"
+entry = ["nat"]
+
+[vertex.nat]
+nf = "nat"
+instances = 2
+next = ["portscan"]
+
+[vertex.nat.config]
+internal = ["10.0.0.0/8"]
+external = [
+  "203.0.113.1",
+  "203.0.113.2",
+]
+
+[vertex.portscan]
+nf = "portscan"
+"#;
+
+fn toml(text: &str) -> Result<ChainConfig, Diagnostics> {
+    load_text("chain.toml", Format::Toml, text, &[], &Registry)
+}
+
+fn with_overrides(overrides: &[&str]) -> Result<ChainConfig, Diagnostics> {
+    let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+    load_text("chain.toml", Format::Toml, CHAIN, &overrides, &Registry)
+}
+
+/// What is printed for `CHAIN` after one edit.
+fn edited(from: &str, to: &str) -> Vec<String> {
+    assert!(CHAIN.contains(from), "{from:?} is in the chain");
+    lines(toml(&CHAIN.replacen(from, to, 1)))
+}
+
+/// What is printed for `CHAIN` with further text, which begins in line 20.
+fn appended(text: &str) -> Vec<String> {
+    lines(toml(&format!("{CHAIN}\n{text}")))
+}
+
+fn lines(result: Result<ChainConfig, Diagnostics>) -> Vec<String> {
+    result
+        .err()
+        .map_or(Vec::new(), |diagnostics| diagnostics.to_string().lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn defaults_are_those_of_the_file_format() {
+    let chain = toml(CHAIN).unwrap();
+    assert_eq!(chain.name, "enterprise");
+    assert_eq!(chain.entry, [Edge { to: "nat".to_owned() }]);
+    let names: Vec<&str> = chain.vertices.iter().map(|vertex| vertex.name.as_str()).collect();
+    assert_eq!(names, ["nat", "portscan"]);
+    assert_eq!((chain.vertices[0].instances, chain.vertices[1].instances), (2, 1));
+    assert_eq!(chain.vertices[0].config["external"][1], json!("203.0.113.2"));
+    assert_eq!(
+        (
+            chain.root.window,
+            chain.root.tick_us,
+            chain.root.clock_lease,
+            chain.store.epoch,
+            chain.store.shards
+        ),
+        (8192, 1000, 100_000, 1024, 2)
+    );
+    assert_eq!(chain.store.mode, StoreMode::ExternalCacheNoAckWait);
+    assert_eq!((chain.runtime.arbiters, chain.runtime.burst, chain.runtime.nf_panics_max), (1, 256, 3));
+    assert_eq!(chain.vertex("portscan").map(|(number, vertex)| (number, vertex.slots)), Some((1, 64)));
+}
+
+#[test]
+fn vertices_keep_the_order_of_the_file() {
+    for (format, text) in [
+        (Format::Toml, "chain = {name='c', entry=['z']}\n[vertex.m]\nnf='portscan'\nnext=['a']\n[vertex.z]\nnf='portscan'\nnext=['m']\n[vertex.a]\nnf='portscan'".to_owned()),
+        (Format::Json, json!({"chain": {"name": "c", "entry": ["z"]}, "vertex": {
+            "m": {"nf": "portscan", "next": ["a"]}, "z": {"nf": "portscan", "next": ["m"]}, "a": {"nf": "portscan"}}}).to_string()),
+    ] {
+        let chain = load_text("chain", format, &text, &[], &Registry).unwrap();
+        let names: Vec<&str> = chain.vertices.iter().map(|vertex| vertex.name.as_str()).collect();
+        assert_eq!(names, ["m", "z", "a"]);
+    }
+}
+
+#[test]
+fn an_unknown_key_is_reported_with_the_key_that_was_meant() {
+    let expected = r#"chain.toml:7: vertex.nat.instance: unknown key; did you mean "instances"?"#;
+    assert_eq!(edited("instances", "instance"), [expected]);
+    for (text, expected) in [
+        ("[roots]", r#"20: roots: unknown key; did you mean "root"?"#),
+        ("[root]\nepoch = 64", "21: root.epoch: unknown key; move it to [store]"),
+        ("[egress]\nxyz = 1", "21: egress.xyz: unknown key; use one of delete"),
+        ("[cluster]\nname = 'x'", "20: cluster: cluster files are not available yet; give a chain file"),
+    ] {
+        assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn an_unknown_function_is_reported_with_the_function_that_was_meant() {
+    for (from, to, expected) in [
+        (
+            "\"nat\"\ninst",
+            "\"nta\"\ninst",
+            r#"6: vertex.nat.nf: there is no network function "nta"; did you mean "nat"?"#,
+        ),
+        (
+            "\"nat\"\ninst",
+            "\"firewall\"\ninst",
+            r#"6: vertex.nat.nf: there is no network function "firewall"; use one of nat, portscan"#,
+        ),
+        (
+            "nf = \"portscan\"\n",
+            "",
+            r#"17: vertex.portscan.nf: missing; add nf = "..." to [vertex.portscan]: nat, portscan"#,
+        ),
+    ] {
+        assert_eq!(edited(from, to), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn a_wrong_type_is_reported_with_what_was_found() {
+    for (from, to, expected) in [
+        (
+            "= 2",
+            r#"= "two""#,
+            r#"7: vertex.nat.instances: expected a whole number, found the string "two"; use a whole number from 1 to 64"#,
+        ),
+        (
+            "= 2",
+            "= 2.5",
+            "7: vertex.nat.instances: expected a whole number, found the number 2.5; use a whole number from 1 to 64",
+        ),
+        (
+            r#""enterprise""#,
+            "1979-05-27",
+            "2: chain.name: expected a string, found the date 1979-05-27; write a string in quotes",
+        ),
+        (
+            r#"["portscan"]"#,
+            r#""portscan""#,
+            r#"8: vertex.nat.next: expected a list, found the string "portscan"; write next = ["portscan"]"#,
+        ),
+        (
+            r#"["portscan"]"#,
+            r#"["portscan", 3]"#,
+            "8: vertex.nat.next[1]: expected the name of a vertex, found the integer 3; write it in quotes",
+        ),
+    ] {
+        assert_eq!(edited(from, to), [format!("chain.toml:{expected}")]);
+    }
+    for (text, expected) in [
+        ("[[store]]", "20: store: expected a table, found a list; write a table, [store]"),
+        (
+            "[runtime]\npins = 0",
+            "21: runtime.pins: expected a list, found the integer 0; write a list, e.g. [0, 1]",
+        ),
+    ] {
+        assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn a_value_out_of_range_is_reported_with_the_range() {
+    for (from, to, expected) in [
+        ("= 2", "= 65", "7: vertex.nat.instances: 65 is out of range; use a whole number from 1 to 64"),
+        ("= 2", "= 0", "7: vertex.nat.instances: 0 is out of range; use a whole number from 1 to 64"),
+        (
+            "= 2",
+            "= 2\nslots = 0",
+            "8: vertex.nat.slots: 0 is out of range; use a whole number from 1 to 4096",
+        ),
+    ] {
+        assert_eq!(edited(from, to), [format!("chain.toml:{expected}")]);
+    }
+    for (text, expected) in [
+        ("[store]\nshards = 65", "21: store.shards: 65 is out of range; use a whole number from 1 to 64"),
+        (
+            "[root]\ntick_us = -1",
+            "21: root.tick_us: -1 is out of range; use a whole number from 0 to 1000000",
+        ),
+        (
+            "[root]\nclock_lease = 0",
+            "21: root.clock_lease: 0 is out of range; use a whole number from 1 to 1000000000",
+        ),
+        (
+            "[runtime]\nburst = 257",
+            "21: runtime.burst: 257 is out of range; use a whole number from 1 to 256",
+        ),
+        (
+            "[runtime]\nnf_panics_max = 0",
+            "21: runtime.nf_panics_max: 0 is out of range; use a whole number from 1 to 100",
+        ),
+        (
+            "[runtime]\narbiters = 0",
+            "21: runtime.arbiters: 0 is out of range; use a whole number from 1 to 64",
+        ),
+        ("[store]\nepoch = 32", "21: store.epoch: 32 is out of range; use a whole number from 64 to 524288"),
+        ("[store]\nepoch = 192", "21: store.epoch: 192 is not a power of two; use 128 or 256"),
+        ("[root]\nwindow = 5000", "21: root.window: 5000 is not a power of two; use 4096 or 8192"),
+    ] {
+        assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_reported_with_both_ways_out() {
+    let expected = "chain.toml:7: vertex.nat.instances: 9 instances are more than the vertex has slots (8); use at most 8 instances, or raise vertex.nat.slots to 9";
+    assert_eq!(edited("= 2", "= 9\nslots = 8"), [expected]);
+    for (text, expected) in [
+        (
+            "[root]\nwindow = 1024",
+            "21: root.window: a window of 1024 is less than two epochs of 1024; set root.window to at least 2048 or store.epoch to at most 512",
+        ),
+        (
+            "[store]\nepoch = 8192",
+            "21: store.epoch: a window of 8192 is less than two epochs of 8192; set root.window to at least 16384 or store.epoch to at most 4096",
+        ),
+        (
+            "[runtime]\npins = [0, 1]",
+            "21: runtime.pins: 2 CPU(s) for 1 arbiter(s); give 1 CPU number(s), one for each, or none",
+        ),
+        (
+            "[runtime]\narbiters = 2\npins = [\n 4,\n 4]",
+            "24: runtime.pins[1]: CPU 4 is pinned twice; pin every arbiter to a CPU of its own",
+        ),
+    ] {
+        assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn an_unknown_value_is_reported_with_the_values_there_are() {
+    for (text, expected) in [
+        (
+            "[store]\nmode = \"tradtional\"",
+            r#"21: store.mode: unknown value "tradtional"; did you mean "traditional"?"#,
+        ),
+        ("[egress]\ndelete = \"never\"", r#"21: egress.delete: unknown value "never"; use one of egress"#),
+    ] {
+        assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn an_edge_to_nowhere_a_cycle_and_an_unreachable_vertex_are_reported() {
+    for (from, to, expected) in [
+        (
+            r#"["portscan"]"#,
+            r#"["portscn"]"#,
+            r#"8: vertex.nat.next[0]: there is no vertex "portscn"; did you mean "portscan"?"#,
+        ),
+        (
+            r#"entry = ["nat"]"#,
+            r#"entry = ["nut"]"#,
+            r#"3: chain.entry[0]: there is no vertex "nut"; did you mean "nat"?"#,
+        ),
+        (
+            "next = [\"portscan\"]\n",
+            "",
+            "16: vertex.portscan: no packet reaches this vertex; name it in entry or in the next of a vertex that is reached, or remove it",
+        ),
+        (
+            "entry = [\"nat\"]\n",
+            "",
+            r#"1: chain.entry: missing; add entry = ["VERTEX"] to [chain], the first vertex after the root"#,
+        ),
+        (
+            r#"entry = ["nat"]"#,
+            "entry = []",
+            "3: chain.entry: the list is empty; name the first vertex after the root",
+        ),
+        ("name = \"enterprise\"\n", "", r#"1: chain.name: missing; add name = "..." to [chain]"#),
+        (r#""enterprise""#, r#""""#, "2: chain.name: the name is empty; name the chain"),
+    ] {
+        assert_eq!(edited(from, to), [format!("chain.toml:{expected}")]);
+    }
+    for (text, expected) in [
+        (
+            r#"next = ["nat"]"#,
+            "20: vertex.portscan.next[0]: nat -> portscan -> nat is a cycle; remove this edge; packets pass a vertex once",
+        ),
+        (
+            r#"next = ["portscan"]"#,
+            "20: vertex.portscan.next[0]: portscan -> portscan is a cycle; remove this edge; packets pass a vertex once",
+        ),
+    ] {
+        assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn a_mistake_found_by_the_function_is_reported_at_its_line() {
+    for (from, to, expected) in [
+        (
+            r#""203.0.113.2""#,
+            r#""203.0.113.1""#,
+            "14: vertex.nat.config.external[1]: the address is listed twice; list it once",
+        ),
+        (
+            r#""203.0.113.2""#,
+            r#""10.0.0.9""#,
+            "14: vertex.nat.config.external[1]: the address is internal; choose one outside internal",
+        ),
+        ("internal", "intern", "11: vertex.nat.config.intern: unknown key; remove it"),
+    ] {
+        assert_eq!(edited(from, to), [format!("chain.toml:{expected}")]);
+    }
+    for (text, expected) in [
+        (
+            "[vertex.portscan.config]\npick = \"all\"",
+            "21: vertex.portscan.config.pick: unknown value; use every",
+        ),
+        (
+            "[vertex.portscan.config]\nalpha = nan",
+            "21: vertex.portscan.config.alpha: the number NaN is no usable number; use a finite number of at most 64 bits",
+        ),
+        (
+            "[vertex.portscan.config]\nwalk = 07:32:00",
+            r#"21: vertex.portscan.config.walk: found the date 07:32:00; write it in quotes: "07:32:00""#,
+        ),
+        (
+            "config = 1",
+            "20: vertex.portscan.config: expected a table, found the integer 1; write a table, [vertex.portscan.config]",
+        ),
+    ] {
+        assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn a_function_learns_how_many_slots_its_vertex_has() {
+    let expected = "chain.toml:11: vertex.nat.config.ports: fewer ports than slots; widen the range";
+    assert_eq!(edited("internal = [\"10.0.0.0/8\"]", "ports = 63"), [expected]);
+    assert!(edited("internal = [\"10.0.0.0/8\"]", "ports = 64").is_empty());
+}
+
+#[test]
+fn overlapping_ranges_are_reported_by_the_catalog_at_their_line() {
+    let text = CHAIN.replace("203.0.113.2", "10.0.0.9");
+    let found = load_text("chain.toml", Format::Toml, &text, &[], &Catalog).unwrap_err().0;
+    let [only] = found.as_slice() else { panic!("{found:?}") };
+    assert!(only.line.is_some_and(|line| (12..=14).contains(&line)), "{only}");
+    assert!(only.key.starts_with("vertex.nat.config.external"), "{only}");
+}
+
+#[test]
+fn a_missing_function_configuration_is_reported_at_the_vertex() {
+    let text = "[chain]\nname='c'\nentry=['n']\n\n[vertex.n]\nnf='nat'\n";
+    let expected = "chain.toml:5: vertex.n.config: no external address; add external = [\"ADDRESS\"]";
+    assert_eq!(lines(toml(text)), [expected]);
+}
+
+#[test]
+fn what_is_not_available_yet_is_refused_with_what_is() {
+    for (from, to, expected) in [
+        (
+            r#"["portscan"]"#,
+            r#"{ pass = ["portscan"] }"#,
+            r#"8: vertex.nat.next: named outputs are not available yet; write next = ["VERTEX"]"#,
+        ),
+        (
+            r#"["portscan"]"#,
+            r#"[{ to = "portscan", match = "tcp/21" }]"#,
+            r#"8: vertex.nat.next[0].match: "match" is not available yet; remove it: every packet takes the edge"#,
+        ),
+    ] {
+        assert_eq!(edited(from, to), [format!("chain.toml:{expected}")]);
+    }
+    for (text, expected) in [
+        ("[root]\ninstances = 2", "21: root.instances: 2 is not available yet; use 1"),
+        ("[root]\nlog = \"store\"", r#"21: root.log: "store" is not available yet; use "local""#),
+        ("[store]\nreplicas = 3", "21: store.replicas: 3 is not available yet; use 1"),
+        (
+            "[store]\nmode = \"external\"",
+            r#"21: store.mode: "external" is not available yet; use "traditional" or "external+cache+no-ack-wait""#,
+        ),
+        (
+            "[store]\nmode = \"external+cache\"",
+            r#"21: store.mode: "external+cache" is not available yet; use "traditional" or "external+cache+no-ack-wait""#,
+        ),
+        (
+            "[store]\nplacement = \"by_vertex\"",
+            r#"21: store.placement: "by_vertex" is not available yet; use "spread""#,
+        ),
+        (
+            "[store]\ncheckpoint_ms = 100",
+            r#"21: store.checkpoint_ms: "checkpoint_ms" is not available yet; remove it"#,
+        ),
+        (
+            "[store]\ncheckpoint_dir = \"d\"",
+            r#"21: store.checkpoint_dir: "checkpoint_dir" is not available yet; remove it"#,
+        ),
+        (
+            "[store]\nretransmit_us = 10",
+            r#"21: store.retransmit_us: "retransmit_us" is not available yet; remove it"#,
+        ),
+        ("[egress]\ndelete = \"sync\"", r#"21: egress.delete: "sync" is not available yet; use "egress""#),
+        (
+            "[io]\ninside = \"eth0\"",
+            r#"21: io.inside: "inside" is not available yet; remove it; give captures with input and output"#,
+        ),
+        (
+            "[io]\noutside = \"eth1\"",
+            r#"21: io.outside: "outside" is not available yet; remove it; give captures with input and output"#,
+        ),
+        ("[io]\nbackend = \"netmap\"", r#"21: io.backend: "netmap" is not available yet; use "auto""#),
+        (r#"order = "chain""#, r#"20: vertex.portscan.order: "chain" is not available yet; use "flow""#),
+        (
+            r#"copy = ["nat"]"#,
+            r#"20: vertex.portscan.copy: "copy" is not available yet; remove it; put the vertex on the path with next"#,
+        ),
+        (
+            r#"copy_in = ["nat"]"#,
+            r#"20: vertex.portscan.copy_in: "copy_in" is not available yet; remove it; put the vertex on the path with next"#,
+        ),
+        (
+            "[vertex.portscan.policy]\nimbalance = 1.25",
+            r#"20: vertex.portscan.policy: "policy" is not available yet; remove the table; set instances"#,
+        ),
+    ] {
+        assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn a_branch_is_not_available_yet() {
+    let more = "[vertex.x]\nnf = \"portscan\"";
+    for (from, to, expected) in [
+        (
+            r#"["portscan"]"#,
+            r#"["portscan", "x"]"#,
+            "8: vertex.nat.next: several edges are not available yet; name one vertex",
+        ),
+        (
+            r#"["nat"]"#,
+            r#"["nat", "x"]"#,
+            "3: chain.entry: several entry vertices are not available yet; name one vertex",
+        ),
+    ] {
+        let text = format!("{}\n{more}", CHAIN.replacen(from, to, 1));
+        assert_eq!(lines(toml(&text)), [format!("chain.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn the_values_that_work_may_be_written_out() {
+    let appended = "order = 'flow'\n[root]\ninstances = 1\nlog = 'local'\n[store]\nreplicas = 1\nmode = 'traditional'\n\
+        placement = 'spread'\n[egress]\ndelete = 'egress'\n[io]\nbackend = 'auto'\ninput = 'in.pcap'";
+    let chain = toml(&format!("{CHAIN}{}", appended.replace('\'', "\""))).unwrap();
+    assert_eq!((chain.store.mode, chain.io.input.as_deref()), (StoreMode::Traditional, Some("in.pcap")));
+    let edge = toml(&CHAIN.replace("[\"portscan\"]", "[{ to = \"portscan\" }]")).unwrap();
+    assert_eq!(edge, toml(CHAIN).unwrap());
+}
+
+#[test]
+fn a_vertex_cannot_have_the_name_of_an_actor_or_an_odd_one() {
+    for (name, remedy) in [
+        ("root", "choose a name other than root, store, egress, node, the actors' own"),
+        ("\"a/b\"", "use 1 to 64 letters, digits, '_' and '-'"),
+    ] {
+        let bare = name.trim_matches('"');
+        let text = CHAIN
+            .replace("[vertex.portscan]", &format!("[vertex.{name}]"))
+            .replace("[\"portscan\"]", &format!("[\"{bare}\"]"));
+        assert_eq!(
+            lines(toml(&text)),
+            [format!("chain.toml:17: vertex.{bare}: \"{bare}\" cannot name a vertex; {remedy}")]
+        );
+    }
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_by_line() {
+    let text = r#"[chain]
+name = 7
+entry = ["nat"]
+[vertex.nat]
+nf = "natt"
+instances = 100
+next = ["portscn"]
+colour = "red"
+[vertex.portscan]
+nf = "portscan"
+[vertex.lost]
+nf = "portscan"
+next = ["lost"]
+[vertex.lost.config]
+pick = "none"
+[store]
+epoch = 8192
+mode = "external"
+[root]
+windw = 4096
+"#;
+    let found = toml(text).unwrap_err().0;
+    let places: Vec<_> = found.iter().map(|d| (d.line.unwrap_or(0), d.key.as_str())).collect();
+    assert_eq!(
+        places,
+        [
+            (2, "chain.name"),
+            (5, "vertex.nat.nf"),
+            (6, "vertex.nat.instances"),
+            (7, "vertex.nat.next[0]"),
+            (8, "vertex.nat.colour"),
+            (11, "vertex.lost"),
+            (13, "vertex.lost.next[0]"),
+            (15, "vertex.lost.config.pick"),
+            (17, "store.epoch"),
+            (18, "store.mode"),
+            (20, "root.windw"),
+        ]
+    );
+    assert!(found.iter().all(|d| d.file == "chain.toml" && !d.problem.is_empty() && !d.remedy.is_empty()));
+}
+
+#[test]
+fn an_empty_file_lacks_a_name_an_entry_and_a_vertex() {
+    let keys: Vec<String> = toml("").unwrap_err().0.into_iter().map(|diagnostic| diagnostic.key).collect();
+    assert_eq!(keys, ["chain.name", "chain.entry", "vertex"]);
+}
+
+#[test]
+fn a_syntax_error_has_its_line() {
+    let found = toml("[chain]\nname = \"x\"\nentry = [\"a\"\n[vertex.a]\n").unwrap_err().0;
+    assert_eq!((found.len(), found[0].line, found[0].remedy.as_str()), (1, Some(4), "correct this line"));
+    let found = toml("[chain]\nname = 'x'\nname = 'y'\n").unwrap_err().0;
+    assert_eq!((found.len(), found[0].line), (1, Some(3)));
+    for (format, text) in [(Format::Yaml, "chain: [a"), (Format::Json, "{\"chain\": ")] {
+        let found = load_text("chain", format, text, &[], &Registry).unwrap_err().0;
+        assert_eq!((found.len(), found[0].line, found[0].remedy.as_str()), (1, None, "correct the syntax"));
+    }
+}
+
+#[test]
+fn lines_are_counted_alike_with_either_line_ending() {
+    let text = CHAIN.replace("instances = 2", "instances = 99");
+    let line = |text: &str| toml(text).unwrap_err().0[0].line;
+    assert_eq!((line(&text), line(&text.replace('\n', "\r\n"))), (Some(7), Some(7)));
+}
+
+#[test]
+fn yaml_and_json_give_the_model_of_the_toml_file() {
+    let yaml = "
+chain: {name: enterprise, entry: [nat]}
+vertex:
+  nat:
+    nf: nat
+    instances: 2
+    next: [portscan]
+    config:
+      internal: [10.0.0.0/8]
+      external: [203.0.113.1, 203.0.113.2]
+  portscan:
+    nf: portscan
+";
+    let json = json!({
+        "chain": {"name": "enterprise", "entry": ["nat"]},
+        "vertex": {
+            "nat": {"nf": "nat", "instances": 2, "next": ["portscan"],
+                "config": {"internal": ["10.0.0.0/8"], "external": ["203.0.113.1", "203.0.113.2"]}},
+            "portscan": {"nf": "portscan"},
+        },
+    });
+    let expected = toml(CHAIN).unwrap();
+    assert_eq!(load_text("c.yaml", Format::Yaml, yaml, &[], &Registry).unwrap(), expected);
+    assert_eq!(load_text("c.json", Format::Json, &json.to_string(), &[], &Registry).unwrap(), expected);
+}
+
+#[test]
+fn yaml_and_json_mistakes_are_reported_by_key_path() {
+    let yaml = "chain: {name: c, entry: [n]}\nvertex: {n: {nf: portscan, instances: many}}\n";
+    let found = load_text("c.yaml", Format::Yaml, yaml, &[], &Registry);
+    let remedy = "use a whole number from 1 to 64";
+    let problem = "vertex.n.instances: expected a whole number, found the string \"many\"";
+    assert_eq!(lines(found), [format!("c.yaml: {problem}; {remedy}")]);
+    let json = r#"{"chain": {"name": "c", "entry": ["n"]}, "vertex": {"n": {"nf": "nat", "config": {"external": ["a", "a"]}}}}"#;
+    let found = load_text("c.json", Format::Json, json, &[], &Registry);
+    assert_eq!(
+        lines(found),
+        ["c.json: vertex.n.config.external[1]: the address is listed twice; list it once"]
+    );
+}
+
+#[test]
+fn the_effective_configuration_reads_back_as_the_same_chain() {
+    let chain = with_overrides(&["root.window=4096", "io.input=in.pcap", "runtime.pins=[3]"]).unwrap();
+    let text = chain.to_json().to_string();
+    assert!(text.contains("\"clock_lease\":100000"), "defaults are written out: {text}");
+    assert_eq!(load_text("effective.json", Format::Json, &text, &[], &Registry).unwrap(), chain);
+}
+
+#[test]
+fn an_override_replaces_or_adds_one_key() {
+    let chain = with_overrides(&[
+        "vertex.portscan.config.pick=every",
+        "vertex.nat.instances = 3",
+        "root.window=4096",
+        "store.mode=\"traditional\"",
+        "vertex.nat.config.external=[\"198.51.100.7\"]",
+        "vertex.nat.config.ports=1024-65535",
+        "root.window=2048",
+    ])
+    .unwrap();
+    assert_eq!(chain.vertices[1].config, json!({"pick": "every"}));
+    assert_eq!((chain.vertices[0].instances, chain.root.window), (3, 2048));
+    assert_eq!(chain.store.mode, StoreMode::Traditional);
+    assert_eq!(chain.vertices[0].config["external"], json!(["198.51.100.7"]));
+    assert_eq!(chain.vertices[0].config["ports"], json!("1024-65535"));
+}
+
+#[test]
+fn an_override_repairs_a_mistake_of_the_file() {
+    let text = CHAIN.replace("instances = 2", "instances = 99");
+    assert!(
+        load_text("chain.toml", Format::Toml, &text, &["vertex.nat.instances=4".to_owned()], &Registry)
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_mistake_in_an_override_is_reported_at_the_override() {
+    for (text, expected) in [
+        (
+            "vertex.nat.instances=99",
+            "vertex.nat.instances: 99 is out of range; use a whole number from 1 to 64",
+        ),
+        ("root.windw=4096", "root.windw: unknown key; did you mean \"window\"?"),
+        (
+            "vertex.portscn.config.pick=every",
+            "vertex.portscn.config.pick: there is no vertex \"portscn\"; did you mean \"portscan\"?",
+        ),
+        ("vertex.portscan.config.pick=all", "vertex.portscan.config.pick: unknown value; use every"),
+        (
+            "vertex.nat.config.external=['a', 'a']",
+            "vertex.nat.config.external[1]: the address is listed twice; list it once",
+        ),
+        (
+            "chain.name.first=x",
+            "chain.name.first: \"chain.name\" is the string \"enterprise\", not a table; set the whole value",
+        ),
+        ("root.window", "no value is given; write --set KEY=VALUE, e.g. --set root.window=4096"),
+        ("=4096", ": \"\" is not a key; write the path of one key, e.g. vertex.nat.instances"),
+        (
+            "vertex.nat.next=[\"portscan\"",
+            "vertex.nat.next: \"[\\\"portscan\\\"\" is not a value; close the quotes or brackets, as in a TOML file",
+        ),
+    ] {
+        let expected = expected.strip_prefix(": ").unwrap_or(expected);
+        assert_eq!(lines(with_overrides(&[text])), [format!("--set {text}: {expected}")]);
+    }
+}
+
+#[test]
+fn the_builder_gives_the_chain_of_the_file() {
+    let builder = || {
+        ChainBuilder::new("enterprise")
+            .vertex("nat", "nat", |v| {
+                let config = json!({"internal": ["10.0.0.0/8"], "external": ["203.0.113.1", "203.0.113.2"]});
+                v.instances(2).config(config)
+            })
+            .next("portscan")
+            .vertex("portscan", "portscan", |v| v)
+    };
+    assert_eq!(builder().build(&Registry).unwrap(), toml(CHAIN).unwrap());
+    let set = builder()
+        .root(RootConfig { window: 4096, ..RootConfig::default() })
+        .store(StoreConfig { mode: StoreMode::Traditional, ..StoreConfig::default() })
+        .runtime(RuntimeConfig { burst: 32, ..RuntimeConfig::default() })
+        .io(IoConfig { input: Some("in.pcap".to_owned()), ..IoConfig::default() });
+    let overrides = ["root.window=4096", "store.mode=traditional", "runtime.burst=32", "io.input=in.pcap"];
+    assert_eq!(set.build(&Registry).unwrap(), with_overrides(&overrides).unwrap());
+}
+
+#[test]
+fn the_builder_is_checked_like_a_file() {
+    let built = ChainBuilder::new("c")
+        .next("b")
+        .vertex("a", "portscan", |v| v.instances(9).slots(8).config(json!({"pick": "none"})))
+        .vertex("a", "portscan", |v| v.slots(0))
+        .vertex("b", "natt", |v| v)
+        .next("c")
+        .build(&Registry);
+    let found = built.unwrap_err().0;
+    assert!(found.iter().all(|d| d.file == "chain c" && d.line.is_none()));
+    let text = Diagnostics(found).to_string();
+    for part in [
+        "vertex.a: two vertices have this name",
+        "vertex.a.slots: 0 is out of range",
+        "vertex.b.nf: there is no network function \"natt\"",
+        "vertex.b.next[0]: there is no vertex \"c\"",
+        "vertex.a: no packet reaches this vertex",
+    ] {
+        assert!(text.contains(part), "{part:?} in:\n{text}");
+    }
+}
+
+#[test]
+fn files_are_read_by_their_extension() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = dir.path().join("chain.toml");
+    std::fs::write(&good, CHAIN).unwrap();
+    assert_eq!(load(&good, &[], &Registry).unwrap(), toml(CHAIN).unwrap());
+    let bad = dir.path().join("chain.ini");
+    let found = load(&bad, &[], &Registry).unwrap_err().to_string();
+    assert!(
+        found.ends_with(
+            "chain.ini: the notation is unknown; give a file ending in .toml, .yaml, .yml or .json"
+        )
+    );
+    let absent = load(&dir.path().join("absent.toml"), &[], &Registry).unwrap_err().to_string();
+    assert!(absent.contains("absent.toml: cannot be read: "), "{absent}");
+}
+
+#[test]
+fn every_shipped_chain_file_is_valid() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    for (name, vertices) in [("quickstart.toml", 2), ("nat.toml", 1), ("portscan.toml", 1)] {
+        let chain = load(&configs.join(name), &[], &Catalog).unwrap_or_else(|found| panic!("{found}"));
+        assert_eq!(chain.vertices.len(), vertices, "{name}");
+    }
+    assert_eq!(load(&configs.join("portscan.toml"), &[], &Catalog).unwrap().root.tick_us, 0);
+}
+
+#[test]
+fn nesting_without_end_is_refused() {
+    let deep = "- ".repeat(100_000);
+    let found = load_text("c.yaml", Format::Yaml, &deep, &[], &Registry).unwrap_err().to_string();
+    assert!(found.ends_with("nest less deeply"), "{found}");
+    for (format, text) in [
+        (Format::Yaml, format!("a: {}", "[".repeat(100_000))),
+        (Format::Yaml, format!("a: {}", "{a: ".repeat(100_000))),
+        (Format::Json, "[".repeat(100_000)),
+        (Format::Toml, format!("a = {}", "[".repeat(100_000))),
+        (Format::Toml, format!("{}a = 1", "a.".repeat(100_000))),
+        (Format::Yaml, "&a - ".repeat(100_000)),
+        (Format::Yaml, "- &a ".repeat(100_000)),
+        (Format::Yaml, "- !a ".repeat(100_000)),
+        (Format::Yaml, "? !a ".repeat(100_000)),
+        (Format::Yaml, " ".repeat(2 << 20)),
+    ] {
+        assert!(load_text("c", format, &text, &[], &Registry).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_check_panic(text in ".{0,200}", key in "[a-z.=\\[\\]\"' ]{0,20}") {
+        for format in [Format::Toml, Format::Yaml, Format::Json] {
+            prop_assert!(load_text("c", format, &text, &[key.clone(), text.clone()], &Registry).is_err());
+        }
+    }
+
+    /// A chain file with a stretch of it replaced by pieces of chain files.
+    #[test]
+    fn no_damaged_chain_makes_the_check_panic(
+        (at, len) in (0..CHAIN.len(), 0..60_usize),
+        piece in prop::sample::select(vec![
+            "", "=", "[", "]", "{", "}", "\"", "\n", "[vertex.nat]\n", "next = [\"nat\"]\n", "1e400", "-9223372036854775808",
+            "[[vertex]]\n", "vertex.nat.config.external = [[1, {}], {}]\n", "nf = {}\n", "to = 1\n",
+        ]),
+        overrides in prop::collection::vec(
+            prop::sample::select(vec!["vertex=1", "vertex.nat=[]", "chain={}", "vertex.nat.next={to=1}", "root.window=-1", "a.b.c=1"]),
+            0..3,
+        ),
+        format in prop::sample::select(vec![Format::Toml, Format::Yaml, Format::Json]),
+    ) {
+        let text = match format {
+            Format::Toml => CHAIN.to_owned(),
+            _ => toml(CHAIN).unwrap().to_json().to_string(),
+        };
+        let at = at.min(text.len());
+        let text = format!("{}{piece}{}", &text[..at], &text[(at + len).min(text.len())..]);
+        let overrides: Vec<String> = overrides.into_iter().map(str::to_owned).collect();
+        match load_text("c", format, &text, &overrides, &Registry) {
+            Ok(chain) => prop_assert!(!chain.vertices.is_empty()),
+            Err(found) => prop_assert!(!found.0.is_empty()),
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_one_letter_off_is_recognised(at in 0..9_usize, letter in "[x-z]") {
+        let mut key = "instances".to_owned();
+        key.replace_range(at..=at, &letter);
+        prop_assert_eq!(nearest(&key, ["nf", "instances", "next"]), Some("instances"));
+    }
+}

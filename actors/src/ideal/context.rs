@@ -1,0 +1,306 @@
+//! What a network function sees of the ideal chain.
+
+use super::serial::Use;
+use super::state::{State, StateKey, StateValue};
+use super::{Choices, EventRecord, Output};
+use chc_api::nf::PacketHint;
+use chc_api::packet::{PacketKind, Parsed, protocol};
+use chc_api::state::{ArmedTimer, Plain, ValueBytes};
+use chc_api::{
+    Context, Counter, Declarations, Direction, Event, Flow, FlowKey, Identity, NetworkFunction, ObjectId,
+    ObjectKey, Op, OpValue, Path, Position, Resolution, Step, Time, TimerEvent, Verdict, VertexId,
+};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::{Future, ready};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// What the vertices of a chain write down.
+#[derive(Default)]
+pub(super) struct Journal {
+    pub choices: Option<Choices>,
+    pub events: Vec<EventRecord>,
+    pub violations: Vec<String>,
+    pub serial: Vec<Use>,
+}
+
+/// A vertex whose network function's type is forgotten.
+pub(super) trait Vertex {
+    fn id(&self) -> VertexId;
+    /// Runs the timers that are due.
+    fn step(&mut self, step: &Step);
+    /// Runs one packet: its bytes and identity may change.
+    fn packet(&mut self, packet: &mut Output, parsed: &Parsed) -> Verdict;
+    fn dump(&self, into: &mut BTreeMap<StateKey, StateValue>);
+}
+
+/// A vertex with its network function.
+pub(super) struct Typed<N> {
+    id: VertexId,
+    nf: N,
+    run: Rc<RefCell<Run>>,
+}
+
+/// The packet or timer that is running, and the state it runs on.
+struct Run {
+    vertex: VertexId,
+    state: State,
+    journal: Rc<RefCell<Journal>>,
+    now: Time,
+    position: Position,
+    number: u64,
+    identity: Identity,
+    parsed: Parsed,
+    frame: Vec<u8>,
+    operations: u32,
+    events: u32,
+}
+
+impl<N: NetworkFunction> Typed<N> {
+    pub(super) fn new(
+        id: VertexId,
+        nf: N,
+        declarations: Declarations,
+        window: u64,
+        journal: Rc<RefCell<Journal>>,
+    ) -> Self {
+        let run = Run {
+            vertex: id,
+            state: State::new(declarations, window),
+            journal,
+            now: Time::default(),
+            position: Position::packet(chc_api::Clock(0), Path::ZERO),
+            number: 0,
+            identity: Identity::default(),
+            parsed: nothing_parsed(),
+            frame: Vec::new(),
+            operations: 0,
+            events: 0,
+        };
+        Self { id, nf, run: Rc::new(RefCell::new(run)) }
+    }
+
+    fn begin(&self, now: Time, position: Position, number: u64, identity: Identity) -> IdealContext {
+        let mut run = self.run.borrow_mut();
+        run.now = now;
+        run.position = position;
+        run.number = number;
+        run.identity = identity;
+        run.parsed = nothing_parsed();
+        run.frame = Vec::new();
+        run.operations = 0;
+        run.events = 0;
+        IdealContext(self.run.clone())
+    }
+}
+
+impl<N: NetworkFunction> Vertex for Typed<N> {
+    fn id(&self) -> VertexId {
+        self.id
+    }
+
+    fn step(&mut self, step: &Step) {
+        let due = self.run.borrow().state.due(step.time);
+        for (origin, key) in due {
+            let is_armed = {
+                let state = &mut self.run.borrow_mut().state;
+                let armed = state.armed(origin.object, &key, origin.index);
+                let setter = Position::packet(origin.setter, origin.setter_path);
+                // The handler of an earlier one may have disarmed it or armed it anew.
+                let is_armed = armed.is_some_and(|timer| {
+                    timer.setter == setter
+                        && if step.time == Time::END { timer.at_end } else { timer.deadline <= step.time }
+                });
+                if is_armed {
+                    state.disarm(origin.object, &key, origin.index);
+                }
+                is_armed
+            };
+            if is_armed {
+                let position = Position::timer(step.clock, origin);
+                let identity = Identity { key, direction: Direction::default() };
+                let context = self.begin(step.time, position, step.number, identity);
+                finish(self.nf.timer(context, TimerEvent { object: origin.object, index: origin.index }));
+            }
+        }
+    }
+
+    fn packet(&mut self, packet: &mut Output, parsed: &Parsed) -> Verdict {
+        let is_tcp = parsed.protocol == protocol::TCP && parsed.is(PacketKind::HAS_L4);
+        let hint = PacketHint {
+            tcp_flags: if is_tcp { parsed.tcp_flags } else { 0 },
+            tcp: is_tcp,
+            icmp_error: parsed.is(PacketKind::ICMP_ERROR),
+        };
+        if self.nf.passes(hint) {
+            return Verdict::Forward;
+        }
+        if let Resolution::Translated(identity) = self.nf.resolve(&packet.identity, &self.run.borrow().state)
+        {
+            packet.identity = identity;
+        }
+        let context = self.begin(packet.time, packet.position, packet.number, packet.identity);
+        {
+            let mut run = self.run.borrow_mut();
+            run.parsed = *parsed;
+            run.frame = std::mem::take(&mut packet.frame);
+        }
+        let verdict = finish(self.nf.packet(context));
+        packet.frame = std::mem::take(&mut self.run.borrow_mut().frame);
+        verdict
+    }
+
+    fn dump(&self, into: &mut BTreeMap<StateKey, StateValue>) {
+        self.run.borrow().state.dump(self.id, into);
+    }
+}
+
+/// Runs a handler to its end: nothing it awaits is ever late here.
+fn finish<T>(handler: impl Future<Output = T>) -> T {
+    match pin!(handler).poll(&mut std::task::Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => unreachable!("a network function waits for its context only"),
+    }
+}
+
+/// What a timer sees of a packet.
+fn nothing_parsed() -> Parsed {
+    Parsed {
+        key: FlowKey::NONE,
+        direction: Direction::default(),
+        kind: PacketKind::default(),
+        protocol: 0,
+        tcp_flags: 0,
+        l3: 0,
+        outer_l3: 0,
+        l4: 0,
+        end: 0,
+        reason: None,
+    }
+}
+
+/// Handle of the packet or timer that is running.
+#[derive(Clone)]
+struct IdealContext(Rc<RefCell<Run>>);
+
+impl IdealContext {
+    fn perform(&self, object: ObjectId, key: ObjectKey, op: Op) -> OpValue {
+        let run = &mut *self.0.borrow_mut();
+        let name = (run.vertex, run.position, run.operations);
+        run.operations += 1;
+        let clock = run.position.clock;
+        let mut journal = run.journal.borrow_mut();
+        if op != Op::Acquire {
+            let value = run.state.apply(object, key, op, clock);
+            if !run.state.is_serial_int(object) {
+                return value;
+            }
+            // The order is the real run's: its result stands.
+            let recorded = journal.choices.as_ref().and_then(|choices| choices.get(&name).copied());
+            let value = recorded.map_or(value, |r| r.map_or(OpValue::Empty, |r| OpValue::Int(r as i64)));
+            if journal.choices.is_some() {
+                let position = run.position;
+                journal.serial.push(Use { vertex: run.vertex, object, key, position, op, value });
+            }
+            return value;
+        }
+        let recorded = journal.choices.as_ref().map(|choices| choices.get(&name).copied());
+        let wrong = |what: String| {
+            format!("vertex {}, position {:?}, operation {}: {what}", name.0.0, name.1, name.2)
+        };
+        if recorded == Some(None) {
+            journal.violations.push(wrong("nothing is recorded of an acquisition".into()));
+        }
+        let (value, legal) = run.state.acquire(object, key, clock, recorded.flatten());
+        if let Err(problem) = legal {
+            journal.violations.push(wrong(problem));
+        }
+        value
+    }
+}
+
+impl Context for IdealContext {
+    fn now(&self) -> Time {
+        self.0.borrow().now
+    }
+
+    fn position(&self) -> Position {
+        self.0.borrow().position
+    }
+
+    fn identity(&self) -> Identity {
+        self.0.borrow().identity
+    }
+
+    fn parsed(&self) -> Parsed {
+        self.0.borrow().parsed
+    }
+
+    fn header<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(&self.0.borrow().frame)
+    }
+
+    fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R {
+        change(&mut self.0.borrow_mut().frame)
+    }
+
+    fn get<T: Plain>(&self, object: Flow<T>) -> Option<T> {
+        let run = self.0.borrow();
+        run.state.get(object.id(), &run.identity.key)?.read()
+    }
+
+    fn put<T: Plain>(&self, object: Flow<T>, value: T) {
+        let run = &mut *self.0.borrow_mut();
+        run.state.put(object.id(), &run.identity.key, ValueBytes::of(&value));
+    }
+
+    fn remove<T: Plain>(&self, object: Flow<T>) {
+        let run = &mut *self.0.borrow_mut();
+        run.state.remove(object.id(), &run.identity.key);
+    }
+
+    fn arm<T: Plain>(&self, object: Flow<T>, index: u8, deadline: Time, at_end: bool) {
+        let run = &mut *self.0.borrow_mut();
+        // What a timer arms is named by whoever armed that timer first.
+        let setter = match run.position.origin {
+            Some(origin) => Position::packet(origin.setter, origin.setter_path),
+            None => run.position,
+        };
+        let timer = ArmedTimer { deadline, setter, at_end };
+        run.state.arm(object.id(), &run.identity.key, index, timer, run.now);
+    }
+
+    fn disarm<T: Plain>(&self, object: Flow<T>, index: u8) {
+        let run = &mut *self.0.borrow_mut();
+        run.state.disarm(object.id(), &run.identity.key, index);
+    }
+
+    fn armed<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<Time> {
+        let run = self.0.borrow();
+        run.state.armed(object.id(), &run.identity.key, index).map(|timer| timer.deadline)
+    }
+
+    fn count(&self, counter: Counter, by: u64) {
+        self.0.borrow_mut().state.count(counter.id(), by);
+    }
+
+    fn operate(&self, object: ObjectId, key: ObjectKey, op: Op) -> impl Future<Output = OpValue> {
+        ready(self.perform(object, key, op))
+    }
+
+    fn submit(&self, object: ObjectId, key: ObjectKey, op: Op) {
+        self.perform(object, key, op);
+    }
+
+    fn done(&self, _object: ObjectId) {}
+
+    fn event(&self, event: Event) {
+        let run = &mut *self.0.borrow_mut();
+        let number = (run.number > 0).then_some(run.number);
+        let (vertex, position, index) = (run.vertex, run.position, run.events);
+        run.events += 1;
+        run.journal.borrow_mut().events.push(EventRecord { vertex, position, index, number, event });
+    }
+}

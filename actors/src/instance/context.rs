@@ -1,0 +1,514 @@
+//! What network-function code sees of an instance: the [`Context`] of one packet or timer.
+
+use super::records::Records;
+use crate::steps::Steps;
+use chc_api::packet::parse::{PacketKind, Parsed};
+use chc_api::state::{ArmedTimer, ObjectKind, ObjectSpec, Plain};
+use chc_api::{
+    Clock, Consistency, Context, Counter, Direction, Event, Flow, FlowKey, Identity, ObjectId, ObjectKey, Op,
+    OpValue, Position, Protection, Protections, StateError, Time,
+};
+use chc_runtime::block::{BlockRef, Desc};
+use chc_store::batch::{OpItem, OpName};
+use chc_store::client::{Client, counts_as_bit};
+use chc_store::objects::Objects;
+use chc_store::pool::Acquired;
+use chc_store::table::Hint;
+use hashbrown::HashMap;
+use std::cell::{RefCell, RefMut};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// Where cross-flow objects live.
+pub enum State {
+    /// In the store.
+    Store(Box<Client>),
+    /// In this instance alone.
+    Local(Box<Objects>),
+}
+
+/// What runs: a packet or a timer.
+#[derive(Clone, Copy)]
+pub enum Work {
+    /// A packet; its bytes are in the job's block.
+    Packet(Desc),
+    /// A timer of this connection's record.
+    Timer,
+}
+
+/// One packet or timer that is running.
+pub struct Job {
+    /// Packet or timer.
+    pub work: Work,
+    /// Its position.
+    pub position: Position,
+    /// Packet time.
+    pub now: Time,
+    /// 1-based number of the input packet, 0 for a void clock.
+    pub number: u64,
+    /// The connection.
+    pub identity: Identity,
+    /// Hash of its key.
+    pub hash: u64,
+    /// Where its record may be.
+    pub hint: Hint,
+    /// The block the packet is in, once the job waits; until then it is the instance's current one.
+    pub block: Option<BlockRef>,
+    /// The header region as the function rewrote it.
+    pub head: Vec<u8>,
+    /// Whether it did.
+    pub rewritten: bool,
+    /// Whether the identity differs from the packet's.
+    pub renamed: bool,
+    /// Events so far.
+    pub events: Vec<Event>,
+    /// Operations issued so far.
+    pub issued: u16,
+    /// Counter pairs issued so far.
+    pairs: u16,
+    /// Counters added to, a bit each (of the first 64 objects).
+    counted: u64,
+    /// Operations issued on each ordered object, in the order of the instance's list of them.
+    ordered: [u8; ORDERED_MAX],
+    /// The operation the job waits for, and its result.
+    waits_for: Option<OpName>,
+    result: Option<OpValue>,
+}
+
+/// Most ordered objects a vertex can declare.
+pub const ORDERED_MAX: usize = 8;
+const DONE: u8 = u8::MAX;
+
+impl Default for Job {
+    fn default() -> Self {
+        Self {
+            work: Work::Timer,
+            position: Position::before(Clock(0)),
+            now: Time(0),
+            number: 0,
+            identity: Identity { key: FlowKey::NONE, direction: Direction::LowToHigh },
+            hash: 0,
+            hint: Hint::NONE,
+            block: None,
+            head: Vec::new(),
+            rewritten: false,
+            renamed: false,
+            events: Vec::new(),
+            issued: 0,
+            pairs: 0,
+            counted: 0,
+            ordered: [0; ORDERED_MAX],
+            waits_for: None,
+            result: None,
+        }
+    }
+}
+
+impl Job {
+    /// Makes the job one for other work; buffers are kept.
+    pub fn reset(&mut self) {
+        self.block = None;
+        self.rewritten = false;
+        self.renamed = false;
+        self.events.clear();
+        self.issued = 0;
+        self.pairs = 0;
+        self.counted = 0;
+        self.ordered = [0; ORDERED_MAX];
+        self.waits_for = None;
+        self.result = None;
+        self.hint = Hint::NONE;
+    }
+}
+
+/// An ordered object of the vertex.
+pub struct Ordered {
+    /// The object.
+    pub object: ObjectId,
+    packet_ops_max: u8,
+    timer_ops_max: u8,
+}
+
+/// What jobs share.
+pub struct Inner<P> {
+    /// Per-flow records.
+    pub records: Records<P>,
+    /// Time steps known.
+    pub steps: Steps,
+    /// Cross-flow objects.
+    pub state: State,
+    /// Objects whose operations take effect in position order.
+    pub ordered: Vec<Ordered>,
+    /// The jobs, by slot.
+    pub jobs: Vec<Job>,
+    /// The block being processed.
+    pub current: Option<BlockRef>,
+    /// Jobs that wait for an operation.
+    waiting: HashMap<OpName, usize>,
+    /// Last results of `serial` reads; used only where that protection is switched off.
+    observed: HashMap<(ObjectId, ObjectKey), OpValue>,
+    serial: Vec<bool>,
+    seed: u64,
+}
+
+/// Shared by an instance and the contexts of its jobs; one thread only.
+pub struct Env<P>(RefCell<Inner<P>>);
+
+impl<P: Protections> Env<P> {
+    /// The environment of an instance with `slots` jobs at once.
+    pub fn new(specs: &[ObjectSpec], records: Records<P>, state: State, slots: usize, seed: u64) -> Rc<Self> {
+        let ordered = specs.iter().enumerate().filter(|(_, s)| chc_store::objects::is_ordered(s));
+        let ordered = ordered.map(|(i, s)| Ordered {
+            object: ObjectId(i as u16),
+            packet_ops_max: s.packet_ops_max,
+            timer_ops_max: s.timer_ops_max,
+        });
+        let serial = specs
+            .iter()
+            .map(|s| s.consistency == Consistency::Serial && !matches!(s.kind, ObjectKind::Pool { .. }));
+        Rc::new(Self(RefCell::new(Inner {
+            records,
+            steps: Steps::default(),
+            state,
+            ordered: ordered.take(ORDERED_MAX).collect(),
+            jobs: (0..slots).map(|_| Job::default()).collect(),
+            current: None,
+            waiting: HashMap::new(),
+            observed: HashMap::new(),
+            serial: serial.collect(),
+            seed,
+        })))
+    }
+
+    /// Access for the instance and its contexts, never held across a poll.
+    #[inline]
+    pub fn inner(&self) -> RefMut<'_, Inner<P>> {
+        self.0.borrow_mut()
+    }
+}
+
+impl<P: Protections> Inner<P> {
+    /// Delivers a result; the slot of the job that waited for it, if any does.
+    pub fn deliver(&mut self, name: &OpName, result: OpValue) -> Option<usize> {
+        let slot = self.waiting.remove(name)?;
+        self.jobs[slot].result = Some(result);
+        Some(slot)
+    }
+
+    /// Operations jobs wait for.
+    #[must_use]
+    pub fn waits(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether the job in `slot` may still issue an operation on the `at`-th ordered object.
+    #[must_use]
+    pub fn may_issue(&self, slot: usize, at: usize) -> bool {
+        let (job, object) = (&self.jobs[slot], &self.ordered[at]);
+        let max = match job.work {
+            Work::Packet(_) => object.packet_ops_max,
+            Work::Timer => object.timer_ops_max,
+        };
+        job.ordered[at] < max
+    }
+
+    /// Whether timers of this vertex operate on the `at`-th ordered object.
+    #[must_use]
+    pub fn timers_issue(&self, at: usize) -> bool {
+        self.ordered[at].timer_ops_max > 0
+    }
+
+    fn issue(&mut self, slot: usize, object: ObjectId, key: ObjectKey, op: Op, reply: bool) -> Issued {
+        let job = &mut self.jobs[slot];
+        let name = OpName { position: job.position, index: job.issued };
+        job.issued += 1;
+        if let Some(at) = self.ordered.iter().position(|o| o.object == object)
+            && !matches!(op, Op::Release { .. })
+        {
+            let max = match job.work {
+                Work::Packet(_) => self.ordered[at].packet_ops_max,
+                Work::Timer => self.ordered[at].timer_ops_max,
+            };
+            if job.ordered[at] >= max {
+                // More than declared: the order could not be kept, so the operation is refused.
+                return Issued::Done(OpValue::Refused(StateError::OverLimit));
+            }
+            job.ordered[at] += 1;
+        }
+        match &mut self.state {
+            State::Local(objects) => {
+                let clock = job.position.clock;
+                Issued::Done(match op {
+                    Op::Acquire => match objects.acquire(object, key.0[0], clock, clock, true) {
+                        Acquired::Member(member) => OpValue::Int(member as i64),
+                        _ => OpValue::Empty,
+                    },
+                    _ => objects.apply(object, &key, &op, clock),
+                })
+            }
+            State::Store(client) => {
+                client.submit(OpItem { name, object, key, op, reply });
+                if !reply {
+                    return Issued::Done(OpValue::Empty);
+                }
+                if !P::on(Protection::ObservedValues) && op == Op::Get && self.serial[usize::from(object.0)] {
+                    let last = self.observed.get(&(object, key)).copied().unwrap_or(OpValue::Int(0));
+                    return Issued::Done(last);
+                }
+                job.waits_for = Some(name);
+                self.waiting.insert(name, slot);
+                Issued::Waits
+            }
+        }
+    }
+
+    /// Remembers what reads returned (only where observed values are not protected).
+    pub fn observe(&mut self, results: &[(OpName, OpValue)]) {
+        if P::on(Protection::ObservedValues) {
+            return;
+        }
+        for (_, value) in results {
+            for (object, serial) in self.serial.iter().enumerate() {
+                if *serial && matches!(value, OpValue::Int(_)) {
+                    self.observed.insert((ObjectId(object as u16), ObjectKey::GLOBAL), *value);
+                }
+            }
+        }
+    }
+
+    fn block(&self, slot: usize) -> Option<&BlockRef> {
+        self.jobs[slot].block.as_ref().or(self.current.as_ref())
+    }
+}
+
+enum Issued {
+    Done(OpValue),
+    Waits,
+}
+
+/// The context of the job in one slot.
+pub struct Cx<P: 'static> {
+    env: Rc<Env<P>>,
+    slot: usize,
+}
+
+impl<P> Clone for Cx<P> {
+    fn clone(&self) -> Self {
+        Self { env: self.env.clone(), slot: self.slot }
+    }
+}
+
+impl<P: Protections> Cx<P> {
+    /// The context of the job in `slot`.
+    #[inline]
+    pub fn new(env: &Rc<Env<P>>, slot: usize) -> Self {
+        Self { env: env.clone(), slot }
+    }
+}
+
+/// An operation whose result is awaited.
+struct Operation<P: 'static> {
+    cx: Cx<P>,
+    what: Option<(ObjectId, ObjectKey, Op)>,
+}
+
+impl<P: Protections> Future for Operation<P> {
+    type Output = OpValue;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<OpValue> {
+        let this = &mut *self;
+        let mut inner = this.cx.env.inner();
+        if let Some((object, key, op)) = this.what.take() {
+            return match inner.issue(this.cx.slot, object, key, op, true) {
+                Issued::Done(value) => Poll::Ready(value),
+                Issued::Waits => Poll::Pending,
+            };
+        }
+        let job = &mut inner.jobs[this.cx.slot];
+        match job.result.take() {
+            Some(value) => {
+                job.waits_for = None;
+                Poll::Ready(value)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<P: Protections> Context for Cx<P> {
+    fn now(&self) -> Time {
+        self.env.inner().jobs[self.slot].now
+    }
+
+    fn position(&self) -> Position {
+        self.env.inner().jobs[self.slot].position
+    }
+
+    fn identity(&self) -> Identity {
+        self.env.inner().jobs[self.slot].identity
+    }
+
+    fn parsed(&self) -> Parsed {
+        let inner = self.env.inner();
+        let job = &inner.jobs[self.slot];
+        match (job.work, inner.block(self.slot)) {
+            (Work::Packet(desc), Some(block)) => block.meta(&desc).parsed,
+            _ => Parsed {
+                key: job.identity.key,
+                direction: job.identity.direction,
+                kind: PacketKind::default(),
+                protocol: job.identity.key.protocol(),
+                tcp_flags: 0,
+                l3: 0,
+                outer_l3: 0,
+                l4: 0,
+                end: 0,
+                reason: None,
+            },
+        }
+    }
+
+    fn header<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        let inner = self.env.inner();
+        let job = &inner.jobs[self.slot];
+        match (job.work, inner.block(self.slot)) {
+            _ if job.rewritten => read(&job.head),
+            (Work::Packet(desc), Some(block)) => read(block.head(&desc)),
+            _ => read(&[]),
+        }
+    }
+
+    fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut inner = self.env.inner();
+        let inner = &mut *inner;
+        let job = &mut inner.jobs[self.slot];
+        if !job.rewritten {
+            job.rewritten = true;
+            job.head.clear();
+            if let (Work::Packet(desc), Some(block)) =
+                (job.work, job.block.as_ref().or(inner.current.as_ref()))
+            {
+                job.head.extend_from_slice(block.head(&desc));
+            }
+        }
+        change(&mut job.head)
+    }
+
+    fn get<T: Plain>(&self, object: Flow<T>) -> Option<T> {
+        let inner = self.env.inner();
+        let job = &inner.jobs[self.slot];
+        inner.records.get(object.id(), &job.identity.key, job.hash, job.hint)
+    }
+
+    fn put<T: Plain>(&self, object: Flow<T>, value: T) {
+        let mut inner = self.env.inner();
+        let Inner { records, jobs, .. } = &mut *inner;
+        let job = &jobs[self.slot];
+        records.put(object.id(), &job.identity.key, job.hash, job.hint, job.position.clock, &value);
+    }
+
+    fn remove<T: Plain>(&self, object: Flow<T>) {
+        let mut inner = self.env.inner();
+        let Inner { records, jobs, steps, .. } = &mut *inner;
+        let job = &jobs[self.slot];
+        records.remove(object.id(), &job.identity.key, job.hash, job.hint, job.position.clock, steps);
+    }
+
+    fn arm<T: Plain>(&self, object: Flow<T>, index: u8, deadline: Time, at_end: bool) {
+        let mut inner = self.env.inner();
+        let Inner { records, jobs, steps, .. } = &mut *inner;
+        let job = &jobs[self.slot];
+        // A timer that is armed again by its handler keeps the name of the packet that began the
+        // chain: its next due clock is later, so the name stays unique.
+        let setter = match job.position.origin {
+            Some(origin) => Position::packet(origin.setter, origin.setter_path),
+            None => job.position,
+        };
+        let timer = Some(ArmedTimer { deadline, setter, at_end });
+        let (key, at) = (&job.identity.key, job.position.clock);
+        records.arm(object.id(), key, job.hash, index, at, job.now, timer, steps);
+    }
+
+    fn disarm<T: Plain>(&self, object: Flow<T>, index: u8) {
+        let mut inner = self.env.inner();
+        let Inner { records, jobs, steps, .. } = &mut *inner;
+        let job = &jobs[self.slot];
+        let (key, at) = (&job.identity.key, job.position.clock);
+        records.arm(object.id(), key, job.hash, index, at, job.now, None, steps);
+    }
+
+    fn armed<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<Time> {
+        let inner = self.env.inner();
+        let job = &inner.jobs[self.slot];
+        let timer = inner.records.timer(object.id(), &job.identity.key, job.hash, index)?;
+        // To its own handler a timer that fires is no longer armed; it stays in the record until the
+        // handler is done.
+        let fires = job.position.origin.is_some_and(|origin| {
+            (origin.object, origin.index) == (object.id(), index)
+                && (origin.setter, origin.setter_path) == (timer.setter.clock, timer.setter.path)
+                && inner.steps.due(timer.deadline, timer.at_end) == Some(job.position.clock)
+        });
+        (!fires).then_some(timer.deadline)
+    }
+
+    #[inline]
+    fn count(&self, counter: Counter, by: u64) {
+        let mut inner = self.env.inner();
+        let Inner { state, jobs, .. } = &mut *inner;
+        let job = &mut jobs[self.slot];
+        let client = match state {
+            State::Local(objects) => return objects.count(counter.id(), by),
+            State::Store(client) => client,
+        };
+        let bit = 1u64.checked_shl(u32::from(counter.id().0)).unwrap_or(0);
+        if job.counted & bit == 0 && bit != 0 && counts_as_bit(&job.position, by) {
+            job.counted |= bit;
+            client.count_one(counter.id(), job.position.clock);
+        } else {
+            let name = OpName { position: job.position, index: job.pairs };
+            job.pairs += 1;
+            client.count(counter.id(), name, by);
+        }
+    }
+
+    fn operate(&self, object: ObjectId, key: ObjectKey, op: Op) -> impl Future<Output = OpValue> {
+        Operation { cx: self.clone(), what: Some((object, key, op)) }
+    }
+
+    fn submit(&self, object: ObjectId, key: ObjectKey, op: Op) {
+        self.env.inner().issue(self.slot, object, key, op, false);
+    }
+
+    fn done(&self, object: ObjectId) {
+        let mut inner = self.env.inner();
+        if let Some(at) = inner.ordered.iter().position(|o| o.object == object) {
+            inner.jobs[self.slot].ordered[at] = DONE;
+        }
+    }
+
+    fn event(&self, event: Event) {
+        self.env.inner().jobs[self.slot].events.push(event);
+    }
+}
+
+impl<P: Protections> chc_api::nf::FlowLookup for Inner<P> {
+    fn find<T: Plain>(&self, object: Flow<T>, index: u64) -> Option<FlowKey> {
+        self.records.find(object.id(), index)
+    }
+}
+
+/// A waker for futures that are polled when their result is there, never because they asked.
+#[must_use]
+pub fn waker() -> &'static Waker {
+    Waker::noop()
+}
+
+impl<P> Inner<P> {
+    /// Hash of a connection's key.
+    #[must_use]
+    pub fn hash(&self, key: &FlowKey) -> u64 {
+        key.hash(self.seed)
+    }
+}

@@ -1,0 +1,964 @@
+//! The state machine of an instance.
+//!
+//! ```text
+//!            Register            Go                 Loaded from every shard
+//!   created ─────────► registered ────► loading ───────────────────────────► running
+//!                                        (traditional: no shards, running at once)
+//! ```
+//!
+//! While running, packets of an edge are checked against what the edge has delivered, wait behind
+//! lower ones of their lane, and run as futures; one that has to wait for the store is parked in its
+//! slot. Progress out is the lowest of input progress, parked and waiting packets and due timers.
+//!
+//! Invariants: within a lane positions run in order; a due timer runs before the next packet of its
+//! flow and not before the input progress passed it or that packet is there; a boundary is reported
+//! closed only when everything below it is finished and every shard has acknowledged what was written
+//! below it. Memory is bounded by the root's window. Paper: sections 4.2, 4.3, 5.3, 5.4.
+
+use super::context::{Cx, Env, Inner, State, Work, waker};
+use super::lanes::{LaneId, Lanes};
+use super::records::Records;
+use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
+use crate::seen::SeenSet;
+use crate::splitter::{Route, Splitter};
+use chc_api::nf::PacketHint;
+use chc_api::packet::parse::Parsed;
+use chc_api::state::{ObjectKind, ObjectSpec};
+use chc_api::{
+    Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Position,
+    Protection, Protections, Resolution, ShardId, Slot, Time, TimerEvent, Verdict,
+};
+use chc_runtime::block::{BlockPool, BlockRef, Desc, DropRecord, EventRecord, Meta};
+use chc_store::batch::{Load, Loaded};
+use chc_store::client::{Client, Placement};
+use chc_store::objects::Objects;
+use chc_store::table::Hint;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context as TaskContext, Poll};
+
+/// Where an instance keeps state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In itself: lost when it dies. No log, duplicate suppression or store.
+    Traditional,
+    /// In the store, cached; nobody waits for acknowledgements.
+    Store,
+}
+
+/// What an instance is told at its creation.
+#[derive(Clone)]
+pub struct InstanceConfig {
+    /// Which instance.
+    pub id: InstanceId,
+    /// Which incarnation.
+    pub generation: Generation,
+    /// Clocks in an epoch.
+    pub epoch: u64,
+    /// The root's window, in clocks.
+    pub window: u64,
+    /// The vertex's declarations.
+    pub specs: Vec<ObjectSpec>,
+    /// How traffic to this vertex is partitioned.
+    pub own: Route,
+    /// The next vertex, if there is one.
+    pub next: Option<Route>,
+    /// Those who send to this instance: for each edge of the chain all senders.
+    pub upstream: Vec<Vec<Source>>,
+    /// Where state is.
+    pub mode: Mode,
+    /// Where objects live.
+    pub placement: Placement,
+    /// Packets that can wait for the store at once.
+    pub parking: usize,
+    /// Positions whose handling panicked too often: they are dropped.
+    pub poisoned: Vec<Position>,
+    /// Blocks for outputs.
+    pub pool: Arc<BlockPool>,
+    /// Where the packet being handled is noted, for whoever finds this instance dead.
+    pub running: Arc<Running>,
+}
+
+/// The packet an instance is handling: what a panic is blamed on.
+#[derive(Default, Debug)]
+pub struct Running {
+    clock: AtomicU64,
+    path: AtomicU64,
+    inside: AtomicBool,
+}
+
+impl Running {
+    fn note(&self, position: &Position) {
+        self.clock.store(position.clock.0, Ordering::Relaxed);
+        self.path.store(u64::from(position.path.0), Ordering::Relaxed);
+        self.inside.store(true, Ordering::Relaxed);
+    }
+
+    /// The packet whose handling began and did not return; a timer without its origin.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Position> {
+        let path = chc_api::Path(self.path.load(Ordering::Relaxed) as u32);
+        let position = Position::packet(Clock(self.clock.load(Ordering::Relaxed)), path);
+        self.inside.load(Ordering::Relaxed).then_some(position)
+    }
+}
+
+/// What an instance counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InstanceCounts {
+    /// Packets accepted.
+    pub packets: u64,
+    /// Packets an edge had delivered before.
+    pub duplicates: u64,
+    /// Packets and timers that waited for the store.
+    pub parked: u64,
+    /// Timers fired.
+    pub timers: u64,
+    /// Data messages of replaced generations.
+    pub fenced: u64,
+}
+
+struct Sender {
+    source: Source,
+    generation: Generation,
+    progress: Position,
+}
+
+struct InEdge {
+    seen: SeenSet,
+    senders: Vec<Sender>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Created,
+    Registered,
+    Loading { shards: u16 },
+    Running,
+}
+
+/// A packet that waits behind another of its lane.
+struct Waiting {
+    block: BlockRef,
+    desc: Desc,
+}
+
+/// Makes the future of a job.
+pub trait Spawn<N, P: 'static>: 'static {
+    /// Its type.
+    type Future: Future<Output = Verdict> + 'static;
+    /// Makes one: for a packet, or for a timer.
+    fn spawn(&self, nf: Rc<N>, cx: Cx<P>, timer: Option<TimerEvent>) -> Self::Future;
+}
+
+impl<N, P: 'static, F, S> Spawn<N, P> for S
+where
+    S: Fn(Rc<N>, Cx<P>, Option<TimerEvent>) -> F + 'static,
+    F: Future<Output = Verdict> + 'static,
+{
+    type Future = F;
+    fn spawn(&self, nf: Rc<N>, cx: Cx<P>, timer: Option<TimerEvent>) -> F {
+        self(nf, cx, timer)
+    }
+}
+
+/// An instance, whatever its network function.
+pub trait Instance {
+    /// Takes an event.
+    fn on_event(&mut self, event: InstanceEvent, out: &mut Vec<InstanceEffect>);
+    /// Sends what was gathered since the last call: outputs, progress, batches, closing reports.
+    fn flush(&mut self, out: &mut Vec<InstanceEffect>);
+    /// What it counted so far.
+    fn counts(&self) -> InstanceCounts;
+    /// The state it holds itself (traditional mode): cross-flow objects and records.
+    fn show(&self) -> LocalState;
+    /// Whether nothing waits and everything was sent.
+    fn is_idle(&self) -> bool;
+    /// Checks what must always hold.
+    fn check_invariants(&self);
+}
+
+/// The state an instance holds itself.
+#[derive(Default)]
+pub struct LocalState {
+    /// Cross-flow objects.
+    pub objects: Vec<(ObjectId, chc_api::ObjectKey, chc_store::objects::Shown)>,
+    /// Per-flow records.
+    pub records: Vec<(ObjectId, FlowKey, chc_store::record::Record)>,
+}
+
+/// Builds the instance of a network function.
+pub fn build<N: NetworkFunction, P: Protections>(nf: N, config: InstanceConfig) -> Box<dyn Instance> {
+    let spawn = |nf: Rc<N>, cx: Cx<P>, timer: Option<TimerEvent>| async move {
+        match timer {
+            None => nf.packet(cx).await,
+            Some(timer) => {
+                nf.timer(cx, timer).await;
+                Verdict::Forward
+            }
+        }
+    };
+    Box::new(InstanceCore::new(nf, spawn, config))
+}
+
+/// The state machine.
+pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
+    config: InstanceConfig,
+    nf: Rc<N>,
+    spawn: S,
+    env: Rc<Env<P>>,
+    phase: Phase,
+    futures: Vec<Pin<Box<Option<S::Future>>>>,
+    free: Vec<usize>,
+    /// Jobs that wait for a result, by position.
+    parked: BTreeMap<Position, usize>,
+    lane_of: Vec<LaneId>,
+    lanes: Lanes<Waiting>,
+    stalled: bool,
+    edges: Vec<InEdge>,
+    inbox: VecDeque<Data>,
+    input: Position,
+    splitter: Splitter<P>,
+    floor: Clock,
+    stamped: Clock,
+    closed: Clock,
+    closing: Option<(Clock, Vec<u64>)>,
+    hints: Vec<Hint>,
+    frontier: Vec<(ObjectId, Position)>,
+    replay_asked: Vec<(InstanceId, Generation)>,
+    replayed: Option<u64>,
+    /// Packets and timers begun: tells whether a pass over what waits was of use.
+    begun: u64,
+    counts: InstanceCounts,
+}
+
+impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
+    fn new(nf: N, spawn: S, config: InstanceConfig) -> Self {
+        let stored = config.mode == Mode::Store;
+        let seed = config.own.seed;
+        let state = if stored {
+            let counters =
+                config.specs.iter().enumerate().filter(|(_, s)| matches!(s.kind, ObjectKind::Counter));
+            let counters = counters.map(|(i, _)| ObjectId(i as u16));
+            State::Store(Box::new(Client::new(
+                config.id,
+                config.generation,
+                config.epoch,
+                config.placement,
+                counters,
+            )))
+        } else {
+            State::Local(Box::new(Objects::new(config.specs.clone(), config.window)))
+        };
+        let records = Records::new(&config.specs, seed, config.epoch, stored);
+        let slots = config.parking.max(2);
+        let sender = |source: &Source| Sender {
+            source: *source,
+            generation: Generation(0),
+            progress: Position::before(Clock(0)),
+        };
+        let edges = config.upstream.iter().map(|senders| InEdge {
+            seen: SeenSet::new(config.window),
+            senders: senders.iter().map(sender).collect(),
+        });
+        let from = Source::Instance(config.id);
+        Self {
+            edges: edges.collect(),
+            splitter: Splitter::new(from, config.generation, config.next.clone(), true, &config.pool, stored),
+            env: Env::new(&config.specs, records, state, slots, seed),
+            nf: Rc::new(nf),
+            spawn,
+            phase: Phase::Created,
+            futures: (0..slots).map(|_| Box::pin(None)).collect(),
+            free: (0..slots).rev().collect(),
+            parked: BTreeMap::new(),
+            lane_of: vec![0; slots],
+            lanes: Lanes::default(),
+            stalled: false,
+            inbox: VecDeque::new(),
+            input: Position::before(Clock(0)),
+            floor: Clock(0),
+            stamped: Clock(0),
+            closed: Clock(0),
+            closing: None,
+            hints: Vec::new(),
+            frontier: Vec::new(),
+            replay_asked: Vec::new(),
+            replayed: (config.generation > Generation(1)).then_some(0),
+            begun: 0,
+            counts: InstanceCounts::default(),
+            config,
+        }
+    }
+
+    fn start(
+        &mut self,
+        cut: Clock,
+        stamped: Clock,
+        downstream: &[(InstanceId, Generation)],
+        out: &mut Vec<InstanceEffect>,
+    ) {
+        self.floor = cut;
+        self.closed = cut;
+        self.stamped = stamped;
+        self.input = Position::before(cut);
+        let asked = std::mem::take(&mut self.replay_asked);
+        for (to, generation) in downstream.iter().chain(&asked) {
+            self.splitter.connect(*to, *generation, cut);
+        }
+        for edge in &mut self.edges {
+            edge.seen.trim(cut);
+            for sender in &mut edge.senders {
+                sender.progress = Position::before(cut);
+                out.push(InstanceEffect::Replay(sender.source, cut));
+            }
+        }
+        if self.config.mode == Mode::Traditional {
+            self.phase = Phase::Running;
+            return;
+        }
+        self.phase = Phase::Loading { shards: self.config.placement.shards };
+        let (from, generation) = (self.config.id, self.config.generation);
+        for shard in 0..self.config.placement.shards {
+            out.push(InstanceEffect::Load(ShardId(shard), Load { from, generation, boundary: cut }));
+        }
+    }
+
+    fn on_loaded(&mut self, loaded: &Loaded) {
+        let Phase::Loading { shards } = self.phase else { return };
+        if loaded.generation != self.config.generation {
+            return;
+        }
+        {
+            let inner = &mut *self.env.inner();
+            for (object, key, written, record) in &loaded.records {
+                inner.records.install(*object, key, *written, record, &inner.steps);
+            }
+        }
+        self.phase = if shards > 1 { Phase::Loading { shards: shards - 1 } } else { Phase::Running };
+        if self.phase == Phase::Running {
+            for data in std::mem::take(&mut self.inbox) {
+                self.on_data(data);
+            }
+        }
+    }
+
+    fn on_data(&mut self, data: Data) {
+        if data.to_generation != self.config.generation {
+            self.counts.fenced += 1;
+            return;
+        }
+        let Some((at, sender)) = self.edges.iter_mut().enumerate().find_map(|(at, edge)| {
+            edge.senders.iter_mut().find(|s| s.source == data.from).map(|sender| (at, sender))
+        }) else {
+            return;
+        };
+        if sender.generation > data.from_generation {
+            self.counts.fenced += 1;
+            return;
+        }
+        sender.generation = data.from_generation;
+        if !data.steps.is_empty() {
+            let inner = &mut *self.env.inner();
+            inner.steps.extend(&data.steps);
+            inner.records.advance(&inner.steps);
+        }
+        if let Some(block) = &data.block {
+            self.on_block(at, block, data.from);
+        }
+        if let Some(sender) = self.edges[at].senders.iter_mut().find(|s| s.source == data.from) {
+            sender.progress = sender.progress.max(data.progress);
+        }
+        let input = self.edges.iter().flat_map(|e| &e.senders).map(|s| s.progress).min();
+        if let Some(input) = input.filter(|i| *i > self.input) {
+            self.input = input;
+            self.stalled |= !self.lanes.is_empty();
+            self.fire_due();
+        }
+        self.run_waiting();
+    }
+
+    /// A block's packets: suppresses what was delivered before, runs or queues the rest.
+    fn on_block(&mut self, edge: usize, block: &BlockRef, from: Source) {
+        let Some(highest) = block.descs.iter().map(|d| d.clock).max() else { return };
+        // A stamped clock proves that the cut is less than a window behind it.
+        self.trim(Clock((highest.0 + 1).saturating_sub(self.config.window)));
+        {
+            let mut inner = self.env.inner();
+            inner.records.hint(block.descs.iter().map(|d| d.hash), &mut self.hints);
+            inner.current = Some(block.clone());
+        }
+        let suppress = self.config.mode == Mode::Store;
+        for (at, desc) in block.descs.iter().enumerate() {
+            if suppress {
+                if desc.clock < self.floor {
+                    self.counts.duplicates += 1;
+                    continue;
+                }
+                if !self.edges[edge].seen.insert(desc.clock, desc.path) {
+                    self.counts.duplicates += 1;
+                    if P::on(Protection::OutputSuppression) {
+                        continue;
+                    }
+                } else if cfg!(debug_assertions) {
+                    let progress =
+                        self.edges[edge].senders.iter().find(|s| s.source == from).map(|s| s.progress);
+                    let late = progress.is_some_and(|p| desc.position() < p);
+                    assert!(
+                        !late || !P::on(Protection::ReplayHoldsProgress),
+                        "{from:?} promised no {desc:?} any more"
+                    );
+                }
+            }
+            self.counts.packets += 1;
+            if desc.clock < self.stamped
+                && let Some(replayed) = &mut self.replayed
+            {
+                *replayed += 1;
+            }
+            if N::TRANSLATES && self.is_input_in_order() && !self.env.inner().records.due().is_empty() {
+                // Nothing below this packet will come: timers of its slot are due before it runs.
+                self.input = self.input.max(desc.position());
+                self.fire_due();
+            }
+            let hint = self.hints.get(at).copied().unwrap_or(Hint::NONE);
+            self.accept(block, desc, hint);
+        }
+        self.env.inner().current = None;
+    }
+
+    /// A packet that is new here.
+    #[inline]
+    fn accept(&mut self, block: &BlockRef, desc: &Desc, hint: Hint) {
+        let quiet = self.lanes.is_empty() && self.env.inner().records.due().is_empty();
+        if quiet && self.config.poisoned.is_empty() && self.nf.passes(packet_hint(desc)) {
+            return self.splitter.forward(block, desc);
+        }
+        if !self.lanes.is_empty() {
+            let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
+            if self.lanes.blocks(lane, &desc.position()) {
+                return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), desc: *desc });
+            }
+        }
+        if !self.run_packet(block, desc, hint) {
+            let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
+            self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), desc: *desc });
+        }
+    }
+
+    fn lane(&self, identity: &Identity, hash: u64) -> LaneId {
+        if N::TRANSLATES { u64::from(self.config.own.slot(identity, hash).0) } else { hash }
+    }
+
+    /// Runs a packet that nothing of its lane is in front of. False if it must wait: for lower packets
+    /// of the input, for a timer of its flow, or for a free slot.
+    fn run_packet(&mut self, block: &BlockRef, desc: &Desc, hint: Hint) -> bool {
+        let position = desc.position();
+        let meta = block.meta(desc);
+        let carried = meta.parsed.identity();
+        let (mut identity, mut hash, mut hint) = (carried, desc.hash, hint);
+        // A slot's packets run in the order of the input, whatever addresses they carry: a mapping may
+        // be made, used or ended by a lower packet that has not come yet.
+        if N::TRANSLATES && self.input < position && !self.is_input_in_order() {
+            self.stalled = true;
+            return false;
+        }
+        while let Some(due) = self.due_before(&carried, desc.hash, &position) {
+            if !self.run_timer(&due) || self.is_busy(&carried, desc.hash) {
+                return false;
+            }
+        }
+        if N::TRANSLATES && self.nf.owner(&carried).is_some() {
+            hint = Hint::NONE;
+            if let Resolution::Translated(to) = self.nf.resolve(&carried, &*self.env.inner()) {
+                (identity, hash) = (to, to.key.hash(self.config.own.seed));
+            }
+        } else if self.nf.passes(packet_hint(desc)) && !self.config.poisoned.contains(&position) {
+            self.begun += 1;
+            self.splitter.forward(block, desc);
+            return true;
+        }
+        let Some(slot) = self.take_slot(&position) else { return false };
+        {
+            let mut inner = self.env.inner();
+            let job = &mut inner.jobs[slot];
+            job.reset();
+            job.work = Work::Packet(*desc);
+            job.position = position;
+            job.now = meta.time;
+            job.number = meta.number;
+            job.identity = identity;
+            job.hash = hash;
+            job.hint = hint;
+            job.renamed = identity != carried;
+        }
+        let lane = (&carried, desc.hash);
+        self.run(slot, None, block, lane, &position);
+        true
+    }
+
+    /// Whether packets come in position order. An instance upstream sends those that waited for the
+    /// store behind others.
+    fn is_input_in_order(&self) -> bool {
+        self.edges.iter().flat_map(|e| &e.senders).all(|s| s.source == Source::Root)
+    }
+
+    fn is_busy(&self, identity: &Identity, hash: u64) -> bool {
+        !self.lanes.is_empty() && self.lanes.is_busy(self.lane(identity, hash))
+    }
+
+    /// The first due timer that comes before a packet: of its flow, or of its slot where a slot's
+    /// packets run in order.
+    fn due_before(&self, identity: &Identity, hash: u64, position: &Position) -> Option<Position> {
+        let inner = self.env.inner();
+        if inner.records.due().is_empty() {
+            return None;
+        }
+        if !N::TRANSLATES {
+            return inner.records.due_of(&identity.key, hash, position, &inner.steps);
+        }
+        let lane = self.lane(identity, hash);
+        let is_of_lane = |key: &FlowKey| {
+            let identity = Identity { key: *key, direction: Direction::LowToHigh };
+            self.lane(&identity, inner.hash(key)) == lane
+        };
+        inner.records.due().range(..position).find(|(_, key)| is_of_lane(key)).map(|(due, _)| *due)
+    }
+
+    /// Fires a due timer. False if there is no slot for it.
+    fn run_timer(&mut self, position: &Position) -> bool {
+        let Some(slot) = self.take_slot(position) else { return false };
+        let Some(origin) = position.origin else { return false };
+        let (key, hash, previous) = {
+            let mut inner = self.env.inner();
+            let Some(key) = inner.records.take_due(position) else {
+                self.free.push(slot);
+                return true;
+            };
+            let hash = inner.hash(&key);
+            let Inner { records, steps, .. } = &mut *inner;
+            records.disarm_due(position, &key, hash, steps);
+            let step = inner.steps.at(position.clock);
+            let job = &mut inner.jobs[slot];
+            job.reset();
+            job.work = Work::Timer;
+            job.position = *position;
+            job.now = step.map_or(Time::END, |s| s.time);
+            job.number = step.map_or(0, |s| s.number);
+            job.identity = Identity { key, direction: Direction::LowToHigh };
+            job.hash = hash;
+            (key, hash, inner.current.take())
+        };
+        self.counts.timers += 1;
+        let event = TimerEvent { object: origin.object, index: origin.index };
+        let lane = (&Identity { key, direction: Direction::LowToHigh }, hash);
+        self.run_future(slot, Some(event), None, lane, position);
+        self.env.inner().current = previous;
+        true
+    }
+
+    fn run(
+        &mut self,
+        slot: usize,
+        timer: Option<TimerEvent>,
+        block: &BlockRef,
+        lane: (&Identity, u64),
+        position: &Position,
+    ) {
+        self.run_future(slot, timer, Some(block), lane, position);
+    }
+
+    #[inline]
+    fn run_future(
+        &mut self,
+        slot: usize,
+        timer: Option<TimerEvent>,
+        block: Option<&BlockRef>,
+        (identity, hash): (&Identity, u64),
+        position: &Position,
+    ) {
+        self.begun += 1;
+        if !self.config.poisoned.is_empty() && self.config.poisoned.contains(&blamed(position)) {
+            self.finish(slot, block, Verdict::Drop("nf_panic"));
+            return self.free.push(slot);
+        }
+        self.config.running.note(position);
+        let future = self.spawn.spawn(self.nf.clone(), Cx::new(&self.env, slot), timer);
+        self.futures[slot].as_mut().set(Some(future));
+        match self.poll(slot) {
+            Poll::Ready(verdict) => {
+                self.finish(slot, block, verdict);
+                self.free.push(slot);
+            }
+            Poll::Pending => {
+                self.counts.parked += 1;
+                self.env.inner().jobs[slot].block = block.cloned();
+                let lane = self.lane(identity, hash);
+                self.lane_of[slot] = lane;
+                self.lanes.occupy(lane);
+                self.parked.insert(*position, slot);
+            }
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self, slot: usize) -> Poll<Verdict> {
+        let mut task = TaskContext::from_waker(waker());
+        let polled = match self.futures[slot].as_mut().as_pin_mut() {
+            Some(future) => future.poll(&mut task),
+            None => Poll::Pending,
+        };
+        self.config.running.inside.store(false, Ordering::Relaxed);
+        polled
+    }
+
+    /// A slot for a job at this position; the last one is kept for the lowest packet or due timer there
+    /// is, so that those that wait for it in other slots cannot starve it.
+    fn take_slot(&mut self, position: &Position) -> Option<usize> {
+        if self.free.len() == 1 {
+            let lowest = self.parked.keys().next().is_none_or(|p| position < p)
+                && self.lanes.lowest().is_none_or(|p| *position <= p)
+                && self.env.inner().records.due().keys().next().is_none_or(|p| position <= p);
+            if !lowest || *position > self.input {
+                self.stalled = true;
+                return None;
+            }
+        }
+        let slot = self.free.pop();
+        self.stalled |= slot.is_none();
+        slot
+    }
+
+    /// A job has ended: its outputs go to the splitter.
+    #[inline]
+    fn finish(&mut self, slot: usize, block: Option<&BlockRef>, verdict: Verdict) {
+        let inner = &mut *self.env.inner();
+        let job = &mut inner.jobs[slot];
+        for (index, event) in job.events.iter().enumerate() {
+            self.splitter.event(EventRecord {
+                position: job.position,
+                index: index as u16,
+                time: job.now,
+                number: job.number,
+                event: *event,
+            });
+        }
+        // What a timer did is in its record and its events.
+        let (Work::Packet(desc), Some(block)) = (job.work, block) else { return };
+        match verdict {
+            Verdict::Drop(reason) => self.splitter.dropped(DropRecord { position: job.position, reason }),
+            Verdict::Forward if job.rewritten || job.renamed => {
+                let identity = job.renamed.then(|| {
+                    let meta = block.meta(&desc);
+                    let Identity { key, direction } = job.identity;
+                    (Meta { parsed: Parsed { key, direction, ..meta.parsed }, ..*meta }, job.hash)
+                });
+                let head = if job.rewritten { &job.head } else { block.head(&desc) };
+                self.splitter.forward_changed(block, &desc, head, identity);
+            }
+            Verdict::Forward => self.splitter.forward(block, &desc),
+        }
+    }
+
+    /// The result a parked job waited for is there.
+    fn resume(&mut self, slot: usize) {
+        let position = self.env.inner().jobs[slot].position;
+        self.config.running.note(&position);
+        let Poll::Ready(verdict) = self.poll(slot) else { return };
+        self.futures[slot].as_mut().set(None);
+        let block = self.env.inner().jobs[slot].block.take();
+        self.finish(slot, block.as_ref(), verdict);
+        self.parked.remove(&position);
+        self.free.push(slot);
+        let lane = self.lane_of[slot];
+        self.lanes.vacate(lane);
+        self.advance(lane);
+    }
+
+    /// Runs what waits in a lane until it is busy, empty, or its head must wait.
+    fn advance(&mut self, lane: LaneId) {
+        while let Some((_, head)) = self.lanes.head(lane) {
+            let (block, desc) = (head.block.clone(), head.desc);
+            // It leaves the lane first: its own place in the queue is not a reason to wait.
+            self.lanes.pop(lane);
+            let previous = self.env.inner().current.replace(block.clone());
+            let ran = self.run_packet(&block, &desc, Hint::NONE);
+            self.env.inner().current = previous;
+            if !ran {
+                self.lanes.push(lane, desc.position(), Waiting { block, desc });
+                return;
+            }
+        }
+    }
+
+    /// Tries again what waited for progress or a slot, and fires due timers, until neither makes way for
+    /// the other any more.
+    fn run_waiting(&mut self) {
+        loop {
+            let begun = self.begun;
+            self.resume_stalled();
+            self.fire_due();
+            if !self.stalled || self.begun == begun {
+                return;
+            }
+        }
+    }
+
+    /// Tries again what waited for progress or a slot.
+    fn resume_stalled(&mut self) {
+        if !std::mem::take(&mut self.stalled) {
+            return;
+        }
+        let lanes: Vec<LaneId> = self.lanes.queued().map(|(_, lane)| lane).collect();
+        for lane in lanes {
+            self.advance(lane);
+        }
+    }
+
+    /// Fires the timers the input progress has passed.
+    fn fire_due(&mut self) {
+        let mut from = Position::before(Clock(0));
+        loop {
+            let next = {
+                let inner = self.env.inner();
+                let mut range = inner.records.due().range(from..self.input);
+                range.next().map(|(position, key)| (*position, *key))
+            };
+            let Some((position, key)) = next else { return };
+            from = after(&position);
+            let hash = key.hash(self.config.own.seed);
+            let lane = self.lane(&Identity { key, direction: Direction::LowToHigh }, hash);
+            if !self.lanes.is_empty() && self.lanes.blocks(lane, &position) {
+                continue;
+            }
+            if !self.run_timer(&position) {
+                return;
+            }
+        }
+    }
+
+    /// No output below this position will come any more.
+    fn progress(&self) -> Position {
+        let inner = self.env.inner();
+        let due = inner.records.due().keys().next().copied();
+        let parked = self.parked.keys().next().copied();
+        [parked, self.lanes.lowest(), due].into_iter().flatten().fold(self.input, Position::min)
+    }
+
+    /// For each ordered object the lowest position that may still issue an operation on it.
+    fn find_frontier(&mut self) {
+        self.frontier.clear();
+        let inner = self.env.inner();
+        let due = inner.records.due().keys().next().copied();
+        let start = self.lanes.lowest().map_or(self.input, |lowest| lowest.min(self.input));
+        let timeout_min = inner.records.timeout_min();
+        for (at, object) in inner.ordered.iter().enumerate() {
+            let mut lowest = due.filter(|_| inner.timers_issue(at)).map_or(start, |due| due.min(start));
+            for (position, slot) in &self.parked {
+                if *position >= lowest && timeout_min.is_none() {
+                    break;
+                }
+                if inner.may_issue(*slot, at) {
+                    lowest = lowest.min(*position);
+                } else if let Some(timeout) = timeout_min.filter(|_| inner.timers_issue(at)) {
+                    // It may still arm a timer, which may issue one.
+                    let due = inner.steps.due(inner.jobs[*slot].now + timeout, true);
+                    lowest = due.map_or(lowest, |clock| lowest.min(Position::before(clock)));
+                }
+            }
+            self.frontier.push((object.object, lowest));
+        }
+    }
+
+    fn trim(&mut self, cut: Clock) {
+        if cut <= self.floor {
+            return;
+        }
+        self.floor = cut;
+        for edge in &mut self.edges {
+            edge.seen.trim(cut);
+        }
+        self.splitter.trim(cut);
+        self.env.inner().steps.trim(cut);
+    }
+
+    fn report_closing(&mut self, out: &mut Vec<InstanceEffect>) {
+        let Some((boundary, needs)) = &self.closing else { return };
+        let settled = match &self.env.inner().state {
+            State::Store(client) => client.settled(needs) || !P::on(Protection::AcknowledgedClosing),
+            State::Local(_) => true,
+        };
+        if settled {
+            self.closed = *boundary;
+            out.push(InstanceEffect::Closed(*boundary));
+            self.closing = None;
+        }
+    }
+
+    /// Queues what must be in the store before the newest boundary passed can be closed.
+    fn begin_closing(&mut self) -> Option<Clock> {
+        let boundary = self.progress().clock.floor(self.config.epoch);
+        if self.closing.is_some() || boundary <= self.closed {
+            return None;
+        }
+        let inner = &mut *self.env.inner();
+        if let State::Store(client) = &mut inner.state {
+            inner.records.flush(boundary);
+            client.gather_counts();
+        }
+        Some(boundary)
+    }
+}
+
+fn packet_hint(desc: &Desc) -> PacketHint {
+    PacketHint {
+        tcp_flags: desc.tcp_flags,
+        tcp: desc.bits & Desc::TCP != 0,
+        icmp_error: desc.bits & Desc::ICMP_ERROR != 0,
+    }
+}
+
+/// The least position above one.
+fn after(position: &Position) -> Position {
+    let mut next = *position;
+    match &mut next.origin {
+        Some(origin) if origin.index < u8::MAX => origin.index += 1,
+        Some(origin) => {
+            origin.index = 0;
+            origin.object = ObjectId(origin.object.0.wrapping_add(1));
+        }
+        None => next.path = chc_api::Path(next.path.0 + 1),
+    }
+    next
+}
+
+/// The position a panic is blamed on: timers by their clock alone.
+fn blamed(position: &Position) -> Position {
+    Position::packet(position.clock, position.path)
+}
+
+impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCore<N, P, S> {
+    fn on_event(&mut self, event: InstanceEvent, out: &mut Vec<InstanceEffect>) {
+        match event {
+            InstanceEvent::Go { cut, stamped, downstream } => {
+                if self.phase == Phase::Registered {
+                    self.start(cut, stamped, &downstream, out);
+                }
+            }
+            InstanceEvent::Loaded(loaded) => self.on_loaded(&loaded),
+            InstanceEvent::Data(data) => match self.phase {
+                Phase::Running => self.on_data(data),
+                _ => self.inbox.push_back(data),
+            },
+            InstanceEvent::Reply(reply) => {
+                if reply.generation != self.config.generation {
+                    return;
+                }
+                self.env.inner().observe(&reply.results);
+                for (name, result) in reply.results {
+                    let slot = self.env.inner().deliver(&name, result);
+                    if let Some(slot) = slot {
+                        self.resume(slot);
+                    }
+                }
+                self.run_waiting();
+            }
+            InstanceEvent::Acknowledged { shard, number } => {
+                if let State::Store(client) = &mut self.env.inner().state {
+                    client.acknowledged(shard, number);
+                }
+                self.report_closing(out);
+            }
+            InstanceEvent::Cut(cut) => self.trim(cut),
+            InstanceEvent::Replay { to, generation, boundary } => match self.phase {
+                Phase::Created | Phase::Registered => self.replay_asked.push((to, generation)),
+                _ => {
+                    let inner = self.env.inner();
+                    let mut send = |to, data| out.push(InstanceEffect::Data(to, data));
+                    self.splitter.replay(to, generation, boundary, &inner.steps, &mut send);
+                }
+            },
+        }
+    }
+
+    fn flush(&mut self, out: &mut Vec<InstanceEffect>) {
+        match self.phase {
+            Phase::Running => {}
+            Phase::Created => {
+                self.phase = Phase::Registered;
+                return out.push(InstanceEffect::Register);
+            }
+            _ => return,
+        }
+        let progress = self.progress();
+        let closing = self.begin_closing();
+        self.find_frontier();
+        let config = &self.config;
+        let own = &config.own;
+        {
+            let inner = &mut *self.env.inner();
+            if let State::Store(client) = &mut inner.state {
+                for (object, key, written, record) in inner.records.versions.drain(..) {
+                    let slot: Slot = own.slot_of(&key, key.hash(own.seed));
+                    client.version(object, slot, key, written, record);
+                }
+                // Others wait for this frontier, or operations of this instance do.
+                let due = own.instances > 1 || !self.parked.is_empty() || client.has_ops();
+                let frontier = if due { Some(self.frontier.as_slice()) } else { None };
+                client.flush(frontier, |shard, batch| out.push(InstanceEffect::Batch(shard, batch)));
+                if let Some(boundary) = closing {
+                    let mut needs = Vec::new();
+                    client.issued(&mut needs);
+                    self.closing = Some((boundary, needs));
+                }
+            } else if let Some(boundary) = closing {
+                self.closing = Some((boundary, Vec::new()));
+            }
+            let mut send = |to, data| out.push(InstanceEffect::Data(to, data));
+            self.splitter.flush(&inner.steps, progress, &mut send);
+        }
+        self.report_closing(out);
+        if self.input >= Position::before(self.stamped)
+            && let Some(replayed) = self.replayed.take()
+        {
+            out.push(InstanceEffect::CaughtUp { replayed });
+        }
+    }
+
+    fn counts(&self) -> InstanceCounts {
+        self.counts
+    }
+
+    fn show(&self) -> LocalState {
+        let inner = self.env.inner();
+        match &inner.state {
+            State::Local(objects) => {
+                LocalState { objects: objects.show(), records: inner.records.show().collect() }
+            }
+            State::Store(_) => LocalState::default(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.phase == Phase::Running
+            && self.parked.is_empty()
+            && self.lanes.is_empty()
+            && self.closing.is_none()
+    }
+
+    fn check_invariants(&self) {
+        assert_eq!(
+            self.free.len() + self.parked.len(),
+            self.futures.len(),
+            "every slot is free or parked between events"
+        );
+        assert!(self.progress() <= self.input, "outputs cannot be ahead of inputs");
+        assert!(self.closed <= self.progress().clock, "nothing below a closed boundary is unfinished");
+        let inner = self.env.inner();
+        assert_eq!(inner.waits(), self.parked.len(), "a parked job waits for one operation");
+    }
+}

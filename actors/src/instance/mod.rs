@@ -1,0 +1,12 @@
+//! An instance: one running copy of a network function with its splitter.
+//!
+//! * [`core`] decides: duplicate suppression, order within flows, timers, progress, closing, replay.
+//! * [`context`] is what network-function code sees of it.
+//! * [`records`] holds the cached per-flow records and their timers.
+//! * [`lanes`] keeps packets of a flow in order behind one that waits.
+
+pub mod actor;
+pub mod context;
+pub mod core;
+pub mod lanes;
+pub mod records;

@@ -1,0 +1,19 @@
+//! The actors of a chain.
+//!
+//! Every actor is two files: a core that decides, pure and deterministic, and a shell that wires it to
+//! mailboxes, arbiters and files. The same cores run in production and in simulation.
+
+pub mod chain;
+pub mod cli;
+pub mod config;
+pub mod egress;
+pub mod ideal;
+pub mod instance;
+pub mod manager;
+pub mod messages;
+pub mod root;
+pub mod seen;
+pub mod shard;
+pub mod splitter;
+pub mod steps;
+pub mod trace;

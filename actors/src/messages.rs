@@ -1,0 +1,138 @@
+//! What actors say to each other. Data travels between root, instances and egress in bursts; control
+//! is everything else.
+
+use chc_api::ShardId;
+use chc_api::{Clock, Generation, InstanceId, Position, Step};
+use chc_runtime::block::BlockRef;
+use chc_store::batch::{Loaded, Reply};
+
+/// Who sends data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The root.
+    Root,
+    /// An instance, through its splitter.
+    Instance(InstanceId),
+}
+
+/// Who receives data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Destination {
+    /// An instance.
+    Instance(InstanceId),
+    /// The egress.
+    Egress,
+}
+
+/// One message on an edge: in this order the time steps, the packets, the progress.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// The sender.
+    pub from: Source,
+    /// Its generation; older ones than the receiver knows are discarded.
+    pub from_generation: Generation,
+    /// The receiver's generation it is meant for.
+    pub to_generation: Generation,
+    /// Time steps the receiver has not been sent yet, oldest first.
+    pub steps: Vec<Step>,
+    /// Packets; for the egress also events and drops.
+    pub block: Option<BlockRef>,
+    /// No packet below this position will follow on this edge.
+    pub progress: Position,
+}
+
+/// What an instance is told.
+#[derive(Clone, Debug)]
+pub enum InstanceEvent {
+    /// The root registered this generation: start at the cut.
+    Go {
+        /// The chain's cut, to which this instance's closing report was reset.
+        cut: Clock,
+        /// The first clock that was not stamped yet: what lies below it and reaches a later
+        /// generation, had been sent before.
+        stamped: Clock,
+        /// The generations registered so far of the instances downstream.
+        downstream: Vec<(InstanceId, Generation)>,
+    },
+    /// A shard's answer to the load.
+    Loaded(Loaded),
+    /// Packets, steps and progress of an edge.
+    Data(Data),
+    /// Results of operations.
+    Reply(Reply),
+    /// A shard has everything of this session up to this batch in its log.
+    Acknowledged {
+        /// The shard.
+        shard: ShardId,
+        /// The batch.
+        number: u64,
+    },
+    /// The chain's cut moved.
+    Cut(Clock),
+    /// A new generation downstream wants what was sent to its predecessor.
+    Replay {
+        /// The instance.
+        to: InstanceId,
+        /// Its generation.
+        generation: Generation,
+        /// The boundary it starts at.
+        boundary: Clock,
+    },
+}
+
+/// What an instance wants done.
+#[derive(Debug)]
+pub enum InstanceEffect {
+    /// Send data.
+    Data(Destination, Data),
+    /// Send a batch to a shard.
+    Batch(ShardId, chc_store::batch::Batch),
+    /// Ask a shard for the records of this instance's slots.
+    Load(ShardId, chc_store::batch::Load),
+    /// Ask an upstream for what it retained from the boundary on.
+    Replay(Source, Clock),
+    /// Tell the root that this generation starts.
+    Register,
+    /// Tell the root that everything below the boundary is finished and logged.
+    Closed(Clock),
+    /// A new generation reached what had been stamped when it began.
+    CaughtUp {
+        /// Packets that ran again.
+        replayed: u64,
+    },
+}
+
+/// What the root is told.
+#[derive(Clone, Copy, Debug)]
+pub enum RootEvent {
+    /// A new generation of an instance starts.
+    Register(InstanceId, Generation),
+    /// A new generation of a first instance wants what was sent from the boundary on.
+    Replay(InstanceId, Generation, Clock),
+    /// An instance closed a boundary.
+    Closed(InstanceId, Generation, Clock),
+    /// The egress closed a boundary.
+    EgressClosed(Clock),
+}
+
+/// What the root wants done.
+#[derive(Debug)]
+pub enum RootEffect {
+    /// Send data.
+    Data(Destination, Data),
+    /// Answer a registration.
+    Go {
+        /// The instance.
+        to: InstanceId,
+        /// Its generation.
+        generation: Generation,
+        /// The chain's cut.
+        cut: Clock,
+        /// The first clock not stamped yet.
+        stamped: Clock,
+        /// The generations of all instances.
+        generations: Vec<(InstanceId, Generation)>,
+    },
+    /// Tell everyone that the chain's cut moved.
+    Cut(Clock),
+}

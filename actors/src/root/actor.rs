@@ -1,0 +1,208 @@
+//! The wiring of the root: it reads its source while there is room, and stops for faults the operator
+//! asked for at certain packets.
+
+use super::core::{Arrival, RootCore, RootCounts, Stamp};
+use crate::chain::wire::{InstanceControl, Links, Notice, RootControl};
+use crate::messages::{InstanceEvent, RootEffect};
+use crate::shard::actor::ShardControl;
+use chc_api::All;
+use chc_runtime::actor::{Actor, Cx, Progress};
+use chc_runtime::mailbox::Packets;
+use std::time::{Duration, Instant};
+
+/// Where input packets come from.
+pub trait PacketSource: Send + 'static {
+    /// The next packet; `None` at the end.
+    ///
+    /// # Errors
+    /// Why the source broke; everything before was given.
+    fn next(&mut self) -> Result<Option<Arrival<'_>>, String>;
+}
+
+/// What a root did, when it is done.
+#[derive(Debug, Default)]
+pub struct RootReport {
+    /// What it counted.
+    pub counts: RootCounts,
+    /// Packets that found no room (with a given rate only).
+    pub ingest_drops: u64,
+    /// Why the input ended early.
+    pub input_error: Option<String>,
+    /// Every stamp, if they were recorded.
+    pub stamps: Vec<Stamp>,
+    /// From the first packet to the moment everything was finished and logged.
+    pub elapsed: Duration,
+}
+
+/// How a root reads its source.
+#[derive(Clone, Debug)]
+pub struct RootOptions {
+    /// Packets stamped at once, at most.
+    pub burst: usize,
+    /// Packets per second; without, as fast as there is room.
+    pub rate: Option<f64>,
+    /// Numbers of input packets before which the root stops until told to go on, in order.
+    pub stops: Vec<u64>,
+}
+
+/// The root reads nothing from a data mailbox.
+pub enum NoData {}
+
+impl Packets for NoData {
+    fn packet_count(&self) -> usize {
+        0
+    }
+}
+
+/// How long the root sleeps between packets when a rate is given.
+const RATE_PERIOD: Duration = Duration::from_millis(1);
+
+/// The actor.
+pub struct RootActor<S> {
+    core: RootCore<All>,
+    source: S,
+    options: RootOptions,
+    links: Links,
+    effects: Vec<RootEffect>,
+    started: Option<Instant>,
+    offered: u64,
+    ingest_drops: u64,
+    input_error: Option<String>,
+    stopped: bool,
+    exhausted: bool,
+    reported: bool,
+}
+
+impl<S: PacketSource> RootActor<S> {
+    /// A root that has read nothing.
+    pub fn new(core: RootCore<All>, source: S, options: RootOptions, links: Links) -> Self {
+        Self {
+            core,
+            source,
+            options,
+            links,
+            effects: Vec::new(),
+            started: None,
+            offered: 0,
+            ingest_drops: 0,
+            input_error: None,
+            stopped: false,
+            exhausted: false,
+            reported: false,
+        }
+    }
+
+    fn execute(&mut self) {
+        for effect in self.effects.drain(..) {
+            match effect {
+                RootEffect::Data(to, data) => self.links.send(to, data),
+                RootEffect::Go { to, generation, cut, stamped, generations } => {
+                    let downstream = self.links.downstream(to, generations);
+                    let event = InstanceEvent::Go { cut, stamped, downstream };
+                    self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
+                }
+                RootEffect::Cut(cut) => {
+                    self.links.tell_all(cut, || ShardControl::Cut(cut));
+                }
+            }
+        }
+    }
+
+    /// How many packets may be offered now.
+    fn allowance(&self, started: Instant) -> u64 {
+        match self.options.rate {
+            None => u64::MAX,
+            Some(rate) => ((started.elapsed().as_secs_f64() * rate) as u64).saturating_sub(self.offered),
+        }
+    }
+
+    /// Reads a burst. True if anything was read.
+    fn read(&mut self) -> bool {
+        let started = *self.started.get_or_insert_with(Instant::now);
+        let allowed = self.allowance(started).min(self.options.burst as u64);
+        let mut read = 0;
+        while read < allowed && !self.exhausted {
+            let room = self.core.has_room();
+            if !room && self.options.rate.is_none() {
+                break;
+            }
+            if self.options.stops.first().is_some_and(|stop| self.offered >= *stop) {
+                self.options.stops.remove(0);
+                self.stopped = true;
+                self.links.notify(Notice::Stopped);
+                break;
+            }
+            match self.source.next() {
+                Ok(Some(arrival)) => {
+                    self.offered += 1;
+                    read += 1;
+                    if room {
+                        self.core.ingest(&arrival);
+                    } else {
+                        self.ingest_drops += 1;
+                    }
+                }
+                Ok(None) => self.exhausted = true,
+                Err(error) => {
+                    self.input_error = Some(error);
+                    self.exhausted = true;
+                }
+            }
+        }
+        self.links.progress(self.offered);
+        read > 0
+    }
+
+    fn finish_if_done(&mut self) {
+        if self.exhausted && !self.stopped && self.core.has_room() {
+            self.core.end();
+        }
+        if self.core.is_done() && !self.reported {
+            self.reported = true;
+            self.links.notify(Notice::Done(Box::new(RootReport {
+                counts: self.core.counts().clone(),
+                ingest_drops: self.ingest_drops,
+                input_error: self.input_error.take(),
+                stamps: self.core.take_stamps(),
+                elapsed: self.started.map_or(Duration::ZERO, |s| s.elapsed()),
+            })));
+        }
+    }
+}
+
+impl<S: PacketSource> Actor for RootActor<S> {
+    type Control = RootControl;
+    type Data = NoData;
+
+    fn on_control(&mut self, message: RootControl, _cx: &mut Cx) {
+        match message {
+            RootControl::Event(event) => self.core.on_event(event, &mut self.effects),
+            RootControl::Resume => self.stopped = false,
+        }
+        self.execute();
+    }
+
+    fn on_data(&mut self, message: NoData, _cx: &mut Cx) {
+        match message {}
+    }
+
+    fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
+        if !self.core.is_ready() || self.stopped || self.reported {
+            return Progress::Idle;
+        }
+        let read = !self.exhausted && self.read();
+        if !read && !self.stopped && (self.exhausted || !self.core.has_room()) {
+            // Nothing comes now: let everything in flight close.
+            self.core.pause();
+        }
+        self.finish_if_done();
+        self.core.flush(&mut self.effects);
+        self.execute();
+        if read { Progress::Worked } else { Progress::Idle }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let waits = self.options.rate.is_some() && !self.exhausted && self.core.is_ready();
+        waits.then(|| Instant::now() + RATE_PERIOD)
+    }
+}

@@ -1,0 +1,363 @@
+//! The state machine of the root.
+//!
+//! Each packet gets the next clock; packet time is the running maximum of arrival times. A packet is
+//! stamped only while less than a window of clocks (and a bounded number of bytes) lies above the cut;
+//! this is the chain's only back-pressure. When input pauses the root skips to the next boundary, so
+//! that everything in flight can be closed; skipped clocks are void.
+//!
+//! The cut is the lowest boundary that every instance and the egress have closed. A new generation's
+//! report starts at the cut, so that the cut waits for it.
+//!
+//! Invariants: clocks and packet time never go back; the cut never goes back and never passes a report
+//! of a current generation. Memory: the window. Paper: section 5 (clocks, logging), 5.3, 5.4.
+
+use super::fragments::Fragments;
+use crate::messages::{RootEffect, RootEvent, Source};
+use crate::splitter::{Route, Splitter};
+use crate::steps::Steps;
+use chc_api::packet::ParseReason;
+use chc_api::packet::link::LinkType;
+use chc_api::packet::parse::{PacketKind, Parsed, parse};
+use chc_api::packet::protocol;
+use chc_api::{Clock, Generation, InstanceId, Position, Protection, Protections, Step, Time};
+use chc_runtime::block::{BlockPool, Desc, Ingest, Meta};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// What the root is told at its creation.
+#[derive(Clone)]
+pub struct RootConfig {
+    /// Clocks in an epoch, a power of two.
+    pub epoch: u64,
+    /// Clocks that may lie above the cut; at least two epochs.
+    pub window: u64,
+    /// Bytes of packets that may lie above the cut.
+    pub bytes_max: u64,
+    /// Least distance of time steps; zero for a step at every distinct time.
+    pub tick_ns: u64,
+    /// The first vertex.
+    pub route: Route,
+    /// All instances of the chain.
+    pub instances: Vec<InstanceId>,
+    /// Whether what is in flight is retained for replay.
+    pub retain: bool,
+    /// Blocks for input packets.
+    pub pool: Arc<BlockPool>,
+}
+
+/// A packet as it arrives.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// Arrival time.
+    pub time: Time,
+    /// Link type of the frame.
+    pub link: LinkType,
+    /// Length on the wire, in bytes.
+    pub wire_len: u32,
+    /// The captured bytes.
+    pub frame: &'a [u8],
+}
+
+/// A clock that was given to a packet or carries time; the clocks between are void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Clock, packet time, number of the packet (0 for none).
+    pub step: Step,
+    /// Whether the chain's timers see this time.
+    pub is_step: bool,
+}
+
+/// What the root counts.
+#[derive(Clone, Debug, Default)]
+pub struct RootCounts {
+    /// Packets stamped.
+    pub packets: u64,
+    /// Their bytes on the wire.
+    pub bytes: u64,
+    /// Packets that were not understood to their end, by [`ParseReason`].
+    pub reasons: BTreeMap<&'static str, u64>,
+}
+
+/// The state machine.
+pub struct RootCore<P> {
+    config: RootConfig,
+    next: Clock,
+    cut: Clock,
+    time: Time,
+    stepped: Option<Time>,
+    steps: Steps,
+    fragments: Fragments,
+    number: u64,
+    /// Bytes stamped, by the clock of their last packet; summed up per flush.
+    in_flight: VecDeque<(Clock, u64)>,
+    in_flight_bytes: u64,
+    unflushed_bytes: u64,
+    splitter: Splitter<P>,
+    reports: BTreeMap<InstanceId, (Generation, Clock)>,
+    egress: Clock,
+    stamps: Vec<Stamp>,
+    record_stamps: bool,
+    ended: bool,
+    counts: RootCounts,
+}
+
+impl<P: Protections> RootCore<P> {
+    /// A root that has stamped nothing. With `record_stamps` every stamp is kept, for a proof of
+    /// equivalence.
+    #[must_use]
+    pub fn new(config: RootConfig, record_stamps: bool) -> Self {
+        let route = Some(config.route.clone());
+        Self {
+            next: Clock(0),
+            cut: Clock(0),
+            time: Time(0),
+            stepped: None,
+            steps: Steps::default(),
+            fragments: Fragments::default(),
+            number: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            unflushed_bytes: 0,
+            splitter: Splitter::new(Source::Root, Generation(1), route, false, &config.pool, config.retain),
+            reports: config.instances.iter().map(|i| (*i, (Generation(0), Clock(0)))).collect(),
+            egress: Clock(0),
+            stamps: Vec::new(),
+            record_stamps,
+            ended: false,
+            counts: RootCounts::default(),
+            config,
+        }
+    }
+
+    /// Whether every instance has started.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.reports.values().all(|(generation, _)| *generation > Generation(0))
+    }
+
+    /// Whether another packet may be stamped now. With nothing in flight there always is room.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let above = self.next.0 - self.cut.0;
+        let bytes = self.in_flight_bytes + self.unflushed_bytes;
+        above == 0 || (above < self.config.window && bytes < self.config.bytes_max)
+    }
+
+    /// Stamps a packet. The caller has made sure that there is room.
+    pub fn ingest(&mut self, arrival: &Arrival<'_>) {
+        let mut parsed = parse(arrival.link, arrival.frame);
+        if parsed.is(PacketKind::FIRST_FRAGMENT) || parsed.is(PacketKind::LATER_FRAGMENT) {
+            self.fragments.resolve(arrival.frame, &mut parsed);
+        }
+        if let Some(reason) = parsed.reason {
+            self.count_reason(reason);
+        }
+        let clock = self.next;
+        self.next = Clock(clock.0 + 1);
+        self.number += 1;
+        self.time = self.time.max(arrival.time);
+        self.step(clock, self.time, self.number);
+        self.counts.packets += 1;
+        self.counts.bytes += u64::from(arrival.wire_len);
+        self.unflushed_bytes += arrival.frame.len() as u64;
+
+        let hash = parsed.key.hash(self.config.route.seed);
+        let meta =
+            Meta { parsed, link: arrival.link, time: self.time, captured: arrival.time, number: self.number };
+        let ingest = Ingest { clock, hash, wire_len: arrival.wire_len, bits: bits(&parsed) };
+        let edge = self.splitter.pick(hash, || parsed.identity());
+        self.splitter.builder(edge).ingest(arrival.frame, head_len(&parsed), ingest, meta);
+    }
+
+    #[cold]
+    fn count_reason(&mut self, reason: ParseReason) {
+        *self.counts.reasons.entry(reason.as_str()).or_default() += 1;
+    }
+
+    #[inline]
+    fn step(&mut self, clock: Clock, time: Time, number: u64) {
+        let due = self.stepped.is_none_or(|last| time.0 - last.0 >= self.config.tick_ns.max(1));
+        if due {
+            self.push_step(Step { clock, time, number });
+            self.stepped = Some(time);
+        }
+        if self.record_stamps {
+            self.stamps.push(Stamp { step: Step { clock, time, number }, is_step: due });
+        }
+    }
+
+    fn push_step(&mut self, step: Step) {
+        self.steps.extend(&[step]);
+    }
+
+    /// Time passes without packets: a void clock carries it.
+    pub fn time_mark(&mut self, time: Time) {
+        if time <= self.time || !self.has_room() || self.ended {
+            return;
+        }
+        self.time = time;
+        let clock = self.next;
+        self.next = Clock(clock.0 + 1);
+        self.step(clock, time, 0);
+    }
+
+    /// The input pauses: skips to the next boundary, so that everything in flight can be closed.
+    pub fn pause(&mut self) {
+        self.next = self.next.ceil(self.config.epoch);
+    }
+
+    /// The input has ended: a void clock carries the end of time. The caller has made sure that there
+    /// is room.
+    pub fn end(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        let clock = self.next;
+        self.next = Clock(clock.0 + 1);
+        let end = Step { clock, time: Time::END, number: 0 };
+        self.push_step(end);
+        if self.record_stamps {
+            self.stamps.push(Stamp { step: end, is_step: true });
+        }
+        self.pause();
+    }
+
+    /// Whether the input has ended and everything is finished and logged.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.ended && self.cut == self.next
+    }
+
+    /// Sends what was stamped since the last call, and the progress.
+    pub fn flush(&mut self, out: &mut Vec<RootEffect>) {
+        if self.unflushed_bytes > 0 {
+            let bytes = std::mem::take(&mut self.unflushed_bytes);
+            self.in_flight_bytes += bytes;
+            self.in_flight.push_back((Clock(self.next.0 - 1), bytes));
+        }
+        let progress = Position::before(self.next);
+        let mut send = |to, data| out.push(RootEffect::Data(to, data));
+        self.splitter.flush(&self.steps, progress, &mut send);
+    }
+
+    /// Takes an event.
+    pub fn on_event(&mut self, event: RootEvent, out: &mut Vec<RootEffect>) {
+        match event {
+            RootEvent::Register(instance, generation) => self.register(instance, generation, out),
+            RootEvent::Replay(to, generation, boundary) => {
+                let mut send = |to, data| out.push(RootEffect::Data(to, data));
+                self.splitter.replay(to, generation, boundary, &self.steps, &mut send);
+            }
+            RootEvent::Closed(instance, generation, boundary) => {
+                let Some(report) = self.reports.get_mut(&instance) else { return };
+                if generation < report.0 && P::on(Protection::PinnedCut) {
+                    return;
+                }
+                report.1 = report.1.max(boundary);
+                self.move_cut(out);
+            }
+            RootEvent::EgressClosed(boundary) => {
+                self.egress = self.egress.max(boundary);
+                self.move_cut(out);
+            }
+        }
+    }
+
+    fn register(&mut self, instance: InstanceId, generation: Generation, out: &mut Vec<RootEffect>) {
+        let Some(report) = self.reports.get_mut(&instance) else { return };
+        if generation < report.0 {
+            return;
+        }
+        report.0 = generation;
+        if P::on(Protection::PinnedCut) {
+            report.1 = self.cut;
+        }
+        let started = self.reports.iter().filter(|(_, (g, _))| *g > Generation(0));
+        out.push(RootEffect::Go {
+            to: instance,
+            generation,
+            cut: self.cut,
+            stamped: self.next,
+            generations: started.map(|(i, (g, _))| (*i, *g)).collect(),
+        });
+    }
+
+    fn move_cut(&mut self, out: &mut Vec<RootEffect>) {
+        let lowest = self.reports.values().map(|(_, closed)| *closed).min();
+        let cut = lowest.map_or(self.egress, |l| l.min(self.egress));
+        if cut <= self.cut {
+            return;
+        }
+        self.cut = cut;
+        self.splitter.trim(cut);
+        // Steps are needed from the cut on, for replays.
+        self.steps.trim(cut);
+        while self.in_flight.front().is_some_and(|(last, _)| *last < cut) {
+            if let Some((_, bytes)) = self.in_flight.pop_front() {
+                self.in_flight_bytes -= bytes;
+            }
+        }
+        out.push(RootEffect::Cut(cut));
+    }
+
+    /// The chain's cut.
+    #[must_use]
+    pub fn cut(&self) -> Clock {
+        self.cut
+    }
+
+    /// The next clock to be stamped.
+    #[must_use]
+    pub fn next_clock(&self) -> Clock {
+        self.next
+    }
+
+    /// Every stamp in clock order, if they are recorded.
+    #[must_use]
+    pub fn stamps(&self) -> &[Stamp] {
+        &self.stamps
+    }
+
+    /// Every stamp; none are left.
+    pub fn take_stamps(&mut self) -> Vec<Stamp> {
+        std::mem::take(&mut self.stamps)
+    }
+
+    /// The packet time reached.
+    #[must_use]
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
+    /// What has been counted.
+    #[must_use]
+    pub fn counts(&self) -> &RootCounts {
+        &self.counts
+    }
+
+    /// Checks what must always hold.
+    ///
+    /// # Panics
+    /// If an invariant is broken: a defect of this code.
+    pub fn check_invariants(&self) {
+        assert!(self.cut <= self.next, "the cut cannot pass what was stamped");
+        assert!(
+            self.next.0 - self.cut.0 <= self.config.window + self.config.epoch,
+            "the window bounds what is in flight"
+        );
+    }
+}
+
+fn bits(parsed: &Parsed) -> u8 {
+    let tcp = parsed.protocol == protocol::TCP && parsed.is(PacketKind::HAS_L4);
+    let error = parsed.is(PacketKind::ICMP_ERROR);
+    (if tcp { Desc::TCP } else { 0 }) | (if error { Desc::ICMP_ERROR } else { 0 })
+}
+
+/// How much of a frame is its header region: to the end of the longest transport header there can be,
+/// and of a quoted packet's headers.
+fn head_len(parsed: &Parsed) -> usize {
+    let transport = usize::from(parsed.l4.max(parsed.l3));
+    if parsed.is(PacketKind::ICMP_ERROR) { transport + 8 + 60 + 60 + 20 } else { transport + 64 }
+}

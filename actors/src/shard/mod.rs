@@ -1,0 +1,3 @@
+//! A store shard as an actor; its core is [`chc_store::engine::ShardEngine`].
+
+pub mod actor;

@@ -1,0 +1,106 @@
+//! The (clock, time) steps an actor knows: a complete run from some clock on, in clock order.
+
+use chc_api::{Clock, Step, Time};
+use std::collections::VecDeque;
+
+/// Steps above the cut. One entry a distinct time (a tick apart by default), so the memory is bounded
+/// by the window.
+#[derive(Default, Clone, Debug)]
+pub struct Steps {
+    known: VecDeque<Step>,
+    end: Option<Step>,
+}
+
+impl Steps {
+    /// Adds steps; those that are known are skipped. Every edge carries the whole run in order.
+    pub fn extend(&mut self, steps: &[Step]) {
+        for step in steps {
+            if step.time == Time::END {
+                self.end = Some(*step);
+            } else if self.known.back().is_none_or(|last| last.clock < step.clock) {
+                self.known.push_back(*step);
+            }
+        }
+    }
+
+    /// The first clock by which a deadline has passed. What the end of the input armed itself never
+    /// becomes due.
+    #[must_use]
+    pub fn due(&self, deadline: Time, at_end: bool) -> Option<Clock> {
+        let at = self.known.partition_point(|s| s.time < deadline);
+        match self.known.get(at) {
+            Some(step) => Some(step.clock),
+            None => self.end.filter(|_| at_end && !is_at_end(deadline)).map(|s| s.clock),
+        }
+    }
+
+    /// Newest packet time known.
+    #[must_use]
+    pub fn newest(&self) -> Option<Time> {
+        self.known.back().map(|s| s.time)
+    }
+
+    /// The end of the input, once it is known.
+    #[must_use]
+    pub fn end(&self) -> Option<Step> {
+        self.end
+    }
+
+    /// The step at a clock.
+    #[must_use]
+    pub fn at(&self, clock: Clock) -> Option<Step> {
+        let at = self.known.partition_point(|s| s.clock < clock);
+        self.known.get(at).copied().filter(|s| s.clock == clock).or(self.end.filter(|s| s.clock == clock))
+    }
+
+    /// Steps at or above a clock, the end last.
+    pub fn since(&self, clock: Clock) -> impl Iterator<Item = Step> + '_ {
+        let at = self.known.partition_point(|s| s.clock < clock);
+        self.known.range(at..).copied().chain(self.end.filter(|s| s.clock >= clock))
+    }
+
+    /// The clock after the newest step.
+    #[must_use]
+    pub fn next_clock(&self) -> Clock {
+        let after = |s: &Step| Clock(s.clock.0 + 1);
+        self.end.as_ref().map(after).or(self.known.back().map(after)).unwrap_or_default()
+    }
+
+    /// Forgets what lies below the cut.
+    pub fn trim(&mut self, cut: Clock) {
+        while self.known.front().is_some_and(|s| s.clock < cut) {
+            self.known.pop_front();
+        }
+    }
+}
+
+/// Whether a deadline was set at the end of the input: no sum reaches the end, and a delay after it
+/// stops right below.
+#[must_use]
+pub fn is_at_end(deadline: Time) -> bool {
+    deadline.0 >= Time::END.0 - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(clock: u64, time: u64) -> Step {
+        Step { clock: Clock(clock), time: Time(time), number: clock + 1 }
+    }
+
+    #[test]
+    fn a_deadline_is_due_at_the_first_step_that_reaches_it() {
+        let mut steps = Steps::default();
+        steps.extend(&[step(3, 10), step(5, 20)]);
+        steps.extend(&[step(3, 10), step(5, 20), step(9, 30)]);
+        assert_eq!(steps.due(Time(10), false), Some(Clock(3)));
+        assert_eq!(steps.due(Time(11), false), Some(Clock(5)));
+        assert_eq!(steps.due(Time(31), true), None);
+        steps.extend(&[Step { clock: Clock(12), time: Time::END, number: 0 }]);
+        assert_eq!(steps.due(Time(31), true), Some(Clock(12)));
+        assert_eq!(steps.due(Time(31), false), None, "only timers that ask for it fire at the end");
+        steps.trim(Clock(6));
+        assert_eq!(steps.since(Clock(0)).map(|s| s.clock.0).collect::<Vec<_>>(), [9, 12]);
+    }
+}

@@ -1,0 +1,12 @@
+//! Captures as inputs: making synthetic ones and telling what is in any.
+
+mod conversation;
+mod frame;
+mod generate;
+mod info;
+mod rng;
+#[cfg(test)]
+mod tests;
+
+pub use generate::{GenerateOptions, GeneratedPacket, Generator, Profile, write};
+pub use info::{TraceInfo, info};

@@ -1,0 +1,132 @@
+//! Network functions, one module each.
+//!
+//! A function is chosen by name and configured by a table of keys: [`check_config`] says everything
+//! that is wrong with one, [`with`] builds it and hands it, with the declarations of its state, to a
+//! [`Visitor`], so that whoever runs it is compiled for the concrete type. Nothing here knows where
+//! packets come from or where state lives.
+
+pub mod config;
+pub mod nat;
+pub mod portscan;
+
+pub use config::ConfigProblem;
+
+use chc_api::{Declarations, NetworkFunction};
+use serde_json::Value;
+
+/// What a caller does with a network function whose type it does not know.
+pub trait Visitor {
+    /// What it makes of it.
+    type Out;
+
+    /// `make` gives one value for each instance; all share `declarations`.
+    fn visit<N: NetworkFunction>(
+        self,
+        make: impl Fn() -> N + Clone + Send + Sync + 'static,
+        declarations: Declarations,
+    ) -> Self::Out;
+}
+
+/// The names of the functions in this catalog.
+#[must_use]
+pub fn names() -> &'static [&'static str] {
+    &["nat", "portscan"]
+}
+
+/// Everything that is wrong with the configuration of function `nf` in a vertex of `slots` slots.
+#[must_use]
+pub fn check_config(nf: &str, config: &Value, slots: u16) -> Vec<ConfigProblem> {
+    match nf {
+        "nat" => nat::NatConfig::read(config, slots).err(),
+        "portscan" => portscan::PortscanConfig::read(config).err(),
+        _ => Some(vec![unknown(nf)]),
+    }
+    .unwrap_or_default()
+}
+
+/// Builds function `nf` and hands it to the visitor. `slots` and `seed` are the vertex's: they say
+/// which slot a connection belongs to.
+///
+/// # Errors
+/// What [`check_config`] reports.
+pub fn with<V: Visitor>(
+    nf: &str,
+    config: &Value,
+    slots: u16,
+    seed: u64,
+    visitor: V,
+) -> Result<V::Out, Vec<ConfigProblem>> {
+    let mut declarations = Declarations::default();
+    match nf {
+        "nat" => {
+            let config = nat::NatConfig::read(config, slots)?;
+            let nf = nat::Nat::new(&config, slots, seed, &mut declarations);
+            Ok(visitor.visit(move || nf.clone(), declarations))
+        }
+        "portscan" => {
+            let config = portscan::PortscanConfig::read(config)?;
+            let nf = portscan::Portscan::new(&config, &mut declarations);
+            Ok(visitor.visit(move || nf.clone(), declarations))
+        }
+        _ => Err(vec![unknown(nf)]),
+    }
+}
+
+fn unknown(nf: &str) -> ConfigProblem {
+    ConfigProblem {
+        key: "nf".into(),
+        problem: format!("there is no network function \"{nf}\""),
+        remedy: format!("the catalog has {}", names().join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    struct ObjectNames;
+
+    impl Visitor for ObjectNames {
+        type Out = Vec<&'static str>;
+
+        fn visit<N: NetworkFunction>(
+            self,
+            _make: impl Fn() -> N + Clone + Send + Sync + 'static,
+            declarations: Declarations,
+        ) -> Self::Out {
+            declarations.objects.iter().map(|object| object.name).collect()
+        }
+    }
+
+    #[test]
+    fn every_name_is_built_from_a_minimal_configuration() {
+        for nf in names() {
+            let config = match *nf {
+                "nat" => json!({"external": ["203.0.113.1"]}),
+                _ => json!({}),
+            };
+            assert_eq!(check_config(nf, &config, 64), []);
+            assert!(with(nf, &config, 64, 1, ObjectNames).is_ok(), "{nf}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        let problems = check_config("nta", &Value::Null, 64);
+        assert_eq!(problems[0].remedy, "the catalog has nat, portscan");
+        assert_eq!(with("nta", &Value::Null, 64, 1, ObjectNames), Err(problems));
+    }
+
+    #[test]
+    fn the_declared_objects_are_those_of_table_4_and_the_contacts_only_if_needed() {
+        let objects = |nf, config| with(nf, &config, 64, 1, ObjectNames).unwrap();
+        assert_eq!(objects("portscan", json!({})), ["attempts", "likelihood"]);
+        let first = json!({"pick": "first_per_host"});
+        assert_eq!(objects("portscan", first), ["attempts", "likelihood", "contacts"]);
+        let nat = objects("nat", json!({"external": ["203.0.113.1"]}));
+        for object in ["packets_total", "packets_tcp", "free_ports", "mapping"] {
+            assert!(nat.contains(&object), "{object}");
+        }
+    }
+}

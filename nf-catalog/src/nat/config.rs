@@ -1,0 +1,151 @@
+//! The keys of the translator.
+
+use crate::config::{ConfigProblem, Keys, Prefix};
+use chc_api::Consistency;
+use serde_json::Value;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// The private ranges of RFC 1918.
+const PRIVATE: [&str; 3] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
+
+/// The keys of the translator, checked.
+#[derive(Clone, Debug)]
+pub struct NatConfig {
+    pub(super) internal: Vec<Prefix>,
+    /// External addresses, as configured.
+    pub external: Vec<Ipv4Addr>,
+    /// Lowest and highest external port.
+    pub ports: (u16, u16),
+    /// How long a translation may be idle.
+    pub idle: Duration,
+    /// How long a closed TCP connection keeps its translation.
+    pub linger: Duration,
+    /// In which order ports are taken.
+    pub port_order: Consistency,
+}
+
+impl NatConfig {
+    /// Reads the keys, for a vertex of `slots` slots.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn read(config: &Value, slots: u16) -> Result<Self, Vec<ConfigProblem>> {
+        let mut keys = Keys::new(config);
+        let internal = read_internal(&mut keys);
+        let external = read_external(&mut keys, &internal);
+        let ports = keys.ports("ports", (1024, u16::MAX));
+        let held = u32::from(ports.1 - ports.0) + 1;
+        if held < u32::from(slots) {
+            keys.problem(
+                "ports",
+                format!("{}-{} holds {held} ports for {slots} slots", ports.0, ports.1),
+                "give every slot at least one port: widen the range",
+            );
+        }
+        let orders = [("serial", Consistency::Serial), ("clock", Consistency::Clock)];
+        let read = Self {
+            internal,
+            external,
+            ports,
+            idle: keys.seconds("idle_s", 300.0),
+            linger: keys.seconds("linger_s", 10.0),
+            port_order: keys.choice("port_order", &orders, Consistency::Serial),
+        };
+        let problems = keys.finish();
+        if problems.is_empty() { Ok(read) } else { Err(problems) }
+    }
+}
+
+fn read_internal(keys: &mut Keys<'_>) -> Vec<Prefix> {
+    let texts = keys.texts("internal").unwrap_or(PRIVATE.to_vec());
+    let mut internal: Vec<Prefix> = Vec::new();
+    for text in texts {
+        match Prefix::parse(text) {
+            Ok(prefix) => {
+                if let Some(other) = internal.iter().find(|other| other.overlaps(&prefix)) {
+                    let problem = format!("{prefix} overlaps {other}");
+                    keys.problem("internal", problem, "keep the wider one of the two");
+                }
+                internal.push(prefix);
+            }
+            Err((problem, remedy)) => keys.problem("internal", problem, remedy),
+        }
+    }
+    internal
+}
+
+fn read_external(keys: &mut Keys<'_>, internal: &[Prefix]) -> Vec<Ipv4Addr> {
+    let texts = keys.texts("external");
+    if texts.as_ref().is_none_or(Vec::is_empty) {
+        keys.problem(
+            "external",
+            "no external address is given",
+            "write external = [\"203.0.113.1\"] or more",
+        );
+    }
+    let mut external = Vec::new();
+    for text in texts.unwrap_or_default() {
+        let Ok(address) = text.parse::<Ipv4Addr>() else {
+            keys.problem("external", format!("\"{text}\" is no IPv4 address"), "write it as 203.0.113.1");
+            continue;
+        };
+        if external.contains(&address) {
+            keys.problem("external", format!("{address} is there twice"), "write each address once");
+        }
+        if let Some(prefix) = internal.iter().find(|prefix| prefix.contains(address.to_bits())) {
+            let problem = format!("{address} lies in internal prefix {prefix}");
+            keys.problem("external", problem, "give an address outside, or narrow the prefix");
+        }
+        if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+            keys.problem("external", format!("{address} cannot be a host's"), "give a unicast address");
+        }
+        external.push(address);
+    }
+    external
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn problems(config: Value) -> Vec<String> {
+        NatConfig::read(&config, 64).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_private_ranges_are_internal_by_default() {
+        let read = NatConfig::read(&json!({"external": ["203.0.113.1"]}), 64).unwrap();
+        let shown: Vec<String> = read.internal.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, PRIVATE);
+        assert_eq!((read.ports, read.idle), ((1024, 65535), Duration::from_secs(300)));
+    }
+
+    #[test]
+    fn external_addresses_are_needed_unique_and_outside() {
+        assert_eq!(problems(json!({})).len(), 1);
+        let found = problems(json!({"external": ["203.0.113.1", "203.0.113.1", "10.0.0.1", "x"]}));
+        let said = ["is there twice", "lies in internal prefix 10.0.0.0/8", "is no IPv4 address"];
+        assert_eq!(found.len(), said.len());
+        assert!(found.iter().zip(said).all(|(found, said)| found.contains(said)), "{found:?}");
+    }
+
+    #[test]
+    fn internal_prefixes_must_not_overlap() {
+        let found = problems(json!({"external": ["1.2.3.4"], "internal": ["10.0.0.0/8", "10.1.0.0/16"]}));
+        assert_eq!(found, ["internal: 10.1.0.0/16 overlaps 10.0.0.0/8; keep the wider one of the two"]);
+    }
+
+    #[test]
+    fn every_slot_needs_a_port() {
+        let found = problems(json!({"external": ["1.2.3.4"], "ports": "2000-2062"}));
+        assert_eq!(
+            found,
+            [
+                "ports: 2000-2062 holds 63 ports for 64 slots; give every slot at least one port: widen the range"
+            ]
+        );
+        assert!(NatConfig::read(&json!({"external": ["1.2.3.4"], "ports": "2000-2063"}), 64).is_ok());
+    }
+}

@@ -1,0 +1,173 @@
+//! The network-function interface.
+//!
+//! A network function is plain `async` code that handles one packet or one timer at a time through a
+//! [`Context`]. It never sees threads, sockets, the wall clock or another instance. An `.await`
+//! suspends only that packet: packets of the same flow wait behind it in order, others go on. On the
+//! hot path nothing suspends.
+//!
+//! Everything a function keeps must be in declared state objects; its own fields are configuration.
+//! It must be deterministic: the same packet and the same state always give the same outputs, for a
+//! recovered instance runs packets again.
+
+use crate::event::Event;
+use crate::identity::{FlowKey, Identity};
+use crate::ids::{ObjectId, Slot};
+use crate::packet::parse::Parsed;
+use crate::position::Position;
+use crate::state::{Counter, Flow, ObjectKey, Op, OpValue, Plain, Pool, Shared, ValueBytes};
+use crate::time::Time;
+use std::future::Future;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on to the next vertex.
+    Forward,
+    /// It is dropped, for a named reason that is counted.
+    Drop(&'static str),
+}
+
+/// A timer that became due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerEvent {
+    /// The object whose record it belongs to.
+    pub object: ObjectId,
+    /// Which of the record's timers.
+    pub index: u8,
+}
+
+/// Whose packet it is, asked before the packet runs, of functions that translate addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// The identity it carries is right.
+    Known,
+    /// It belongs to this connection, found in the translation table.
+    Translated(Identity),
+    /// It is for the translator but nothing is translated to that address now.
+    Unmapped,
+}
+
+/// Secondary look-ups in per-flow records of the instance.
+pub trait FlowLookup {
+    /// The connection whose record has this secondary key.
+    fn find<T: Plain>(&self, object: Flow<T>, index: u64) -> Option<FlowKey>;
+}
+
+/// A network function. One value serves one instance; it holds configuration and handles only.
+pub trait NetworkFunction: Sized + Send + Sync + 'static {
+    /// Handles one packet.
+    fn packet<C: Context>(&self, cx: C) -> impl Future<Output = Verdict>;
+
+    /// Handles one timer of a per-flow record. The record and its identity are the context's.
+    fn timer<C: Context>(&self, cx: C, timer: TimerEvent) -> impl Future<Output = ()> {
+        let _ = (cx, timer);
+        std::future::ready(())
+    }
+
+    /// Whether packets may arrive under an address this function gave out ([`Self::owner`],
+    /// [`Self::resolve`]). Such a function handles the packets of one slot in order.
+    const TRANSLATES: bool = false;
+
+    /// The slot that owns the external address a packet is sent to (or, for an ICMP error, quotes),
+    /// when its header is not translated back yet.
+    fn owner(&self, identity: &Identity) -> Option<Slot> {
+        let _ = identity;
+        None
+    }
+
+    /// Whose packet this is; asked right before it runs.
+    fn resolve<L: FlowLookup>(&self, identity: &Identity, records: &L) -> Resolution {
+        let _ = (identity, records);
+        Resolution::Known
+    }
+
+    /// Whether a packet can be forwarded without running [`Self::packet`]: a promise that it would
+    /// touch no state and forward the packet unchanged. Asked of every packet, with what is at hand
+    /// without touching it.
+    fn passes(&self, hint: PacketHint) -> bool {
+        let _ = hint;
+        false
+    }
+}
+
+/// What is known of a packet without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketHint {
+    /// TCP flags of an unfragmented or first TCP segment, 0 otherwise.
+    pub tcp_flags: u8,
+    /// Whether it is a TCP segment that has flags.
+    pub tcp: bool,
+    /// Whether it is an ICMP error that quotes another packet.
+    pub icmp_error: bool,
+}
+
+/// What a network function may do while it handles one packet or timer. Cheap to clone: a handle.
+pub trait Context: Clone {
+    /// Packet time.
+    fn now(&self) -> Time;
+    /// Position of this packet or timer.
+    fn position(&self) -> Position;
+    /// Identity of the packet's connection (of the record's, for a timer).
+    fn identity(&self) -> Identity;
+    /// What the parser found. All zero for a timer.
+    fn parsed(&self) -> Parsed;
+
+    /// Reads the header region: the first bytes of the frame, at least to the end of the innermost
+    /// transport header and of a quoted packet, as far as captured.
+    fn header<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R;
+    /// Changes the header region. The packet gets a fresh one: whoever retained it keeps the old.
+    fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R;
+
+    /// Reads this connection's record.
+    fn get<T: Plain>(&self, object: Flow<T>) -> Option<T>;
+    /// Writes this connection's record, creating it if need be.
+    fn put<T: Plain>(&self, object: Flow<T>, value: T);
+    /// Removes this connection's record with its timers.
+    fn remove<T: Plain>(&self, object: Flow<T>);
+    /// Arms a timer of this connection's record, which must exist. A deadline that is not later than
+    /// [`Self::now`] plus the declared minimum is moved there. With `at_end` the end of the input
+    /// makes it due as well.
+    fn arm<T: Plain>(&self, object: Flow<T>, index: u8, deadline: Time, at_end: bool);
+    /// Disarms a timer of this connection's record.
+    fn disarm<T: Plain>(&self, object: Flow<T>, index: u8);
+    /// When a timer of this connection's record is due, if it is armed.
+    fn armed<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<Time>;
+
+    /// Adds to a counter; nobody waits.
+    fn count(&self, counter: Counter, by: u64);
+    /// Issues an operation on a cross-flow object and waits for its result.
+    fn operate(&self, object: ObjectId, key: ObjectKey, op: Op) -> impl Future<Output = OpValue>;
+    /// Issues an operation on a cross-flow object; nobody waits for it.
+    fn submit(&self, object: ObjectId, key: ObjectKey, op: Op);
+    /// Promises that this packet issues no further operation on the object.
+    fn done(&self, object: ObjectId);
+
+    /// Reports an event.
+    fn event(&self, event: Event);
+
+    /// Runs custom operation `op` of a cross-flow value and waits for its result.
+    fn custom<T: Plain, A: Plain>(
+        &self,
+        object: Shared<T>,
+        key: ObjectKey,
+        op: u8,
+        argument: A,
+    ) -> impl Future<Output = OpValue> {
+        self.operate(object.id(), key, Op::Custom(op, ValueBytes::of(&argument)))
+    }
+
+    /// Takes a free member of pool `key`; `None` when none is free at this position.
+    fn acquire(&self, pool: Pool, key: u64) -> impl Future<Output = Option<u64>> {
+        async move {
+            match self.operate(pool.id(), ObjectKey::number(key), Op::Acquire).await {
+                OpValue::Int(member) => Some(member as u64),
+                _ => None,
+            }
+        }
+    }
+
+    /// Gives a member back that the packet with clock `owner` acquired; nobody waits.
+    fn release(&self, pool: Pool, key: u64, member: u64, owner: u64) {
+        self.submit(pool.id(), ObjectKey::number(key), Op::Release { member, owner });
+    }
+}

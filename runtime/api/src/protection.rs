@@ -1,0 +1,47 @@
+//! The protections the protocols rest on, as switches that are constant in production.
+//!
+//! Every protocol core takes a [`Protections`] type. The product knows one implementation, [`All`],
+//! for which each switch is the constant `true` and compiles to nothing. A simulation can supply
+//! another to show that a protection is needed: that taking it away makes a run go wrong.
+
+/// One protection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protection {
+    /// A shard applies an operation of a given name once and returns its logged result afterwards.
+    UpdateSuppression,
+    /// A queue accepts a position once.
+    OutputSuppression,
+    /// A new generation loads the versions at the boundary, not the latest.
+    BoundaryVersions,
+    /// Progress sent to a recovering instance waits for the packets replayed to it.
+    ReplayHoldsProgress,
+    /// A vertex closes a boundary only when the shards have acknowledged what it wrote below it.
+    AcknowledgedClosing,
+    /// A new generation's closing report is reset to the cut, so that the cut waits for it.
+    PinnedCut,
+    /// An output that depends on an observed value waits until the observation is logged.
+    ObservedValues,
+    /// Armed timers are part of the record's version.
+    TimersInVersion,
+    /// Time steps travel in front of the packets they precede.
+    StepsFirst,
+    /// A released resource may be taken again only a window later.
+    ReleaseQuarantine,
+}
+
+/// Which protections are on.
+pub trait Protections: 'static {
+    /// Whether `protection` is on.
+    fn on(protection: Protection) -> bool;
+}
+
+/// All of them: the product.
+#[derive(Clone, Copy, Debug)]
+pub struct All;
+
+impl Protections for All {
+    #[inline(always)]
+    fn on(_: Protection) -> bool {
+        true
+    }
+}

@@ -1,0 +1,510 @@
+//! State objects: how a network function declares them and the operations it may offload.
+//!
+//! A declaration says what an object is keyed by ([`Scope`]), how it is used ([`Access`], the rows of
+//! the paper's Table 1) and in which order updates take effect ([`Consistency`]). From it the
+//! framework picks the strategy; the network function only holds typed handles.
+
+use crate::identity::FlowKey;
+use crate::ids::ObjectId;
+use crate::position::Position;
+use crate::time::Time;
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The packet header fields that key an object. Vertices list theirs from finest to coarsest;
+/// traffic is split by the coarsest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// The connection: both directions of a 5-tuple.
+    FiveTuple,
+    /// The host that opens connections.
+    SourceHost,
+    /// One object for the whole vertex.
+    Global,
+}
+
+impl Scope {
+    /// The share of traffic, of `slots`, a packet of this connection belongs to.
+    ///
+    /// A connection's source host is taken to be the endpoint with the higher port (the lower
+    /// address on a tie): the one choice that needs no state and is equal for both directions. A
+    /// wrong guess costs sharing, never correctness.
+    #[must_use]
+    pub fn slot(self, key: &FlowKey, hash: u64, seed: u64, slots: u16) -> u16 {
+        let h = match self {
+            Scope::FiveTuple => hash,
+            Scope::SourceHost => {
+                let (low, high) = (key.low(), key.high());
+                let host = if high.port > low.port { high.addr } else { low.addr };
+                ObjectKey::host(host).hash(seed)
+            }
+            Scope::Global => 0,
+        };
+        // The high bits: the low ones pick table buckets.
+        ((u128::from(h) * u128::from(slots)) >> 64) as u16
+    }
+}
+
+/// How an object is used: the columns of the paper's Table 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Write mostly, read rarely: non-blocking operations, no caching.
+    WriteMostly,
+    /// Per-flow, any pattern: cached at the owner of its slot, flushed by epoch.
+    PerFlow,
+    /// Cross-flow, written and read often: operations are offloaded to the shard.
+    WriteReadOften,
+}
+
+/// In which order operations and reads of an object take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// In position order, exactly as in the ideal chain.
+    Clock,
+    /// In any serial order, the shard's.
+    Serial,
+}
+
+/// Longest value of one object, in bytes.
+pub const VALUE_LEN_MAX: usize = 64;
+
+/// The bytes of one object's value; at most [`VALUE_LEN_MAX`], no allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ValueBytes {
+    len: u8,
+    bytes: [u8; VALUE_LEN_MAX],
+}
+
+impl ValueBytes {
+    /// A value of the given bytes; what exceeds [`VALUE_LEN_MAX`] is refused at declaration time.
+    ///
+    /// # Panics
+    /// If `from` is longer than [`VALUE_LEN_MAX`].
+    #[must_use]
+    pub fn new(from: &[u8]) -> Self {
+        let mut bytes = [0; VALUE_LEN_MAX];
+        bytes[..from.len()].copy_from_slice(from);
+        Self { len: from.len() as u8, bytes }
+    }
+
+    /// The value of a plain struct.
+    #[must_use]
+    pub fn of<T: Plain>(value: &T) -> Self {
+        Self::new(value.as_bytes())
+    }
+
+    /// The value read back; `None` when the length does not fit `T`.
+    #[must_use]
+    pub fn read<T: Plain>(&self) -> Option<T> {
+        T::read_from_bytes(self.as_slice()).ok()
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for ValueBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for b in self.as_slice() {
+            write!(f, "{b:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A fixed-size plain struct that may be stored: no pointers, no padding.
+pub trait Plain: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + 'static {}
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + 'static> Plain for T {}
+
+/// Key of a cross-flow object: five words, compared and hashed whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(pub [u64; 5]);
+
+impl ObjectKey {
+    /// The one object of a vertex.
+    pub const GLOBAL: ObjectKey = ObjectKey([0; 5]);
+
+    /// An object keyed by a number.
+    #[must_use]
+    pub fn number(n: u64) -> Self {
+        Self([n, 0, 0, 0, 0])
+    }
+
+    /// An object keyed by a host.
+    #[must_use]
+    pub fn host(host: IpAddr) -> Self {
+        Self::hosts(host, None, 0)
+    }
+
+    /// An object keyed by a host and a peer of it (and a port of the peer, or 0).
+    #[must_use]
+    pub fn contact(host: IpAddr, peer: IpAddr, port: u16) -> Self {
+        Self::hosts(host, Some(peer), port)
+    }
+
+    fn hosts(host: IpAddr, peer: Option<IpAddr>, port: u16) -> Self {
+        let words = |a: IpAddr| {
+            let v6 = match a {
+                IpAddr::V4(a) => a.to_ipv6_mapped(),
+                IpAddr::V6(a) => a,
+            };
+            let n = u128::from(v6);
+            [(n >> 64) as u64, n as u64]
+        };
+        let [a, b] = words(host);
+        let [c, d] = peer.map_or([0, 0], words);
+        // Word 0 tells families apart: a mapped IPv4 address is not the IPv6 address of that form.
+        let family = u64::from(host.is_ipv4()) | u64::from(peer.is_some()) << 1 | u64::from(port) << 8;
+        Self([family, a, b, c, d])
+    }
+
+    /// Seeded hash.
+    #[must_use]
+    pub fn hash(&self, seed: u64) -> u64 {
+        crate::identity::hash_words(&self.0, seed)
+    }
+}
+
+/// An operation offloaded to the store: the paper's Table 2, get, set, and custom ones by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Add to an integer (negative to decrement).
+    Increment(i64),
+    /// Append to a list.
+    Push(u64),
+    /// Take the first of a list.
+    Pop,
+    /// Set an integer to `new` if it is `expect`.
+    CompareAndUpdate {
+        /// The value it must have.
+        expect: i64,
+        /// The value it then gets.
+        new: i64,
+    },
+    /// Read.
+    Get,
+    /// Overwrite.
+    Set(ValueBytes),
+    /// Take a free member of a pool; the popping position becomes its owner.
+    Acquire,
+    /// Give a pool's member back; only its owner can.
+    Release {
+        /// The member.
+        member: u64,
+        /// The clock of the packet that acquired it.
+        owner: u64,
+    },
+    /// The object's `n`-th custom operation.
+    Custom(u8, ValueBytes),
+}
+
+/// What an operation returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpValue {
+    /// Nothing to return: the list or pool was empty, the value unset.
+    Empty,
+    /// An integer: the new value, the popped element, the acquired member; for compare-and-update
+    /// and release 1 when done and 0 when the condition did not hold.
+    Int(i64),
+    /// A value's bytes.
+    Bytes(ValueBytes),
+    /// The operation was refused and changed nothing.
+    Refused(StateError),
+}
+
+/// Why an operation was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum StateError {
+    /// The operation does not exist for this kind of object.
+    #[error("the operation does not exist for this kind of object")]
+    WrongType,
+    /// No custom operation has that number.
+    #[error("the object declares no custom operation of that number")]
+    UnknownOperation,
+    /// The list would exceed its declared limit.
+    #[error("the list is at its declared limit")]
+    OverLimit,
+    /// Batches of an instance that was replaced, or of one that does not own the slot.
+    #[error("the instance does not own this object in this generation")]
+    NotOwner,
+    /// The vertex declares no such object.
+    #[error("the vertex declares no such object")]
+    UnknownObject,
+}
+
+/// A custom operation: a pure function on the object's bytes. It must be deterministic.
+#[derive(Clone, Copy)]
+pub struct CustomOp {
+    /// Its name, for reports.
+    pub name: &'static str,
+    /// Applies it: the current value (the declared initial one at first) and the argument in; the
+    /// new value written in place; the result out.
+    pub apply: fn(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue,
+}
+
+impl fmt::Debug for CustomOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The members of the pool with the given key.
+pub type PoolMembers = Arc<dyn Fn(u64) -> Range<u64> + Send + Sync>;
+/// The secondary key of a per-flow object's value, if it has one.
+pub type FlowIndexFn = fn(key: &FlowKey, value: &[u8]) -> Option<u64>;
+
+/// What kind of object was declared, and its limits.
+#[derive(Clone)]
+pub enum ObjectKind {
+    /// A commutative counter; deltas are coalesced per burst.
+    Counter,
+    /// A per-flow record with timers, cached at the owner of its slot.
+    Flow {
+        /// Bytes of the value.
+        value_len: usize,
+        /// How many timers a record has (at most 4).
+        timers: u8,
+        /// The shortest delay any of its timers is ever armed with.
+        timeout_min: Duration,
+        /// Secondary key by which the record can be found.
+        index: Option<FlowIndexFn>,
+    },
+    /// A cross-flow value changed by custom operations, get and set.
+    Value {
+        /// What it is before the first operation.
+        initial: ValueBytes,
+        /// Custom operations by number.
+        ops: &'static [CustomOp],
+    },
+    /// A cross-flow integer.
+    Int {
+        /// What it is before the first operation.
+        initial: i64,
+    },
+    /// A cross-flow list.
+    List {
+        /// Most elements it may hold.
+        len_max: usize,
+    },
+    /// Pools of owned resources, one per key.
+    Pool {
+        /// The members of each.
+        members: PoolMembers,
+    },
+}
+
+/// The declaration of one state object.
+#[derive(Clone)]
+pub struct ObjectSpec {
+    /// Its name: unique in the vertex, shown in state listings.
+    pub name: &'static str,
+    /// What it is keyed by.
+    pub scope: Scope,
+    /// How it is used.
+    pub access: Access,
+    /// In which order operations take effect.
+    pub consistency: Consistency,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Most operations with a place in the order that one packet issues on it.
+    pub packet_ops_max: u8,
+    /// The same for one timer.
+    pub timer_ops_max: u8,
+}
+
+/// Handle of a per-flow object with values of type `T`.
+pub struct Flow<T>(ObjectId, PhantomData<fn() -> T>);
+/// Handle of a coalesced counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter(ObjectId);
+/// Handle of a cross-flow value of type `T`.
+pub struct Shared<T>(ObjectId, PhantomData<fn() -> T>);
+/// Handle of a family of resource pools.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool(ObjectId);
+
+impl<T> Clone for Flow<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Flow<T> {}
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<T> {}
+
+impl<T> Flow<T> {
+    /// The declared object.
+    #[must_use]
+    pub fn id(self) -> ObjectId {
+        self.0
+    }
+}
+impl<T> Shared<T> {
+    /// The declared object.
+    #[must_use]
+    pub fn id(self) -> ObjectId {
+        self.0
+    }
+}
+impl Counter {
+    /// The declared object.
+    #[must_use]
+    pub fn id(self) -> ObjectId {
+        self.0
+    }
+}
+impl Pool {
+    /// The declared object.
+    #[must_use]
+    pub fn id(self) -> ObjectId {
+        self.0
+    }
+}
+
+/// How to declare a per-flow object.
+#[derive(Clone, Copy, Default)]
+pub struct FlowOptions {
+    /// Timers a record has (at most 4).
+    pub timers: u8,
+    /// The shortest delay any timer is armed with; timers shorter than this are refused at run time
+    /// by rounding up.
+    pub timeout_min: Duration,
+    /// Secondary key by which a record can be found.
+    pub index: Option<FlowIndexFn>,
+}
+
+/// The declarations of one vertex, filled by its network function.
+#[derive(Clone, Default)]
+pub struct Declarations {
+    /// The objects; an [`ObjectId`] is an index into it.
+    pub objects: Vec<ObjectSpec>,
+}
+
+impl Declarations {
+    fn add(&mut self, spec: ObjectSpec) -> ObjectId {
+        let id =
+            ObjectId(u16::try_from(self.objects.len()).expect("a vertex declares fewer than 65,536 objects"));
+        self.objects.push(spec);
+        id
+    }
+
+    /// Declares a counter: cross-flow, written mostly, read rarely.
+    pub fn counter(&mut self, name: &'static str) -> Counter {
+        Counter(self.add(ObjectSpec {
+            name,
+            scope: Scope::Global,
+            access: Access::WriteMostly,
+            consistency: Consistency::Serial,
+            kind: ObjectKind::Counter,
+            packet_ops_max: 0,
+            timer_ops_max: 0,
+        }))
+    }
+
+    /// Declares a per-flow record.
+    ///
+    /// # Panics
+    /// If `T` is longer than [`VALUE_LEN_MAX`] or more than 4 timers are asked for: a mistake in the
+    /// network function's code.
+    pub fn flow<T: Plain>(&mut self, name: &'static str, options: FlowOptions) -> Flow<T> {
+        assert!(size_of::<T>() <= VALUE_LEN_MAX, "a per-flow value has at most {VALUE_LEN_MAX} bytes");
+        assert!(options.timers <= 4, "a per-flow record has at most 4 timers");
+        Flow(
+            self.add(ObjectSpec {
+                name,
+                scope: Scope::FiveTuple,
+                access: Access::PerFlow,
+                consistency: Consistency::Clock,
+                kind: ObjectKind::Flow {
+                    value_len: size_of::<T>(),
+                    timers: options.timers,
+                    timeout_min: options.timeout_min,
+                    index: options.index,
+                },
+                packet_ops_max: 0,
+                timer_ops_max: 0,
+            }),
+            PhantomData,
+        )
+    }
+
+    /// Declares a cross-flow value that custom operations change.
+    pub fn shared<T: Plain>(
+        &mut self,
+        name: &'static str,
+        scope: Scope,
+        consistency: Consistency,
+        initial: T,
+        ops: &'static [CustomOp],
+        (packet_ops_max, timer_ops_max): (u8, u8),
+    ) -> Shared<T> {
+        let kind = ObjectKind::Value { initial: ValueBytes::of(&initial), ops };
+        let access = Access::WriteReadOften;
+        Shared(
+            self.add(ObjectSpec { name, scope, access, consistency, kind, packet_ops_max, timer_ops_max }),
+            PhantomData,
+        )
+    }
+
+    /// Declares a family of pools of owned resources.
+    pub fn pool(&mut self, name: &'static str, consistency: Consistency, members: PoolMembers) -> Pool {
+        Pool(self.add(ObjectSpec {
+            name,
+            scope: Scope::Global,
+            access: Access::WriteReadOften,
+            consistency,
+            kind: ObjectKind::Pool { members },
+            packet_ops_max: 1,
+            timer_ops_max: 0,
+        }))
+    }
+
+    /// Declares an integer or a list ([`ObjectKind::Int`], [`ObjectKind::List`]).
+    pub fn basic(
+        &mut self,
+        name: &'static str,
+        scope: Scope,
+        consistency: Consistency,
+        kind: ObjectKind,
+        (packet_ops_max, timer_ops_max): (u8, u8),
+    ) -> ObjectId {
+        let access = Access::WriteReadOften;
+        self.add(ObjectSpec { name, scope, access, consistency, kind, packet_ops_max, timer_ops_max })
+    }
+
+    /// The scopes in use, finest first: what traffic may be split by.
+    #[must_use]
+    pub fn scopes(&self) -> Vec<Scope> {
+        let mut scopes: Vec<Scope> =
+            self.objects.iter().map(|o| o.scope).filter(|s| *s != Scope::Global).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        if scopes.is_empty() {
+            scopes.push(Scope::FiveTuple);
+        }
+        scopes
+    }
+}
+
+/// A timer of a per-flow record as it is stored with the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ArmedTimer {
+    /// Packet time at or after which it is due.
+    pub deadline: Time,
+    /// Who armed it (origin of its position).
+    pub setter: Position,
+    /// Whether the end of the input makes it due, too.
+    pub at_end: bool,
+}

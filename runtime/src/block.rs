@@ -1,0 +1,497 @@
+//! Packet blocks: how packets travel through a chain.
+//!
+//! A block holds up to 256 packets for one receiver: descriptors, and whatever bytes and metadata the
+//! sender made for them. Bytes and metadata that came from upstream are not copied but referred to in
+//! the block they lie in, a *parent*, which the block keeps alive. So a payload is copied once, at
+//! ingest; a function that rewrites headers copies only those; and forwarding unchanged copies a
+//! descriptor of 48 bytes. A block that was sent is immutable: whoever retained it, holds what it saw.
+//!
+//! Reference counts, allocation and release are per block, not per packet. Blocks are recycled, so
+//! after warm-up nothing is allocated for a packet. Memory: what the root's window and the retained
+//! outputs hold, plus at most [`SPARE_BLOCKS`] spare blocks.
+
+use chc_api::packet::link::LinkType;
+use chc_api::packet::parse::Parsed;
+use chc_api::{Clock, Event, Path, Position, Time};
+use parking_lot::Mutex;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Most packets in a block.
+pub const BLOCK_PACKETS_MAX: usize = 256;
+/// A block takes no further packet once it holds this many bytes of its own.
+pub const BLOCK_BYTES_SOFT_MAX: usize = 256 * 1024;
+/// Spare blocks that are kept for reuse.
+const SPARE_BLOCKS: usize = 256;
+/// Bytes a spare block may keep reserved.
+const SPARE_BYTES_MAX: usize = 64 * 1024;
+
+/// What is known of a packet once it was parsed.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Its headers and identity.
+    pub parsed: Parsed,
+    /// Link type of the frame.
+    pub link: LinkType,
+    /// Packet time.
+    pub time: Time,
+    /// Arrival time as captured; differs from the packet time when captures run backwards.
+    pub captured: Time,
+    /// 1-based number of the input packet.
+    pub number: u64,
+}
+
+/// A packet's descriptor. Sources are 0 for the block itself and `i + 1` for its parent `i`.
+#[derive(Clone, Copy, Debug)]
+pub struct Desc {
+    /// The root's stamp.
+    pub clock: Clock,
+    /// Seeded hash of the identity.
+    pub hash: u64,
+    /// Which packet of that clock.
+    pub path: Path,
+    /// Length on the wire, in bytes.
+    pub wire_len: u32,
+    head_at: u32,
+    tail_at: u32,
+    tail_len: u32,
+    head_len: u16,
+    head_source: u16,
+    tail_source: u16,
+    meta_source: u16,
+    meta_at: u16,
+    /// TCP flags, 0 for other protocols.
+    pub tcp_flags: u8,
+    /// [`Desc::TCP`], [`Desc::ICMP_ERROR`].
+    pub bits: u8,
+}
+
+impl Desc {
+    /// A TCP segment with flags.
+    pub const TCP: u8 = 1;
+    /// An ICMP error.
+    pub const ICMP_ERROR: u8 = 2;
+
+    /// The packet's position.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position::packet(self.clock, self.path)
+    }
+}
+
+/// An event on its way to the egress.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EventRecord {
+    /// What caused it.
+    pub position: Position,
+    /// Events of one position are numbered from 0.
+    pub index: u16,
+    /// Packet time.
+    pub time: Time,
+    /// 1-based number of the input packet that caused it, 0 if none did.
+    pub number: u64,
+    /// The event.
+    pub event: Event,
+}
+
+/// A packet that ended at a vertex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropRecord {
+    /// The packet.
+    pub position: Position,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// Packets for one receiver.
+pub struct Block {
+    serial: u64,
+    /// The packets, in the order they were sent.
+    pub descs: Vec<Desc>,
+    /// Events (for the egress only).
+    pub events: Vec<EventRecord>,
+    /// Packets that ended at the sender (for the egress only).
+    pub drops: Vec<DropRecord>,
+    metas: Vec<Meta>,
+    bytes: Vec<u8>,
+    parents: Vec<BlockRef>,
+    home: Arc<BlockPool>,
+}
+
+impl Block {
+    fn source(&self, source: u16) -> &Block {
+        match source.checked_sub(1) {
+            None => self,
+            Some(parent) => &self.parents[usize::from(parent)],
+        }
+    }
+
+    /// The header region of a packet.
+    #[must_use]
+    pub fn head(&self, desc: &Desc) -> &[u8] {
+        let at = desc.head_at as usize;
+        &self.source(desc.head_source).bytes[at..at + usize::from(desc.head_len)]
+    }
+
+    /// What follows the header region.
+    #[must_use]
+    pub fn tail(&self, desc: &Desc) -> &[u8] {
+        let at = desc.tail_at as usize;
+        &self.source(desc.tail_source).bytes[at..at + desc.tail_len as usize]
+    }
+
+    /// A packet's metadata.
+    #[must_use]
+    pub fn meta(&self, desc: &Desc) -> &Meta {
+        &self.source(desc.meta_source).metas[usize::from(desc.meta_at)]
+    }
+
+    /// Lowest and highest clock in it, of packets, events and drops.
+    #[must_use]
+    pub fn clocks(&self) -> Option<(Clock, Clock)> {
+        let packets = self.descs.iter().map(|d| d.clock);
+        let others = self.events.iter().map(|e| e.position.clock);
+        let drops = self.drops.iter().map(|d| d.position.clock);
+        packets.chain(others).chain(drops).fold(None, |range, c| match range {
+            None => Some((c, c)),
+            Some((low, high)) => Some((low.min(c), high.max(c))),
+        })
+    }
+}
+
+/// A shared, immutable block. The last reference to go gives it back to its pool.
+#[derive(Clone)]
+pub struct BlockRef(Option<Arc<Block>>);
+
+impl Deref for BlockRef {
+    type Target = Block;
+
+    fn deref(&self) -> &Block {
+        self.0.as_ref().expect("set until dropped")
+    }
+}
+
+impl Drop for BlockRef {
+    fn drop(&mut self) {
+        if let Some(block) = self.0.take().and_then(Arc::into_inner) {
+            let home = block.home.clone();
+            home.put(block);
+        }
+    }
+}
+
+impl std::fmt::Debug for BlockRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "block of {} packets", self.descs.len())
+    }
+}
+
+/// Blocks for reuse.
+#[derive(Default)]
+pub struct BlockPool {
+    spare: Mutex<Vec<Block>>,
+    serials: AtomicU64,
+}
+
+impl BlockPool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn take(self: &Arc<Self>) -> Block {
+        let spare = self.spare.lock().pop();
+        let serial = self.serials.fetch_add(1, Ordering::Relaxed);
+        match spare {
+            Some(block) => Block { serial, ..block },
+            None => Block {
+                serial,
+                descs: Vec::with_capacity(BLOCK_PACKETS_MAX),
+                events: Vec::new(),
+                drops: Vec::new(),
+                metas: Vec::new(),
+                bytes: Vec::new(),
+                parents: Vec::new(),
+                home: self.clone(),
+            },
+        }
+    }
+
+    fn put(&self, mut block: Block) {
+        block.descs.clear();
+        block.events.clear();
+        block.drops.clear();
+        block.metas.clear();
+        block.bytes.clear();
+        block.bytes.shrink_to(SPARE_BYTES_MAX);
+        // Parents go outside the lock: dropping them may give blocks back to this pool.
+        block.parents.clear();
+        let mut spare = self.spare.lock();
+        if spare.len() < SPARE_BLOCKS {
+            spare.push(block);
+        }
+    }
+}
+
+/// How packets of one source block refer to it in the block being built.
+struct SourceMap {
+    serial: u64,
+    /// For each source of the source block: the source in the block being built, or `UNMAPPED`.
+    sources: Vec<u16>,
+}
+
+const UNMAPPED: u16 = u16::MAX;
+
+/// Builds a block. One builder serves a receiver for good; [`BlockBuilder::finish`] starts the next
+/// block.
+pub struct BlockBuilder {
+    pool: Arc<BlockPool>,
+    block: Option<Block>,
+    maps: Vec<SourceMap>,
+    maps_used: usize,
+}
+
+impl BlockBuilder {
+    /// A builder that takes its blocks from `pool`.
+    #[must_use]
+    pub fn new(pool: Arc<BlockPool>) -> Self {
+        Self { pool, block: None, maps: Vec::new(), maps_used: 0 }
+    }
+
+    fn block(&mut self) -> &mut Block {
+        self.block.get_or_insert_with(|| self.pool.take())
+    }
+
+    /// Packets so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.block.as_ref().map_or(0, |b| b.descs.len())
+    }
+
+    /// Whether nothing was added.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.block.is_none()
+    }
+
+    /// Whether the block should be sent before anything else is added.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.block.as_ref().is_some_and(|b| {
+            b.descs.len() >= BLOCK_PACKETS_MAX
+                || b.bytes.len() >= BLOCK_BYTES_SOFT_MAX
+                || b.parents.len() >= usize::from(u16::MAX) - 4
+        })
+    }
+
+    /// Adds a packet as it came in. `head_len` bytes of `frame` become its header region.
+    pub fn ingest(&mut self, frame: &[u8], head_len: usize, desc: Ingest, meta: Meta) {
+        let block = self.block();
+        let at = block.bytes.len();
+        block.bytes.extend_from_slice(frame);
+        let head_len = head_len.min(frame.len()).min(usize::from(u16::MAX));
+        block.descs.push(Desc {
+            clock: desc.clock,
+            hash: desc.hash,
+            path: Path::FIRST,
+            wire_len: desc.wire_len,
+            head_at: at as u32,
+            head_len: head_len as u16,
+            head_source: 0,
+            tail_at: (at + head_len) as u32,
+            tail_len: (frame.len() - head_len) as u32,
+            tail_source: 0,
+            meta_source: 0,
+            meta_at: block.metas.len() as u16,
+            tcp_flags: meta.parsed.tcp_flags,
+            bits: desc.bits,
+        });
+        block.metas.push(meta);
+    }
+
+    /// Adds packet `desc` of `from`, unchanged.
+    pub fn forward(&mut self, from: &BlockRef, desc: &Desc) {
+        let map = self.map(from);
+        let head_source = self.source(map, from, desc.head_source);
+        let tail_source =
+            if desc.tail_len == 0 { head_source } else { self.source(map, from, desc.tail_source) };
+        let meta_source = self.source(map, from, desc.meta_source);
+        let tail_at = if desc.tail_len == 0 { 0 } else { desc.tail_at };
+        self.block().descs.push(Desc { head_source, tail_source, meta_source, tail_at, ..*desc });
+    }
+
+    /// Adds packet `desc` of `from` with a header region, and perhaps an identity, of its own.
+    pub fn forward_changed(
+        &mut self,
+        from: &BlockRef,
+        desc: &Desc,
+        head: &[u8],
+        identity: Option<(Meta, u64)>,
+    ) {
+        let map = self.map(from);
+        let tail_source = if desc.tail_len == 0 { 0 } else { self.source(map, from, desc.tail_source) };
+        let meta_source = if identity.is_some() { 0 } else { self.source(map, from, desc.meta_source) };
+        let block = self.block();
+        let head_at = block.bytes.len() as u32;
+        block.bytes.extend_from_slice(head);
+        let mut new = Desc {
+            head_at,
+            head_source: 0,
+            head_len: head.len() as u16,
+            tail_source,
+            tail_at: if desc.tail_len == 0 { 0 } else { desc.tail_at },
+            meta_source,
+            ..*desc
+        };
+        if let Some((meta, hash)) = identity {
+            new.meta_at = block.metas.len() as u16;
+            new.hash = hash;
+            block.metas.push(meta);
+        }
+        block.descs.push(new);
+    }
+
+    /// Adds an event.
+    pub fn event(&mut self, event: EventRecord) {
+        self.block().events.push(event);
+    }
+
+    /// Notes a packet that ended here.
+    pub fn dropped(&mut self, record: DropRecord) {
+        self.block().drops.push(record);
+    }
+
+    /// The block, if anything was added; the next addition begins another.
+    pub fn finish(&mut self) -> Option<BlockRef> {
+        self.maps_used = 0;
+        self.block.take().map(|b| BlockRef(Some(Arc::new(b))))
+    }
+
+    /// Index of the source map of `from`.
+    #[inline]
+    fn map(&mut self, from: &BlockRef) -> usize {
+        let used = self.maps_used;
+        if used > 0 && self.maps[used - 1].serial == from.serial {
+            return used - 1;
+        }
+        self.map_slow(from)
+    }
+
+    #[cold]
+    fn map_slow(&mut self, from: &BlockRef) -> usize {
+        if let Some(at) = self.maps[..self.maps_used].iter().position(|m| m.serial == from.serial) {
+            return at;
+        }
+        let at = self.maps_used;
+        if at == self.maps.len() {
+            self.maps.push(SourceMap { serial: 0, sources: Vec::new() });
+        }
+        let map = &mut self.maps[at];
+        map.serial = from.serial;
+        map.sources.clear();
+        map.sources.resize(from.parents.len() + 1, UNMAPPED);
+        self.maps_used += 1;
+        at
+    }
+
+    #[inline]
+    fn source(&mut self, map: usize, from: &BlockRef, source: u16) -> u16 {
+        let known = self.maps[map].sources[usize::from(source)];
+        if known == UNMAPPED { self.adopt(map, from, source) } else { known }
+    }
+
+    #[cold]
+    fn adopt(&mut self, map: usize, from: &BlockRef, source: u16) -> u16 {
+        let parent = match source.checked_sub(1) {
+            None => from.clone(),
+            Some(at) => from.parents[usize::from(at)].clone(),
+        };
+        let block = self.block();
+        // The same block may come as itself and as another block's parent: once is enough.
+        let at = block.parents.iter().position(|p| p.serial == parent.serial).unwrap_or_else(|| {
+            block.parents.push(parent);
+            block.parents.len() - 1
+        });
+        let adopted = at as u16 + 1;
+        self.maps[map].sources[usize::from(source)] = adopted;
+        adopted
+    }
+}
+
+/// What the root decides of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Ingest {
+    /// Its stamp.
+    pub clock: Clock,
+    /// Hash of its identity.
+    pub hash: u64,
+    /// Length on the wire, in bytes.
+    pub wire_len: u32,
+    /// [`Desc::TCP`] and the like.
+    pub bits: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chc_api::packet::parse::parse;
+
+    fn ingest(builder: &mut BlockBuilder, clock: u64, frame: &[u8], head_len: usize) {
+        let parsed = parse(LinkType::ETHERNET, frame);
+        let time = Time(clock);
+        let meta = Meta { parsed, link: LinkType::ETHERNET, time, captured: time, number: clock + 1 };
+        let wire_len = frame.len() as u32;
+        builder.ingest(frame, head_len, Ingest { clock: Clock(clock), hash: clock, wire_len, bits: 0 }, meta);
+    }
+
+    fn whole(block: &Block, at: usize) -> Vec<u8> {
+        let desc = &block.descs[at];
+        [block.head(desc), block.tail(desc)].concat()
+    }
+
+    #[test]
+    fn payloads_are_shared_and_headers_are_not() {
+        let pool = BlockPool::new();
+        let mut root = BlockBuilder::new(pool.clone());
+        for clock in 0..3 {
+            ingest(&mut root, clock, &[clock as u8; 40], 10);
+        }
+        let first = root.finish().unwrap();
+        let mut nat = BlockBuilder::new(pool.clone());
+        nat.forward_changed(&first, &first.descs[1], &[9; 10], None);
+        nat.forward(&first, &first.descs[2]);
+        let second = nat.finish().unwrap();
+        let mut next = BlockBuilder::new(pool);
+        next.forward(&second, &second.descs[1]);
+        next.forward(&second, &second.descs[0]);
+        next.forward(&first, &first.descs[0]);
+        let third = next.finish().unwrap();
+        let expect = first.clone();
+        drop((first, second));
+        assert_eq!(whole(&third, 0), [2; 40]);
+        assert_eq!(whole(&third, 1), [[9; 10].as_slice(), &[1; 30]].concat());
+        assert_eq!(whole(&third, 2), [0; 40]);
+        assert_eq!(whole(&expect, 1), [1; 40], "who retained the packet still holds what it saw");
+        assert_eq!(third.meta(&third.descs[1]).number, 2);
+        assert_eq!(third.parents.len(), 2, "each block is kept once");
+    }
+
+    #[test]
+    fn a_block_returns_to_its_pool_when_the_last_reference_goes() {
+        let pool = BlockPool::new();
+        let mut builder = BlockBuilder::new(pool.clone());
+        ingest(&mut builder, 0, &[1; 20], 20);
+        let block = builder.finish().unwrap();
+        let child = {
+            let mut next = BlockBuilder::new(pool.clone());
+            next.forward(&block, &block.descs[0]);
+            next.finish().unwrap()
+        };
+        drop(block);
+        assert_eq!(pool.spare.lock().len(), 0, "the child still needs it");
+        drop(child);
+        assert_eq!(pool.spare.lock().len(), 2);
+    }
+}

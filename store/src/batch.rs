@@ -1,0 +1,116 @@
+//! What instances and shards say to each other.
+
+use crate::record::Record;
+use chc_api::{
+    Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Position, ShardId, Slot,
+};
+
+/// Name of an operation within its vertex: the packet or timer that issued it and which of its
+/// operations it is. A replayed packet issues the same names again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpName {
+    /// The packet or timer.
+    pub position: Position,
+    /// Its operations are numbered from 0, in program order.
+    pub index: u16,
+}
+
+/// One operation on a cross-flow object.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OpItem {
+    /// Its name.
+    pub name: OpName,
+    /// The object.
+    pub object: ObjectId,
+    /// Which of the object's values.
+    pub key: ObjectKey,
+    /// What to do.
+    pub op: Op,
+    /// Whether the issuer waits for the result.
+    pub reply: bool,
+}
+
+/// Increments of one counter: a bit per clock of one epoch for packets that added one, explicit
+/// pairs for everything else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CountItem {
+    /// The counter.
+    pub object: ObjectId,
+    /// First clock of the epoch the bits speak of.
+    pub epoch: Clock,
+    /// Bit `i`: the first packet of clock `epoch + i` added one (its first addition to this counter).
+    pub bits: Vec<u64>,
+    /// Everything else: which addition, how much.
+    pub pairs: Vec<(OpName, u64)>,
+}
+
+/// A boundary version of a per-flow record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VersionItem {
+    /// The object.
+    pub object: ObjectId,
+    /// The slot the connection belongs to.
+    pub slot: Slot,
+    /// The connection.
+    pub key: FlowKey,
+    /// Clock of the last write it includes.
+    pub written: Clock,
+    /// The record; `None` when it was removed.
+    pub record: Option<Record>,
+}
+
+/// One message from an instance to a shard. Batches of a session (instance, generation) are
+/// numbered from 1 and arrive in order.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The sender.
+    pub from: InstanceId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its number within the session and shard.
+    pub number: u64,
+    /// Operations in issue order.
+    pub ops: Vec<OpItem>,
+    /// Coalesced counters.
+    pub counts: Vec<CountItem>,
+    /// Boundary versions.
+    pub versions: Vec<VersionItem>,
+    /// For each ordered object of the vertex: the lowest position at which the sender may still
+    /// issue an operation that is not in this or an earlier batch.
+    pub frontier: Vec<(ObjectId, Position)>,
+}
+
+/// The results of operations an instance waits for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// The instance.
+    pub to: InstanceId,
+    /// The generation that asked (last).
+    pub generation: Generation,
+    /// Results by name.
+    pub results: Vec<(OpName, OpValue)>,
+}
+
+/// What a new generation asks of each shard: the records of its slots at a boundary.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The instance.
+    pub from: InstanceId,
+    /// Its new generation; older ones are refused from now on.
+    pub generation: Generation,
+    /// The boundary: the newest versions written below it are wanted.
+    pub boundary: Clock,
+}
+
+/// The answer to a [`Load`].
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The instance.
+    pub to: InstanceId,
+    /// The generation that asked.
+    pub generation: Generation,
+    /// The shard that answers.
+    pub shard: ShardId,
+    /// The records, in key order.
+    pub records: Vec<(ObjectId, FlowKey, Clock, Record)>,
+}

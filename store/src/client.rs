@@ -1,0 +1,248 @@
+//! The store's client library: what an instance uses to talk to the shards.
+//!
+//! Gathers operations, coalesced counters and boundary versions into one batch per shard, numbers the
+//! batches of its session and knows which have been acknowledged. Nothing here waits: updates nobody
+//! waits for leave with the next batch, and closing asks [`Client::settled`].
+//!
+//! Cost a packet: a bit a counter. Memory: what was issued since the last batch.
+
+use crate::batch::{Batch, CountItem, OpItem, OpName, VersionItem};
+use chc_api::{
+    Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, Path, Position, ShardId, Slot,
+};
+
+/// Where objects live.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    /// How many shards there are.
+    pub shards: u16,
+    /// Seed of the key hash.
+    pub seed: u64,
+}
+
+impl Placement {
+    /// The shard of a cross-flow value.
+    #[must_use]
+    pub fn value(&self, object: ObjectId, key: &ObjectKey) -> ShardId {
+        let hash = key.hash(self.seed ^ u64::from(object.0));
+        ShardId(((u128::from(hash) * u128::from(self.shards)) >> 64) as u16)
+    }
+
+    /// The shard of a counter.
+    #[must_use]
+    pub fn counter(&self, object: ObjectId) -> ShardId {
+        ShardId(object.0 % self.shards)
+    }
+
+    /// The shard of a slot's per-flow records.
+    #[must_use]
+    pub fn slot(&self, slot: Slot) -> ShardId {
+        ShardId(slot.0 % self.shards)
+    }
+}
+
+struct Counting {
+    object: ObjectId,
+    epoch: Clock,
+    bits: Vec<u64>,
+    any: bool,
+    pairs: Vec<(OpName, u64)>,
+}
+
+#[derive(Default)]
+struct Pending {
+    ops: Vec<OpItem>,
+    counts: Vec<CountItem>,
+    versions: Vec<VersionItem>,
+    issued: u64,
+    acknowledged: u64,
+    frontier: Vec<(ObjectId, Position)>,
+}
+
+/// One session: an instance in one generation.
+pub struct Client {
+    from: InstanceId,
+    generation: Generation,
+    epoch: u64,
+    placement: Placement,
+    shards: Vec<Pending>,
+    counting: Vec<Counting>,
+    /// Index into `counting` by object.
+    counters: Vec<u16>,
+}
+
+impl Client {
+    /// A new session. `counters` are the vertex's coalesced counters.
+    #[must_use]
+    pub fn new(
+        from: InstanceId,
+        generation: Generation,
+        epoch: u64,
+        placement: Placement,
+        counters: impl Iterator<Item = ObjectId>,
+    ) -> Self {
+        let words = epoch.div_ceil(64) as usize;
+        let counting: Vec<Counting> = counters
+            .map(|object| Counting {
+                object,
+                epoch: Clock(0),
+                bits: vec![0; words],
+                any: false,
+                pairs: Vec::new(),
+            })
+            .collect();
+        let mut by_object = Vec::new();
+        for (i, c) in counting.iter().enumerate() {
+            by_object.resize(by_object.len().max(usize::from(c.object.0) + 1), u16::MAX);
+            by_object[usize::from(c.object.0)] = i as u16;
+        }
+        let shards = (0..placement.shards).map(|_| Pending::default()).collect();
+        Self { from, generation, epoch, placement, shards, counting, counters: by_object }
+    }
+
+    /// Where objects live.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    /// Adds one to a counter for the first packet of a clock, as its first addition to that counter.
+    #[inline]
+    pub fn count_one(&mut self, counter: ObjectId, clock: Clock) {
+        let counting = &mut self.counting[usize::from(self.counters[usize::from(counter.0)])];
+        let offset = clock.0 & (self.epoch - 1);
+        if counting.epoch.0 != clock.0 - offset || !counting.any {
+            self.turn(counter, Clock(clock.0 - offset));
+            return self.count_one(counter, clock);
+        }
+        counting.bits[(offset >> 6) as usize] |= 1 << (offset & 63);
+    }
+
+    /// Adds to a counter, whoever and how much.
+    pub fn count(&mut self, counter: ObjectId, name: OpName, by: u64) {
+        self.counting[usize::from(self.counters[usize::from(counter.0)])].pairs.push((name, by));
+    }
+
+    /// Begins another epoch of a counter.
+    #[cold]
+    fn turn(&mut self, counter: ObjectId, epoch: Clock) {
+        let at = usize::from(self.counters[usize::from(counter.0)]);
+        self.gather(at);
+        let counting = &mut self.counting[at];
+        counting.epoch = epoch;
+        counting.any = true;
+    }
+
+    fn gather(&mut self, at: usize) {
+        let counting = &mut self.counting[at];
+        if !counting.any && counting.pairs.is_empty() {
+            return;
+        }
+        let bits = if counting.any {
+            let words = counting.bits.len();
+            std::mem::replace(&mut counting.bits, vec![0; words])
+        } else {
+            Vec::new()
+        };
+        counting.any = false;
+        let item = CountItem {
+            object: counting.object,
+            epoch: counting.epoch,
+            bits,
+            pairs: std::mem::take(&mut counting.pairs),
+        };
+        let shard = self.placement.counter(item.object);
+        self.shards[usize::from(shard.0)].counts.push(item);
+    }
+
+    /// Issues an operation.
+    pub fn submit(&mut self, item: OpItem) {
+        let shard = match item.op {
+            // A pool lives with the records of its slot: the low bits of its key.
+            Op::Acquire | Op::Release { .. } => self.placement.slot(Slot(item.key.0[0] as u16)),
+            Op::Get if self.counters.get(usize::from(item.object.0)).is_some_and(|c| *c != u16::MAX) => {
+                self.placement.counter(item.object)
+            }
+            _ => self.placement.value(item.object, &item.key),
+        };
+        self.shards[usize::from(shard.0)].ops.push(item);
+    }
+
+    /// Queues a version of a per-flow record.
+    pub fn version(
+        &mut self,
+        object: ObjectId,
+        slot: Slot,
+        key: FlowKey,
+        written: Clock,
+        record: Option<crate::record::Record>,
+    ) {
+        let shard = self.placement.slot(slot);
+        let item = VersionItem { object, slot, key, written, record };
+        self.shards[usize::from(shard.0)].versions.push(item);
+    }
+
+    /// Whether operations are waiting to be sent.
+    #[must_use]
+    pub fn has_ops(&self) -> bool {
+        self.shards.iter().any(|s| !s.ops.is_empty())
+    }
+
+    /// Puts the coalesced counters into the next batches.
+    pub fn gather_counts(&mut self) {
+        for at in 0..self.counting.len() {
+            self.gather(at);
+        }
+    }
+
+    /// Takes the batches to send now: to each shard that has something for it, or whose knowledge of
+    /// the frontier, if it matters now, is older.
+    pub fn flush(&mut self, frontier: Option<&[(ObjectId, Position)]>, mut send: impl FnMut(ShardId, Batch)) {
+        for (i, shard) in self.shards.iter_mut().enumerate() {
+            let news = !shard.ops.is_empty() || !shard.counts.is_empty() || !shard.versions.is_empty();
+            let moved = frontier.is_some_and(|f| shard.frontier != f);
+            if !news && !moved {
+                continue;
+            }
+            if moved {
+                shard.frontier.clear();
+                shard.frontier.extend_from_slice(frontier.unwrap_or_default());
+            }
+            shard.issued += 1;
+            let batch = Batch {
+                from: self.from,
+                generation: self.generation,
+                number: shard.issued,
+                ops: std::mem::take(&mut shard.ops),
+                counts: std::mem::take(&mut shard.counts),
+                versions: std::mem::take(&mut shard.versions),
+                frontier: if moved { shard.frontier.clone() } else { Vec::new() },
+            };
+            send(ShardId(i as u16), batch);
+        }
+    }
+
+    /// A shard has everything up to this batch in its log.
+    pub fn acknowledged(&mut self, shard: ShardId, number: u64) {
+        let shard = &mut self.shards[usize::from(shard.0)];
+        shard.acknowledged = shard.acknowledged.max(number);
+    }
+
+    /// The batches sent so far, by shard: what must be acknowledged before a boundary is closed.
+    pub fn issued(&self, into: &mut Vec<u64>) {
+        into.clear();
+        into.extend(self.shards.iter().map(|s| s.issued));
+    }
+
+    /// Whether all those batches are acknowledged.
+    #[must_use]
+    pub fn settled(&self, issued: &[u64]) -> bool {
+        self.shards.iter().zip(issued).all(|(s, n)| s.acknowledged >= *n)
+    }
+}
+
+/// Whether an addition may travel as a bit.
+#[must_use]
+pub fn counts_as_bit(position: &Position, by: u64) -> bool {
+    by == 1 && position.path == Path::FIRST && position.origin.is_none()
+}

@@ -1,0 +1,19 @@
+//! The external state store.
+//!
+//! * [`engine`]: one shard. Serialises the operations of all instances on the objects it holds,
+//!   applies each named operation once, keeps boundary versions of per-flow records.
+//! * [`client`]: the library inside an instance. Caches per-flow records, coalesces counters, numbers
+//!   batches, knows what has been acknowledged.
+//! * [`objects`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
+//! * [`table`], [`record`]: the per-flow cache and the image of a record.
+//! * [`batch`]: what instances and shards say to each other.
+
+pub mod batch;
+pub mod client;
+pub mod counts;
+pub mod engine;
+pub mod objects;
+pub mod pool;
+pub mod record;
+pub mod table;
+pub mod versions;

@@ -1,0 +1,270 @@
+//! Cross-flow objects and the operations on them, without any protocol: what a shard holds for a
+//! vertex, and what an instance holds itself when state is local.
+
+use crate::pool::{Acquired, Pick, PoolState};
+use chc_api::state::{ObjectKind, ObjectSpec, ValueBytes};
+use chc_api::{Clock, Consistency, ObjectId, ObjectKey, Op, OpValue, StateError};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// The cross-flow objects of one vertex.
+pub struct Objects {
+    specs: Vec<ObjectSpec>,
+    states: Vec<State>,
+    window: u64,
+}
+
+enum State {
+    Counter(u64),
+    Flow,
+    Values(HashMap<ObjectKey, ValueBytes>),
+    Ints(HashMap<ObjectKey, i64>),
+    Lists(HashMap<ObjectKey, VecDeque<u64>>),
+    Pools(HashMap<u64, PoolState>),
+}
+
+/// A value as it is shown and compared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shown {
+    /// A counter's or an integer's value.
+    Int(i64),
+    /// A plain value's bytes.
+    Bytes(Vec<u8>),
+    /// A list's elements.
+    List(Vec<u64>),
+    /// A pool's taken members with the clocks of their owners.
+    Owned(Vec<(u64, u64)>),
+}
+
+/// Whether an object's operations must be applied in position order.
+#[must_use]
+pub fn is_ordered(spec: &ObjectSpec) -> bool {
+    match spec.kind {
+        ObjectKind::Counter | ObjectKind::Flow { .. } => false,
+        // Whatever the order, "none left" depends on what came before.
+        ObjectKind::Pool { .. } => true,
+        _ => spec.consistency == Consistency::Clock,
+    }
+}
+
+impl Objects {
+    /// Objects in their initial state. `window` is how long released pool members rest, in clocks.
+    #[must_use]
+    pub fn new(specs: Vec<ObjectSpec>, window: u64) -> Self {
+        let states = specs
+            .iter()
+            .map(|spec| match spec.kind {
+                ObjectKind::Counter => State::Counter(0),
+                ObjectKind::Flow { .. } => State::Flow,
+                ObjectKind::Value { .. } => State::Values(HashMap::new()),
+                ObjectKind::Int { .. } => State::Ints(HashMap::new()),
+                ObjectKind::List { .. } => State::Lists(HashMap::new()),
+                ObjectKind::Pool { .. } => State::Pools(HashMap::new()),
+            })
+            .collect();
+        Self { specs, states, window }
+    }
+
+    /// The declarations.
+    #[must_use]
+    pub fn specs(&self) -> &[ObjectSpec] {
+        &self.specs
+    }
+
+    /// Adds to a counter.
+    pub fn count(&mut self, object: ObjectId, by: u64) {
+        if let Some(State::Counter(total)) = self.states.get_mut(usize::from(object.0)) {
+            *total = total.wrapping_add(by);
+        }
+    }
+
+    /// Applies an operation of the packet with clock `at`. Acquires go through [`Self::acquire`].
+    pub fn apply(&mut self, object: ObjectId, key: &ObjectKey, op: &Op, at: Clock) -> OpValue {
+        let at_index = usize::from(object.0);
+        let (Some(spec), Some(state)) = (self.specs.get(at_index), self.states.get_mut(at_index)) else {
+            return OpValue::Refused(StateError::UnknownObject);
+        };
+        match (state, &spec.kind) {
+            (State::Counter(total), _) => match op {
+                Op::Get => OpValue::Int(*total as i64),
+                _ => OpValue::Refused(StateError::WrongType),
+            },
+            (State::Values(values), ObjectKind::Value { initial, ops }) => {
+                apply_value(values, key, op, initial, ops)
+            }
+            (State::Ints(ints), ObjectKind::Int { initial }) => apply_int(ints, key, op, *initial),
+            (State::Lists(lists), ObjectKind::List { len_max }) => apply_list(lists, key, op, *len_max),
+            (State::Pools(pools), _) => match op {
+                Op::Release { member, owner } => {
+                    let done = pools.get_mut(&key.0[0]).is_some_and(|p| p.release(*member, *owner, at));
+                    OpValue::Int(i64::from(done))
+                }
+                _ => OpValue::Refused(StateError::WrongType),
+            },
+            _ => OpValue::Refused(StateError::WrongType),
+        }
+    }
+
+    /// Acquires a pool member; see [`PoolState::acquire`].
+    pub fn acquire(
+        &mut self,
+        object: ObjectId,
+        key: u64,
+        at: Clock,
+        settled: Clock,
+        reached: bool,
+    ) -> Acquired {
+        let at_index = usize::from(object.0);
+        let (Some(spec), Some(State::Pools(pools))) =
+            (self.specs.get(at_index), self.states.get_mut(at_index))
+        else {
+            return Acquired::None;
+        };
+        let ObjectKind::Pool { members } = &spec.kind else { return Acquired::None };
+        let pick = if spec.consistency == Consistency::Clock { Pick::LowestInOrder } else { Pick::Any };
+        pools
+            .entry(key)
+            .or_insert_with(|| PoolState::new(members(key), self.window, pick))
+            .acquire(at, settled, reached)
+    }
+
+    /// Everything that is not in its initial state, in key order.
+    #[must_use]
+    pub fn show(&self) -> Vec<(ObjectId, ObjectKey, Shown)> {
+        let mut all = Vec::new();
+        for (i, state) in self.states.iter().enumerate() {
+            let id = ObjectId(i as u16);
+            match state {
+                State::Flow => {}
+                State::Counter(total) => all.push((id, ObjectKey::GLOBAL, Shown::Int(*total as i64))),
+                State::Values(values) => {
+                    all.extend(values.iter().map(|(k, v)| (id, *k, Shown::Bytes(v.as_slice().to_vec()))));
+                }
+                State::Ints(ints) => all.extend(ints.iter().map(|(k, v)| (id, *k, Shown::Int(*v)))),
+                State::Lists(lists) => {
+                    all.extend(lists.iter().map(|(k, v)| (id, *k, Shown::List(v.iter().copied().collect()))));
+                }
+                State::Pools(pools) => {
+                    all.extend(pools.iter().filter(|(_, p)| !p.owners().is_empty()).map(|(k, p)| {
+                        let owned = p.owners().iter().map(|(m, o)| (*m, *o)).collect();
+                        (id, ObjectKey::number(*k), Shown::Owned(owned))
+                    }))
+                }
+            }
+        }
+        all.sort();
+        all
+    }
+}
+
+fn apply_value(
+    values: &mut HashMap<ObjectKey, ValueBytes>,
+    key: &ObjectKey,
+    op: &Op,
+    initial: &ValueBytes,
+    ops: &[chc_api::CustomOp],
+) -> OpValue {
+    match op {
+        Op::Get => OpValue::Bytes(values.get(key).copied().unwrap_or(*initial)),
+        Op::Set(new) if new.as_slice().len() == initial.as_slice().len() => {
+            values.insert(*key, *new);
+            OpValue::Empty
+        }
+        Op::Custom(number, argument) => match ops.get(usize::from(*number)) {
+            Some(custom) => (custom.apply)(values.entry(*key).or_insert(*initial), argument),
+            None => OpValue::Refused(StateError::UnknownOperation),
+        },
+        _ => OpValue::Refused(StateError::WrongType),
+    }
+}
+
+fn apply_int(ints: &mut HashMap<ObjectKey, i64>, key: &ObjectKey, op: &Op, initial: i64) -> OpValue {
+    match op {
+        Op::Get => OpValue::Int(ints.get(key).copied().unwrap_or(initial)),
+        Op::Increment(by) => {
+            let value = ints.entry(*key).or_insert(initial);
+            *value = value.wrapping_add(*by);
+            OpValue::Int(*value)
+        }
+        Op::CompareAndUpdate { expect, new } => {
+            if ints.get(key).copied().unwrap_or(initial) != *expect {
+                return OpValue::Int(0);
+            }
+            ints.insert(*key, *new);
+            OpValue::Int(1)
+        }
+        _ => OpValue::Refused(StateError::WrongType),
+    }
+}
+
+fn apply_list(
+    lists: &mut HashMap<ObjectKey, VecDeque<u64>>,
+    key: &ObjectKey,
+    op: &Op,
+    len_max: usize,
+) -> OpValue {
+    match op {
+        Op::Push(value) => {
+            let list = lists.entry(*key).or_default();
+            if list.len() >= len_max {
+                return OpValue::Refused(StateError::OverLimit);
+            }
+            list.push_back(*value);
+            OpValue::Empty
+        }
+        Op::Pop => match lists.get_mut(key).and_then(VecDeque::pop_front) {
+            Some(value) => OpValue::Int(value as i64),
+            None => OpValue::Empty,
+        },
+        _ => OpValue::Refused(StateError::WrongType),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chc_api::{Declarations, Scope};
+
+    fn objects() -> Objects {
+        let mut d = Declarations::default();
+        d.basic("n", Scope::Global, Consistency::Serial, ObjectKind::Int { initial: 5 }, (1, 0));
+        d.basic("l", Scope::Global, Consistency::Serial, ObjectKind::List { len_max: 2 }, (1, 0));
+        Objects::new(d.objects, 0)
+    }
+
+    #[test]
+    fn integers_start_at_their_initial_value_and_compare_before_they_change() {
+        let mut o = objects();
+        let mut go = |op| o.apply(ObjectId(0), &ObjectKey::GLOBAL, &op, Clock(0));
+        assert_eq!(go(Op::Get), OpValue::Int(5));
+        assert_eq!(go(Op::Increment(-2)), OpValue::Int(3));
+        assert_eq!(go(Op::CompareAndUpdate { expect: 5, new: 9 }), OpValue::Int(0));
+        assert_eq!(go(Op::CompareAndUpdate { expect: 3, new: 9 }), OpValue::Int(1));
+        assert_eq!(go(Op::Get), OpValue::Int(9));
+    }
+
+    #[test]
+    fn lists_are_queues_with_a_limit() {
+        let mut o = objects();
+        let mut go = |op| o.apply(ObjectId(1), &ObjectKey::GLOBAL, &op, Clock(0));
+        assert_eq!(go(Op::Pop), OpValue::Empty);
+        assert_eq!(go(Op::Push(7)), OpValue::Empty);
+        assert_eq!(go(Op::Push(8)), OpValue::Empty);
+        assert_eq!(go(Op::Push(9)), OpValue::Refused(StateError::OverLimit));
+        assert_eq!(go(Op::Pop), OpValue::Int(7));
+    }
+
+    #[test]
+    fn an_operation_of_the_wrong_type_changes_nothing() {
+        let mut o = objects();
+        assert_eq!(
+            o.apply(ObjectId(0), &ObjectKey::GLOBAL, &Op::Pop, Clock(0)),
+            OpValue::Refused(StateError::WrongType)
+        );
+        assert_eq!(
+            o.apply(ObjectId(9), &ObjectKey::GLOBAL, &Op::Get, Clock(0)),
+            OpValue::Refused(StateError::UnknownObject)
+        );
+        assert_eq!(o.apply(ObjectId(0), &ObjectKey::GLOBAL, &Op::Get, Clock(0)), OpValue::Int(5));
+    }
+}

@@ -1,0 +1,4 @@
+//! See the crate description.
+
+pub mod driver;
+pub mod trw;

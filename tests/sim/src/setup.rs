@@ -1,0 +1,249 @@
+//! What a seed draws before anything happens: the chain, its sizes, the traffic.
+
+use crate::probe::Probe;
+use crate::rng::Rng;
+use crate::traffic::TrafficConfig;
+use crate::weaken::Weakened;
+use chc_actors::instance::core::{Instance, InstanceConfig, build};
+use chc_actors::splitter::{OwnerFn, Route};
+use chc_api::packet::link::LinkType;
+use chc_api::{Declarations, Identity, NetworkFunction, Scope, VertexId};
+use chc_nf_catalog::Visitor;
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The network function of a vertex.
+#[derive(Clone, Debug)]
+pub enum Function {
+    /// One of the catalog's, with its configuration.
+    Catalog(&'static str, Value),
+    /// [`Probe`], with the shortest delay of its timers.
+    Probe(Duration),
+}
+
+/// One vertex.
+#[derive(Clone, Debug)]
+pub struct VertexSetup {
+    /// What it runs.
+    pub function: Function,
+    /// How many instances.
+    pub instances: u16,
+    /// How many slots.
+    pub slots: u16,
+    /// Packets of an instance that can wait for the store at once.
+    pub parking: usize,
+}
+
+/// Everything a run is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The chain, first vertex first.
+    pub vertices: Vec<VertexSetup>,
+    /// Store shards.
+    pub shards: u16,
+    /// Clocks in an epoch.
+    pub epoch: u64,
+    /// The root's window.
+    pub window: u64,
+    /// Least distance of time steps, in nanoseconds.
+    pub tick_ns: u64,
+    /// Seed of all hashes.
+    pub hash_seed: u64,
+    /// The traffic.
+    pub traffic: TrafficConfig,
+    /// Most packets the root stamps before it sends them.
+    pub burst_max: u64,
+}
+
+const FIRST_PORT: u16 = 5_000;
+
+impl Setup {
+    /// What a seed draws.
+    #[must_use]
+    pub fn draw(rng: &mut Rng) -> Self {
+        let gap_us = rng.pick(&[100, 1_000, 3_000]);
+        let chains: [&[char]; 9] = [
+            &['n', 's'],
+            &['n', 's'],
+            &['n'],
+            &['s'],
+            &['s', 'n'],
+            &['n', 'p', 's'],
+            &['p'],
+            &['p', 'n'],
+            &['s', 'n', 'p'],
+        ];
+        let chain = rng.pick(&chains);
+        let (mut external, mut ports) = (Vec::new(), (FIRST_PORT, 0));
+        let vertices = chain
+            .iter()
+            .map(|kind| {
+                let slots = rng.pick(&[4, 8, 16]);
+                let function = match kind {
+                    'n' => {
+                        external = (1..=rng.between(1, 2)).map(|n| 0xcb00_7100 + n as u32).collect();
+                        ports.1 = slots * rng.pick(&[1, 1, 2, 4, 40]) + rng.pick(&[0, 0, 3]);
+                        nat(rng, &external, ports, gap_us)
+                    }
+                    's' => portscan(rng, gap_us),
+                    _ => Function::Probe(Duration::from_micros(gap_us * rng.pick(&[2, 6, 20]))),
+                };
+                VertexSetup {
+                    function,
+                    instances: rng.pick(&[1, 2, 2, 2, 2, 3, 3]),
+                    slots,
+                    parking: rng.pick(&[2, 3, 6, 64]),
+                }
+            })
+            .collect();
+        let epoch = rng.pick(&[4, 8, 16, 32]);
+        Self {
+            vertices,
+            shards: rng.between(1, 3) as u16,
+            epoch,
+            window: epoch * rng.pick(&[2, 2, 4, 8]),
+            tick_ns: rng.pick(&[0, 0, gap_us * 1_500, gap_us * 10_000]),
+            hash_seed: rng.next(),
+            traffic: TrafficConfig {
+                packets: rng.between(300, 420),
+                flows: rng.pick(&[10, 14, 24]),
+                gap_us,
+                idle: rng.pick(&[0.02, 0.1, 0.3]),
+                pause_us: gap_us * rng.pick(&[5, 40]),
+                external,
+                ports,
+                link: rng.pick(&[LinkType::RAW, LinkType::ETHERNET]),
+                closing: rng.pick(&[0.05, 0.2, 0.5]),
+            },
+            burst_max: rng.pick(&[1, 4, 16]),
+        }
+    }
+
+    /// The chain and its sizes in a line.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let vertices = self.vertices.iter().map(|v| {
+            let name = match &v.function {
+                Function::Catalog(name, config) => format!("{name}{config}"),
+                Function::Probe(delay) => format!("probe {delay:?}"),
+            };
+            format!("{name} x{} (slots {}, parking {})", v.instances, v.slots, v.parking)
+        });
+        format!(
+            "{}; shards {}, epoch {}, window {}, tick {} ns",
+            vertices.collect::<Vec<_>>().join(" -> "),
+            self.shards,
+            self.epoch,
+            self.window,
+            self.tick_ns
+        )
+    }
+
+    /// Vertices, compiled.
+    #[must_use]
+    pub fn kits(&self) -> Vec<Kit> {
+        let compile = |v: &VertexSetup| v.function.with(v.slots, self.hash_seed, MakeKit);
+        self.vertices.iter().map(compile).collect()
+    }
+
+    /// The route to a vertex.
+    #[must_use]
+    pub fn route(&self, at: usize, kits: &[Kit]) -> Route {
+        let vertex = &self.vertices[at];
+        let scopes = kits[at].declarations.scopes();
+        Route {
+            vertex: VertexId(at as u16),
+            scope: if kits[at].owner.is_some() {
+                Scope::FiveTuple
+            } else {
+                scopes.last().copied().unwrap_or(Scope::FiveTuple)
+            },
+            seed: self.hash_seed,
+            owners: (0..vertex.slots).map(|slot| slot % vertex.instances).collect(),
+            instances: vertex.instances,
+            owner: kits[at].owner.clone(),
+        }
+    }
+}
+
+fn seconds(us: u64) -> f64 {
+    // The catalog takes time-outs from a millisecond on.
+    us.max(1_000) as f64 / 1e6
+}
+
+fn nat(rng: &mut Rng, external: &[u32], ports: (u16, u16), gap_us: u64) -> Function {
+    let external: Vec<String> =
+        external.iter().map(|a| std::net::Ipv4Addr::from_bits(*a).to_string()).collect();
+    Function::Catalog(
+        "nat",
+        json!({
+            "internal": ["10.0.0.0/8"],
+            "external": external,
+            "ports": format!("{}-{}", ports.0, ports.0 + ports.1 - 1),
+            "idle_s": seconds(gap_us * rng.pick(&[10, 30, 100])),
+            "linger_s": seconds(gap_us * rng.pick(&[3, 10])),
+            "port_order": rng.pick(&["serial", "serial", "clock"]),
+        }),
+    )
+}
+
+fn portscan(rng: &mut Rng, gap_us: u64) -> Function {
+    Function::Catalog(
+        "portscan",
+        json!({
+            "timeout_s": seconds(gap_us * rng.pick(&[3, 10, 40])),
+            "pick": rng.pick(&["every", "every", "first_per_service", "first_per_host"]),
+            "walk": rng.pick(&["floor", "plain", "absorb", "restart"]),
+            "fail_pending_at_end": rng.chance(0.5),
+            "action": rng.pick(&["alert", "block"]),
+        }),
+    )
+}
+
+impl Function {
+    /// Hands the function to a visitor.
+    ///
+    /// # Panics
+    /// If the catalog refuses the configuration: a mistake here.
+    pub fn with<V: Visitor>(&self, slots: u16, seed: u64, visitor: V) -> V::Out {
+        match self {
+            Function::Catalog(name, config) => match chc_nf_catalog::with(name, config, slots, seed, visitor)
+            {
+                Ok(out) => out,
+                Err(problems) => panic!("{config}: {problems:?}"),
+            },
+            Function::Probe(delay) => Probe::with(*delay, visitor),
+        }
+    }
+}
+
+/// A vertex's function, ready to be run by any number of instances.
+pub struct Kit {
+    /// Builds an instance: what a supervisor calls the factory.
+    pub factory: Box<dyn Fn(InstanceConfig) -> Box<dyn Instance>>,
+    /// The state it declares.
+    pub declarations: Declarations,
+    /// Whose slot an external address is, if it translates.
+    pub owner: Option<OwnerFn>,
+}
+
+struct MakeKit;
+
+impl Visitor for MakeKit {
+    type Out = Kit;
+
+    fn visit<N: NetworkFunction>(
+        self,
+        make: impl Fn() -> N + Clone + Send + 'static,
+        declarations: Declarations,
+    ) -> Kit {
+        let shared = Mutex::new(make.clone());
+        let owner = move |identity: &Identity| shared.lock().ok()?().owner(identity);
+        Kit {
+            owner: N::TRANSLATES.then(|| Arc::new(owner) as OwnerFn),
+            factory: Box::new(move |config| build::<N, Weakened>(make(), config)),
+            declarations,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Protections that can be switched off, to show that each is needed.
+//!
+//! The product knows [`chc_api::All`] alone. A run happens on one thread, so what is switched off is a
+//! property of the thread.
+
+use chc_api::{Protection, Protections};
+use std::cell::Cell;
+
+thread_local! {
+    static OFF: Cell<Option<Protection>> = const { Cell::new(None) };
+}
+
+/// All protections but the one switched off on this thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Weakened;
+
+impl Protections for Weakened {
+    fn on(protection: Protection) -> bool {
+        OFF.with(|off| off.get() != Some(protection))
+    }
+}
+
+/// Switches a protection off on this thread until the guard is dropped; `None` leaves all on.
+#[must_use]
+pub fn switch_off(protection: Option<Protection>) -> SwitchedOff {
+    OFF.with(|off| off.set(protection));
+    SwitchedOff(())
+}
+
+/// Switches everything on again when it is dropped.
+#[derive(Debug)]
+pub struct SwitchedOff(());
+
+impl Drop for SwitchedOff {
+    fn drop(&mut self) {
+        OFF.with(|off| off.set(None));
+    }
+}
+
+/// Every weakening: its name, the protection it switches off, what then happens.
+pub const WEAKENINGS: [(&str, Protection, &str); 10] = [
+    (
+        "update-suppression",
+        Protection::UpdateSuppression,
+        "a shard applies an operation again whenever it is issued again, and logs no results",
+    ),
+    (
+        "output-suppression",
+        Protection::OutputSuppression,
+        "a queue and the egress accept a position as often as it comes",
+    ),
+    (
+        "boundary-versions",
+        Protection::BoundaryVersions,
+        "a new generation loads the newest version of each record instead of the one at its boundary",
+    ),
+    (
+        "replay-holds-progress",
+        Protection::ReplayHoldsProgress,
+        "a recovering instance is told its sender's progress before the packets are replayed to it",
+    ),
+    (
+        "acknowledged-closing",
+        Protection::AcknowledgedClosing,
+        "a boundary is closed before the shards have acknowledged what was written below it",
+    ),
+    (
+        "pinned-cut",
+        Protection::PinnedCut,
+        "a new generation's closing report is not reset to the cut, and reports of old ones count",
+    ),
+    (
+        "observed-values",
+        Protection::ObservedValues,
+        "a read of a serial object returns what was last seen instead of waiting for the logged value",
+    ),
+    ("timers-in-version", Protection::TimersInVersion, "versions of records do not hold their armed timers"),
+    (
+        "steps-first",
+        Protection::StepsFirst,
+        "time steps travel with the next mark, behind the packets they precede",
+    ),
+    (
+        "release-quarantine",
+        Protection::ReleaseQuarantine,
+        "a released resource can be acquired at once instead of a window later",
+    ),
+];
+
+/// The protection a weakening of this name switches off.
+#[must_use]
+pub fn by_name(name: &str) -> Option<Protection> {
+    WEAKENINGS.iter().find(|(known, ..)| *known == name).map(|(_, protection, _)| *protection)
+}

@@ -1,0 +1,689 @@
+//! One run: the real cores of a whole chain on one thread, joined by links that deliver at random,
+//! while instances die.
+//!
+//! Faults. A crash drops an instance's core; what was on its way to it is lost, and of each link from
+//! it, by chance, the end. A zombie goes on working, sending and being sent to while its successor
+//! starts, until it crashes. Any number may be dead at once, and a recovering instance may die again.
+//! Messages are otherwise neither lost nor repeated; they may be late without bound.
+
+use crate::links::{Actor, LinkId, Links, Message};
+use crate::rng::Rng;
+use crate::setup::{Kit, Setup};
+use crate::traffic::Traffic;
+use crate::weaken::Weakened;
+use chc_actors::egress::core::{EgressCore, Sink};
+use chc_actors::instance::core::{Instance, InstanceConfig, Mode, Running};
+use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
+use chc_actors::root::core::{Arrival, RootConfig, RootCore};
+use chc_api::{EventKind, Generation, InstanceId, Position, Time, VertexId};
+use chc_runtime::block::{Block, BlockPool, Desc, DropRecord, EventRecord};
+use chc_store::batch::Reply;
+use chc_store::client::Placement;
+use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// A run takes a tenth of this or less.
+const STEPS_MAX: u64 = 600_000;
+/// Steps between checks of every core's invariants.
+const CHECK_EVERY: u64 = 61;
+
+/// Which faults a run may inject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faults {
+    /// Instances die.
+    pub nf_crash: bool,
+    /// Replaced instances live on for a while.
+    pub zombie: bool,
+    /// Some links are slow.
+    pub delay: bool,
+    /// Bursts are cut anywhere.
+    pub burst_cut: bool,
+}
+
+impl Faults {
+    /// Everything.
+    pub const ALL: Faults = Faults { nf_crash: true, zombie: true, delay: true, burst_cut: true };
+    /// Nothing.
+    pub const NONE: Faults = Faults { nf_crash: false, zombie: false, delay: false, burst_cut: false };
+}
+
+/// Faults injected, by kind.
+pub type FaultCounts = BTreeMap<&'static str, u64>;
+
+/// What left the chain.
+#[derive(Default)]
+pub struct Left {
+    /// Packets, in the order they left.
+    pub packets: Vec<OutPacket>,
+    /// Events with the vertex that reported them.
+    pub events: Vec<(VertexId, EventRecord)>,
+    /// Packets that ended, with the vertex they ended at.
+    pub drops: Vec<(VertexId, DropRecord)>,
+}
+
+/// A packet that left.
+pub struct OutPacket {
+    /// Its position.
+    pub position: Position,
+    /// Its connection.
+    pub identity: chc_api::Identity,
+    /// Packet time.
+    pub time: Time,
+    /// Number of the input packet.
+    pub number: u64,
+    /// Length on the wire.
+    pub wire_len: u32,
+    /// Its bytes.
+    pub frame: Vec<u8>,
+}
+
+impl Sink for Left {
+    fn packet(&mut self, block: &Block, desc: &Desc) {
+        let meta = block.meta(desc);
+        self.packets.push(OutPacket {
+            position: desc.position(),
+            identity: meta.parsed.identity(),
+            time: meta.time,
+            number: meta.number,
+            wire_len: desc.wire_len,
+            frame: [block.head(desc), block.tail(desc)].concat(),
+        });
+    }
+
+    fn event(&mut self, from: InstanceId, event: &EventRecord) {
+        self.events.push((from.vertex, *event));
+    }
+
+    fn dropped(&mut self, from: InstanceId, record: &DropRecord) {
+        self.drops.push((from.vertex, *record));
+    }
+}
+
+/// An input packet, as the ideal chain is to be fed.
+pub struct InPacket {
+    /// Length on the wire.
+    pub wire_len: u32,
+    /// The captured bytes.
+    pub frame: Vec<u8>,
+}
+
+/// What is done with the messages that are delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceMode {
+    /// Nothing.
+    Off,
+    /// Each is printed.
+    Print,
+    /// All are hashed.
+    Hash,
+}
+
+/// The world of one run.
+pub struct World {
+    /// What the seed drew.
+    pub setup: Setup,
+    /// Vertices, compiled.
+    pub kits: Vec<Kit>,
+    /// The root.
+    pub root: RootCore<Weakened>,
+    /// The shards.
+    pub shards: Vec<ShardEngine<Weakened>>,
+    egress: EgressCore<Weakened>,
+    /// What left.
+    pub left: Left,
+    answered: usize,
+    /// What came in, by number from 1.
+    pub input: Vec<InPacket>,
+    instances: BTreeMap<(InstanceId, Generation), Box<dyn Instance>>,
+    current: BTreeMap<InstanceId, Generation>,
+    dead: Vec<InstanceId>,
+    zombies: Vec<(InstanceId, Generation)>,
+    links: Links,
+    traffic: Traffic,
+    rng: Rng,
+    faults: Faults,
+    crashes_left: u64,
+    crash_rate: f64,
+    restart_rate: f64,
+    counts: FaultCounts,
+    unflushed: u64,
+    recovered: u64,
+    /// Steps so far.
+    pub steps: u64,
+    pool: Arc<BlockPool>,
+    trace: TraceMode,
+    hash: Cell<u64>,
+    /// A shard's complaint.
+    pub defect: Option<String>,
+}
+
+impl World {
+    /// The world of a seed.
+    #[must_use]
+    pub fn new(seed: u64, faults: Faults, trace: TraceMode) -> Self {
+        let mut rng = Rng::new(seed);
+        let setup = Setup::draw(&mut rng);
+        Self::of(setup, rng, faults, trace)
+    }
+
+    /// The world of a given setup.
+    #[must_use]
+    pub fn of(setup: Setup, mut rng: Rng, faults: Faults, trace: TraceMode) -> Self {
+        let kits = setup.kits();
+        let pool = BlockPool::new();
+        let ids: Vec<InstanceId> = (setup.vertices.iter().enumerate())
+            .flat_map(|(v, s)| {
+                (0..s.instances).map(move |index| InstanceId { vertex: VertexId(v as u16), index })
+            })
+            .collect();
+        let root = RootConfig {
+            epoch: setup.epoch,
+            window: setup.window,
+            bytes_max: 1 << 30,
+            tick_ns: setup.tick_ns,
+            route: setup.route(0, &kits),
+            instances: ids.clone(),
+            retain: true,
+            pool: pool.clone(),
+        };
+        let spec = |(at, kit): (usize, &Kit)| VertexSpec {
+            objects: kit.declarations.objects.clone(),
+            instances: setup.vertices[at].instances,
+            owners: setup.route(at, &kits).owners,
+        };
+        let shard = |shard| ShardConfig {
+            shard: chc_api::ShardId(shard),
+            window: setup.window,
+            vertices: kits.iter().enumerate().map(spec).collect(),
+            record_choices: true,
+        };
+        let crashes = faults.nf_crash || faults.zombie;
+        let mut world = Self {
+            root: RootCore::new(root, true),
+            shards: (0..setup.shards).map(|s| ShardEngine::new(shard(s))).collect(),
+            egress: EgressCore::new(setup.epoch, setup.window, &ids, true),
+            left: Left::default(),
+            answered: 0,
+            input: Vec::new(),
+            instances: BTreeMap::new(),
+            current: ids.iter().map(|id| (*id, Generation(0))).collect(),
+            dead: ids,
+            zombies: Vec::new(),
+            links: Links::new(faults.delay),
+            traffic: Traffic::new(setup.traffic.clone(), Rng::new(rng.next())),
+            crashes_left: if crashes { rng.below(9) } else { 0 },
+            crash_rate: rng.pick(&[0.0003, 0.001, 0.004, 0.02]),
+            restart_rate: rng.pick(&[0.3, 0.05, 0.01]),
+            counts: BTreeMap::from([("nf-crash", 0), ("zombie", 0), ("delay", 0), ("burst-cut", 0)]),
+            unflushed: 0,
+            recovered: 0,
+            steps: 0,
+            hash: Cell::new(0xcbf2_9ce4_8422_2325),
+            defect: None,
+            setup,
+            kits,
+            rng,
+            faults,
+            pool,
+            trace,
+        };
+        while let Some(id) = world.dead.pop() {
+            world.build(id);
+        }
+        world
+    }
+
+    fn build(&mut self, id: InstanceId) {
+        let at = usize::from(id.vertex.0);
+        let generation = self.current[&id].next();
+        self.current.insert(id, generation);
+        let upstream = match at.checked_sub(1) {
+            None => vec![Source::Root],
+            Some(before) => (0..self.setup.vertices[before].instances)
+                .map(|index| Source::Instance(InstanceId { vertex: VertexId(before as u16), index }))
+                .collect(),
+        };
+        let config = InstanceConfig {
+            id,
+            generation,
+            epoch: self.setup.epoch,
+            window: self.setup.window,
+            specs: self.kits[at].declarations.objects.clone(),
+            own: self.setup.route(at, &self.kits),
+            next: (at + 1 < self.kits.len()).then(|| self.setup.route(at + 1, &self.kits)),
+            upstream: vec![upstream],
+            mode: Mode::Store,
+            placement: Placement { shards: self.setup.shards, seed: self.setup.hash_seed },
+            parking: self.setup.vertices[at].parking,
+            poisoned: Vec::new(),
+            pool: self.pool.clone(),
+            running: Arc::new(Running::default()),
+        };
+        let instance = (self.kits[at].factory)(config);
+        self.instances.insert((id, generation), instance);
+        self.note(|| format!("built {id} generation {}", generation.0));
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// What went wrong while it ran; panics are assertions of the cores.
+    pub fn run(&mut self) -> Result<(), String> {
+        while !self.root.is_done() {
+            self.step();
+            if let Some(defect) = self.defect.take() {
+                return Err(defect);
+            }
+            if self.steps > STEPS_MAX {
+                return Err(self.stuck());
+            }
+        }
+        self.drain();
+        self.check();
+        self.defect.take().map_or(Ok(()), Err)
+    }
+
+    /// One random step.
+    pub fn step(&mut self) {
+        self.steps += 1;
+        match self.rng.below(100) {
+            0..52 => {
+                self.deliver();
+            }
+            52..62 => self.input_step(),
+            62..66 => self.root_step(),
+            66..69 => self.egress_step(),
+            _ => self.instance_step(),
+        }
+        self.fault_step();
+        if self.steps.is_multiple_of(CHECK_EVERY) {
+            self.check();
+        }
+    }
+
+    fn input_step(&mut self) {
+        if !self.root.has_room() {
+            return;
+        }
+        if self.traffic.is_over() {
+            if self.rng.chance(0.02) {
+                self.root.end();
+            }
+            return;
+        }
+        if let Some(time) = self.traffic.pause() {
+            self.root.time_mark(time);
+            return;
+        }
+        let (time, frame) = self.traffic.next_packet();
+        let wire_len = frame.len() as u32 + self.rng.pick(&[0, 0, 0, 700]);
+        let link = self.setup.traffic.link;
+        self.note(|| format!("in {} at {}: {frame:02x?}", self.input.len() + 1, time.0));
+        self.root.ingest(&Arrival { time, link, wire_len, frame: &frame });
+        self.input.push(InPacket { wire_len, frame });
+        self.unflushed += 1;
+        if self.unflushed >= self.setup.burst_max {
+            self.flush_root();
+        }
+    }
+
+    fn root_step(&mut self) {
+        if self.rng.chance(0.05) {
+            self.root.pause();
+        }
+        if self.faults.burst_cut || self.traffic.is_over() || !self.root.has_room() {
+            let cuts = self.faults.burst_cut && self.unflushed > 0;
+            *self.counts.entry("burst-cut").or_default() += u64::from(cuts);
+            self.flush_root();
+        }
+    }
+
+    fn flush_root(&mut self) {
+        self.unflushed = 0;
+        let mut out = Vec::new();
+        self.root.flush(&mut out);
+        self.root_effects(out);
+    }
+
+    fn egress_step(&mut self) {
+        if let Some(boundary) = self.egress.close() {
+            self.send(Actor::Egress, Actor::Root, Message::Root(RootEvent::EgressClosed(boundary)));
+        }
+    }
+
+    fn instance_step(&mut self) {
+        let at = self.rng.index(self.instances.len().max(1));
+        let Some((&(id, generation), instance)) = self.instances.iter_mut().nth(at) else { return };
+        let mut out = Vec::new();
+        instance.flush(&mut out);
+        self.instance_effects(id, generation, out);
+    }
+
+    fn fault_step(&mut self) {
+        if self.crashes_left > 0 && self.rng.chance(self.crash_rate) {
+            for _ in 0..self.rng.pick(&[1, 1, 2, 3]) {
+                self.crashes_left = self.crashes_left.saturating_sub(1);
+                let at = self.rng.index(self.current.len());
+                if let Some((&id, &generation)) = self.current.iter().nth(at) {
+                    self.fail(id, generation);
+                }
+            }
+        }
+        if !self.dead.is_empty() && self.rng.chance(self.restart_rate) {
+            let at = self.rng.index(self.dead.len());
+            let id = self.dead.swap_remove(at);
+            self.build(id);
+        }
+        if !self.zombies.is_empty() && self.rng.chance(0.01) {
+            let at = self.rng.index(self.zombies.len());
+            let (id, generation) = self.zombies.swap_remove(at);
+            self.kill(id, generation);
+        }
+    }
+
+    fn fail(&mut self, id: InstanceId, generation: Generation) {
+        if self.dead.contains(&id) {
+            return;
+        }
+        self.dead.push(id);
+        let zombie = self.faults.zombie && (!self.faults.nf_crash || self.rng.chance(0.35));
+        if zombie {
+            *self.counts.entry("zombie").or_default() += 1;
+            self.note(|| format!("{id} generation {} is given up but lives", generation.0));
+            self.zombies.push((id, generation));
+        } else {
+            *self.counts.entry("nf-crash").or_default() += 1;
+            self.kill(id, generation);
+        }
+    }
+
+    fn kill(&mut self, id: InstanceId, generation: Generation) {
+        self.note(|| format!("{id} generation {} dies", generation.0));
+        self.instances.remove(&(id, generation));
+        self.links.cut_off(Actor::Instance(id, generation), &mut self.rng);
+    }
+
+    /// Delivers what a random link has next; false if there is nothing to deliver on it.
+    fn deliver(&mut self) -> bool {
+        let Some((id, messages)) = self.links.deliver(&mut self.rng) else { return false };
+        for message in messages {
+            self.receive(id, message);
+        }
+        true
+    }
+
+    fn receive(&mut self, (from, to, _): LinkId, message: Message) {
+        self.note(|| format!("{} > {}: {}", name(from), name(to), show(&message)));
+        match (to, message) {
+            (Actor::Root, Message::Root(event)) => {
+                let mut out = Vec::new();
+                self.root.on_event(event, &mut out);
+                self.root_effects(out);
+            }
+            (Actor::Egress, Message::Data(data)) => {
+                self.egress.on_data(&data, &mut self.left);
+                for out in &self.left.packets[self.answered..] {
+                    self.traffic.observe(&out.frame);
+                }
+                self.answered = self.left.packets.len();
+            }
+            (Actor::Egress, Message::Cut(cut)) => self.egress.trim(cut),
+            (Actor::Shard(at), message) => {
+                let mut out = Vec::new();
+                let shard = &mut self.shards[usize::from(at)];
+                match message {
+                    Message::Batch(batch) => shard.on_batch(batch, &mut out),
+                    Message::Load(load) => shard.on_load(&load, &mut out),
+                    Message::Cut(cut) => shard.on_cut(cut, &mut out),
+                    _ => {}
+                }
+                self.shard_effects(at, out);
+            }
+            (Actor::Instance(id, generation), message) => {
+                let event = match message {
+                    Message::Data(data) => InstanceEvent::Data(data),
+                    Message::Instance(event) => event,
+                    _ => return,
+                };
+                let Some(instance) = self.instances.get_mut(&(id, generation)) else { return };
+                let mut out = Vec::new();
+                instance.on_event(event, &mut out);
+                self.instance_effects(id, generation, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn send(&mut self, from: Actor, to: Actor, message: Message) {
+        if let Actor::Instance(id, generation) = to
+            && !self.instances.contains_key(&(id, generation))
+        {
+            return;
+        }
+        self.links.send(from, to, message, &mut self.rng);
+    }
+
+    fn send_data(&mut self, from: Actor, to: Destination, data: Data) {
+        let to = match to {
+            Destination::Instance(id) => Actor::Instance(id, data.to_generation),
+            Destination::Egress => Actor::Egress,
+        };
+        self.send(from, to, Message::Data(data));
+    }
+
+    fn root_effects(&mut self, out: Vec<RootEffect>) {
+        for effect in out {
+            match effect {
+                RootEffect::Data(to, data) => self.send_data(Actor::Root, to, data),
+                RootEffect::Go { to, generation, cut, stamped, generations } => {
+                    let next = VertexId(to.vertex.0 + 1);
+                    let downstream = generations.into_iter().filter(|(id, _)| id.vertex == next).collect();
+                    let go = InstanceEvent::Go { cut, stamped, downstream };
+                    self.send(Actor::Root, Actor::Instance(to, generation), Message::Instance(go));
+                }
+                RootEffect::Cut(cut) => {
+                    for shard in 0..self.setup.shards {
+                        self.send(Actor::Root, Actor::Shard(shard), Message::Cut(cut));
+                    }
+                    self.send(Actor::Root, Actor::Egress, Message::Cut(cut));
+                    let instances: Vec<_> = self.instances.keys().copied().collect();
+                    for (id, generation) in instances {
+                        let cut = Message::Instance(InstanceEvent::Cut(cut));
+                        self.send(Actor::Root, Actor::Instance(id, generation), cut);
+                    }
+                }
+            }
+        }
+    }
+
+    fn instance_effects(&mut self, id: InstanceId, generation: Generation, out: Vec<InstanceEffect>) {
+        let from = Actor::Instance(id, generation);
+        for effect in out {
+            match effect {
+                InstanceEffect::Data(to, data) => self.send_data(from, to, data),
+                InstanceEffect::Batch(shard, batch) => {
+                    self.send(from, Actor::Shard(shard.0), Message::Batch(batch))
+                }
+                InstanceEffect::Load(shard, load) => {
+                    self.send(from, Actor::Shard(shard.0), Message::Load(load))
+                }
+                InstanceEffect::Replay(Source::Root, boundary) => {
+                    self.send(from, Actor::Root, Message::Root(RootEvent::Replay(id, generation, boundary)));
+                }
+                InstanceEffect::Replay(Source::Instance(upstream), boundary) => {
+                    let to = Actor::Instance(upstream, self.current[&upstream]);
+                    let replay = InstanceEvent::Replay { to: id, generation, boundary };
+                    self.send(from, to, Message::Instance(replay));
+                }
+                InstanceEffect::Register => {
+                    self.send(from, Actor::Root, Message::Root(RootEvent::Register(id, generation)));
+                }
+                InstanceEffect::Closed(boundary) => {
+                    self.send(from, Actor::Root, Message::Root(RootEvent::Closed(id, generation, boundary)));
+                }
+                InstanceEffect::CaughtUp { .. } => self.recovered += 1,
+            }
+        }
+    }
+
+    fn shard_effects(&mut self, shard: u16, out: Vec<ShardEffect>) {
+        let from = Actor::Shard(shard);
+        for effect in out {
+            let (to, event) = match effect {
+                ShardEffect::Reply(reply) => {
+                    (Actor::Instance(reply.to, reply.generation), InstanceEvent::Reply(reply))
+                }
+                ShardEffect::Acknowledge { to, generation, number } => {
+                    let shard = chc_api::ShardId(shard);
+                    (Actor::Instance(to, generation), InstanceEvent::Acknowledged { shard, number })
+                }
+                ShardEffect::Loaded(loaded) => {
+                    (Actor::Instance(loaded.to, loaded.generation), InstanceEvent::Loaded(loaded))
+                }
+                ShardEffect::Defect(defect) => {
+                    self.defect = Some(defect);
+                    continue;
+                }
+            };
+            self.send(from, to, Message::Instance(event));
+        }
+    }
+
+    /// What is left on the links when all is done must change nothing.
+    fn drain(&mut self) {
+        let mut quiet = 0;
+        while quiet < 200 {
+            quiet = if self.deliver() { 0 } else { quiet + 1 };
+        }
+    }
+
+    fn check(&self) {
+        self.root.check_invariants();
+        self.shards.iter().for_each(ShardEngine::check_invariants);
+        self.instances.values().for_each(|i| i.check_invariants());
+    }
+
+    /// Faults injected so far.
+    #[must_use]
+    pub fn fault_counts(&self) -> FaultCounts {
+        let mut counts = self.counts.clone();
+        counts.insert("delay", self.links.slowed);
+        counts
+    }
+
+    /// How often what is worth testing happened: drops by reason, events by kind, duplicates
+    /// suppressed, messages fenced, recoveries.
+    #[must_use]
+    pub fn reached(&self) -> BTreeMap<String, u64> {
+        let mut reached = BTreeMap::new();
+        let mut add = |name: String, count: u64| *reached.entry(name).or_default() += count;
+        for (_, drop) in &self.left.drops {
+            add(format!("drop {}", drop.reason), 1);
+        }
+        for (_, record) in &self.left.events {
+            let kind = match record.event.kind {
+                EventKind::Nat { opened: true, .. } => "translation opened",
+                EventKind::Nat { .. } => "translation closed",
+                EventKind::Alert { signature, .. } => signature,
+            };
+            add(kind.into(), 1);
+            add(
+                if record.position.is_timer() {
+                    "event of a timer".into()
+                } else {
+                    "event of a packet".into()
+                },
+                1,
+            );
+        }
+        for shard in &self.shards {
+            add("updates suppressed".into(), shard.tally.suppressed);
+            add("fenced by shards".into(), shard.tally.fenced);
+        }
+        add("outputs suppressed".into(), self.egress.counts.duplicates);
+        add("fenced by egress".into(), self.egress.counts.fenced);
+        add("recovered".into(), self.recovered);
+        reached
+    }
+
+    /// Hash of all messages delivered.
+    #[must_use]
+    pub fn trace_hash(&self) -> u64 {
+        self.hash.get()
+    }
+
+    fn note(&self, line: impl FnOnce() -> String) {
+        match self.trace {
+            TraceMode::Off => {}
+            TraceMode::Print => println!("{} {}", self.steps, line()),
+            TraceMode::Hash => {
+                let mut hash = self.hash.get();
+                for byte in line().bytes().chain(self.steps.to_le_bytes()) {
+                    hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+                }
+                self.hash.set(hash);
+            }
+        }
+    }
+
+    fn stuck(&self) -> String {
+        let mut dump = format!(
+            "no end after {} steps: cut {} of {}, ended {}, dead {:?}, zombies {:?}",
+            self.steps,
+            self.root.cut().0,
+            self.root.next_clock().0,
+            self.traffic.is_over(),
+            self.dead,
+            self.zombies,
+        );
+        for ((id, generation), instance) in &self.instances {
+            let _ = write!(dump, "\n  {id} generation {}: {:?}", generation.0, instance.counts());
+            let _ = write!(dump, " idle {}", instance.is_idle());
+        }
+        for (at, shard) in self.shards.iter().enumerate() {
+            let _ = write!(dump, "\n  shard {at}: {} operations wait, {:?}", shard.waiting(), shard.tally);
+        }
+        for ((from, to, _), len) in self.links.waiting() {
+            let _ = write!(dump, "\n  {} > {}: {len} messages", name(from), name(to));
+        }
+        dump
+    }
+}
+
+fn name(actor: Actor) -> String {
+    match actor {
+        Actor::Root => "root".into(),
+        Actor::Egress => "egress".into(),
+        Actor::Shard(at) => format!("shard {at}"),
+        Actor::Instance(id, generation) => format!("{id}#{}", generation.0),
+    }
+}
+
+/// A message on one line.
+fn show(message: &Message) -> String {
+    let Message::Data(data) = message else {
+        return match message {
+            Message::Instance(InstanceEvent::Reply(Reply { results, .. })) => format!("reply {results:?}"),
+            other => format!("{other:?}"),
+        };
+    };
+    let mut line = format!("progress {:?}", data.progress);
+    if !data.steps.is_empty() {
+        let steps: Vec<_> = data.steps.iter().map(|s| (s.clock.0, s.time.0)).collect();
+        let _ = write!(line, " steps {steps:?}");
+    }
+    if let Some(block) = &data.block {
+        let positions: Vec<_> = block.descs.iter().map(Desc::position).collect();
+        let _ = write!(line, " packets {positions:?}");
+        for event in &block.events {
+            let _ = write!(line, " event {:?}.{} {:?}", event.position, event.index, event.event);
+        }
+        for drop in &block.drops {
+            let _ = write!(line, " drop {:?} {}", drop.position, drop.reason);
+        }
+    }
+    line
+}
