@@ -148,6 +148,7 @@ impl<P: Protections> Splitter<P> {
     }
 
     /// Sends a packet on with a header region, and perhaps an identity, of its own.
+    #[inline]
     pub fn forward_changed(
         &mut self,
         from: &BlockRef,
@@ -282,3 +283,7 @@ fn send_one<P: Protections>(
     let to_generation = edge.generation;
     send(edge.to, Data { from, from_generation, to_generation, steps: news, block, progress });
 }
+
+#[cfg(test)]
+#[path = "splitter_tests.rs"]
+pub(crate) mod tests;

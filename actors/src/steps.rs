@@ -100,6 +100,8 @@ mod tests {
         steps.extend(&[Step { clock: Clock(12), time: Time::END, number: 0 }]);
         assert_eq!(steps.due(Time(31), true), Some(Clock(12)));
         assert_eq!(steps.due(Time(31), false), None, "only timers that ask for it fire at the end");
+        let armed_by_the_end = Time::END + std::time::Duration::from_nanos(1);
+        assert_eq!(steps.due(armed_by_the_end, true), None, "nor do those that the end itself arms");
         steps.trim(Clock(6));
         assert_eq!(steps.since(Clock(0)).map(|s| s.clock.0).collect::<Vec<_>>(), [9, 12]);
     }

@@ -40,7 +40,7 @@ use chc_api::packet::{self, Ipv4Header, PacketKind, Parsed, icmp, protocol, tcp}
 use chc_api::state::FlowOptions;
 use chc_api::{
     Context, Counter, Declarations, Direction, Event, EventKind, Flow, FlowKey, Identity, NetworkFunction,
-    ObjectKey, Pool, Resolution, Scope, Slot, TimerEvent, Verdict,
+    ObjectKey, Pool, Resolution, Scope, Slot, Time, TimerEvent, Verdict,
 };
 use rewrite::{Address, End, Places};
 use std::ops::Range;
@@ -60,6 +60,8 @@ const FIN_OUT: u16 = 1;
 const FIN_IN: u16 = 2;
 /// A RST, or both FINs: the mapping lingers.
 const CLOSED: u16 = 4;
+/// The internal endpoint is the high one of the key.
+const FROM_HIGH: u16 = 8;
 
 /// The translation of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -69,7 +71,8 @@ pub struct Mapping {
     pub external: u32,
     /// External port or echo identifier.
     pub port: u16,
-    /// TCP state: 1 and 2 after a FIN from inside and outside, 4 when closed.
+    /// TCP state: 1 and 2 after a FIN from inside and outside, 4 when closed; 8 if the internal
+    /// endpoint is the high one of the key.
     pub state: u16,
     /// Clock of the packet that acquired the port.
     pub owner: u64,
@@ -204,17 +207,47 @@ impl Nat {
         if low_is_internal { Direction::LowToHigh } else { Direction::HighToLow }
     }
 
+    /// A whole TCP or UDP packet of a connection that has a mapping, under the addresses of that
+    /// connection: everything but first packets, translated return traffic and oddities.
+    #[inline]
+    fn established<C: Context>(&self, cx: &C) -> Option<Verdict> {
+        let (place, is_tcp, tcp_flags) = cx.look(|parsed, _| {
+            let whole = PacketKind::IPV4.with(PacketKind::HAS_L4);
+            let is_tcp = parsed.protocol == protocol::TCP;
+            let plain = parsed.kind == whole && (is_tcp || parsed.protocol == protocol::UDP);
+            let (l3, l4, end) = (usize::from(parsed.l3), usize::from(parsed.l4), usize::from(parsed.end));
+            let places = Places { l3, l4: Some(l4), end, protocol: parsed.protocol };
+            plain.then_some((places, is_tcp, parsed.tcp_flags))
+        })?;
+        let (mapping, due) = cx.get_with_timer(self.mapping, IDLE)?;
+        cx.count(self.packets_total, 1);
+        if is_tcp {
+            cx.count(self.packets_tcp, 1);
+        }
+        let from_high = mapping.state & FROM_HIGH != 0;
+        if from_high == (cx.identity().direction == Direction::HighToLow) {
+            self.advance(cx, mapping, due, tcp_flags, FIN_OUT);
+            let by = Address { ip: mapping.external, port: mapping.port };
+            cx.rewrite(|header| rewrite::replace_end(header, place, End::Source, by));
+        } else {
+            self.advance(cx, mapping, due, tcp_flags, FIN_IN);
+        }
+        Some(Verdict::Forward)
+    }
+
     /// A packet from inside to outside.
     async fn outbound<C: Context>(&self, cx: &C, at: &Place, from: u32) -> Verdict {
-        let mapping = match (cx.get(self.mapping), at.shape) {
-            (Some(mapping), _) => mapping,
+        let known = cx.get_with_timer(self.mapping, IDLE);
+        let due = known.and_then(|(_, due)| due);
+        let mapping = match (known, at.shape) {
+            (Some((mapping, _)), _) => mapping,
             (None, Shape::Whole) => match self.open(cx, from).await {
                 Some(mapping) => mapping,
                 None => return PORTS_EXHAUSTED,
             },
             (None, Shape::Later) => {
                 let by = Address { ip: self.external[self.external_of(from)], port: 0 };
-                cx.rewrite(|header| rewrite::replace(header, at.places, End::Source, by));
+                cx.rewrite(|header| rewrite::replace_end(header, at.places, End::Source, by));
                 return Verdict::Forward;
             }
             // RFC 5508, REQ-5.
@@ -227,8 +260,9 @@ impl Nat {
                 rewrite::replace_quoted(header, at.l4, quoted, End::Destination, by);
             });
         } else {
-            self.advance(cx, mapping, at.tcp_flags, FIN_OUT);
-            cx.rewrite(|header| rewrite::replace(header, at.places, End::Source, by));
+            let due = due.or_else(|| cx.armed(self.mapping, IDLE));
+            self.advance(cx, mapping, due, at.tcp_flags, FIN_OUT);
+            cx.rewrite(|header| rewrite::replace_end(header, at.places, End::Source, by));
         }
         Verdict::Forward
     }
@@ -236,7 +270,8 @@ impl Nat {
     /// A packet to an external address, whose identity is the internal host's connection if there is
     /// one.
     fn inbound<C: Context>(&self, cx: &C, at: &Place, to: u32) -> Verdict {
-        let Some(mapping) = cx.get(self.mapping).filter(|mapping| mapping.external == to) else {
+        let known = cx.get_with_timer(self.mapping, IDLE);
+        let Some((mapping, due)) = known.filter(|(mapping, _)| mapping.external == to) else {
             return NO_MAPPING;
         };
         let identity = cx.identity();
@@ -247,8 +282,8 @@ impl Nat {
                 rewrite::replace_quoted(header, at.l4, quoted, End::Source, inner);
             });
         } else {
-            self.advance(cx, mapping, at.tcp_flags, FIN_IN);
-            cx.rewrite(|header| rewrite::replace(header, at.places, End::Destination, inner));
+            self.advance(cx, mapping, due, at.tcp_flags, FIN_IN);
+            cx.rewrite(|header| rewrite::replace_end(header, at.places, End::Destination, inner));
         }
         Verdict::Forward
     }
@@ -262,7 +297,8 @@ impl Nat {
         let pool = Self::pool_key(external, class(key.protocol())?, u64::from(slot));
         let port = cx.acquire(self.free_ports, pool).await?;
         let owner = cx.position().clock.0;
-        let mapping = Mapping { external: self.external[external], port: port as u16, state: 0, owner };
+        let state = if identity.direction == Direction::HighToLow { FROM_HIGH } else { 0 };
+        let mapping = Mapping { external: self.external[external], port: port as u16, state, owner };
         cx.put(self.mapping, mapping);
         cx.arm(self.mapping, IDLE, cx.now() + self.idle, false);
         let kind = EventKind::Nat { opened: true, external: mapping.external, port: mapping.port };
@@ -273,7 +309,7 @@ impl Nat {
     /// What a packet's TCP flags (0 for other protocols) and its mere arrival do to the mapping.
     /// `fin` tells the side it comes from.
     #[inline]
-    fn advance<C: Context>(&self, cx: &C, mapping: Mapping, tcp_flags: u8, fin: u16) {
+    fn advance<C: Context>(&self, cx: &C, mapping: Mapping, due: Option<Time>, tcp_flags: u8, fin: u16) {
         let control = tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN);
         let mut state = mapping.state;
         if control & tcp::RST != 0 {
@@ -285,7 +321,7 @@ impl Nat {
             }
         } else if control == tcp::SYN && fin == FIN_OUT && state & CLOSED != 0 {
             // The same ports are used again before the mapping has gone.
-            state = 0;
+            state = mapping.state & FROM_HIGH;
         }
         let was_closed = mapping.state & CLOSED != 0;
         let is_closed = state & CLOSED != 0;
@@ -299,9 +335,8 @@ impl Nat {
             return;
         }
         let deadline = cx.now() + self.idle;
-        let moves =
-            |armed: chc_api::Time| deadline.0.saturating_sub(armed.0) > self.idle.as_nanos() as u64 / 16;
-        if was_closed || cx.armed(self.mapping, IDLE).is_none_or(moves) {
+        let moves = |armed: Time| deadline.0.saturating_sub(armed.0) > self.idle.as_nanos() as u64 / 16;
+        if was_closed || due.is_none_or(moves) {
             cx.arm(self.mapping, IDLE, deadline, false);
         }
     }
@@ -384,6 +419,11 @@ fn travelling(identity: &Identity) -> Option<(Address, Address)> {
 impl NetworkFunction for Nat {
     const TRANSLATES: bool = true;
 
+    #[inline]
+    fn at_once<C: Context>(&self, cx: &C) -> Option<Verdict> {
+        self.established(cx)
+    }
+
     async fn packet<C: Context>(&self, cx: C) -> Verdict {
         let parsed = cx.parsed();
         cx.count(self.packets_total, 1);
@@ -397,8 +437,9 @@ impl NetworkFunction for Nat {
             match (self.is_internal(from), self.is_internal(to)) {
                 (true, false) => return self.outbound(&cx, &at, from).await,
                 (false, true) => {
-                    if let (Some(mapping), true) = (cx.get(self.mapping), at.shape != Shape::Error) {
-                        self.advance(&cx, mapping, at.tcp_flags, FIN_IN);
+                    let known = cx.get_with_timer(self.mapping, IDLE);
+                    if let (Some((mapping, due)), true) = (known, at.shape != Shape::Error) {
+                        self.advance(&cx, mapping, due, at.tcp_flags, FIN_IN);
                     }
                     return Verdict::Forward;
                 }

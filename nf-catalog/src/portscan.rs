@@ -454,6 +454,9 @@ fn is_unreachable_tcp(header: &[u8], parsed: &Parsed) -> bool {
 }
 
 impl NetworkFunction for Portscan {
+    // Only segments that open or refuse a connection are looked at.
+    const LOOKS_UP: bool = false;
+
     async fn packet<C: Context>(&self, cx: C) -> Verdict {
         let parsed = cx.parsed();
         if parsed.is(PacketKind::ICMP_ERROR) {

@@ -23,9 +23,10 @@ pub const BLOCK_PACKETS_MAX: usize = 256;
 /// A block takes no further packet once it holds this many bytes of its own.
 pub const BLOCK_BYTES_SOFT_MAX: usize = 256 * 1024;
 /// Spare blocks that are kept for reuse.
-const SPARE_BLOCKS: usize = 256;
-/// Bytes a spare block may keep reserved.
-const SPARE_BYTES_MAX: usize = 64 * 1024;
+const SPARE_BLOCKS: usize = 128;
+/// Bytes a spare block may keep reserved: what a full block of ordinary packets needs, so that it need
+/// not be mapped again for the next one.
+const SPARE_BYTES_MAX: usize = BLOCK_BYTES_SOFT_MAX + 64 * 1024;
 
 /// What is known of a packet once it was parsed.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +121,7 @@ pub struct Block {
 }
 
 impl Block {
+    #[inline]
     fn source(&self, source: u16) -> &Block {
         match source.checked_sub(1) {
             None => self,
@@ -128,6 +130,7 @@ impl Block {
     }
 
     /// The header region of a packet.
+    #[inline]
     #[must_use]
     pub fn head(&self, desc: &Desc) -> &[u8] {
         let at = desc.head_at as usize;
@@ -142,6 +145,7 @@ impl Block {
     }
 
     /// A packet's metadata.
+    #[inline]
     #[must_use]
     pub fn meta(&self, desc: &Desc) -> &Meta {
         &self.source(desc.meta_source).metas[usize::from(desc.meta_at)]
@@ -187,7 +191,8 @@ impl std::fmt::Debug for BlockRef {
     }
 }
 
-/// Blocks for reuse.
+/// Blocks for reuse. A chain has one pool: blocks of different pools must not meet in one builder, for
+/// they are told apart by a number that is unique within a pool.
 #[derive(Default)]
 pub struct BlockPool {
     spare: Mutex<Vec<Block>>,
@@ -248,7 +253,7 @@ const UNMAPPED: u16 = u16::MAX;
 /// block.
 pub struct BlockBuilder {
     pool: Arc<BlockPool>,
-    block: Option<Block>,
+    block: Block,
     maps: Vec<SourceMap>,
     maps_used: usize,
 }
@@ -257,38 +262,32 @@ impl BlockBuilder {
     /// A builder that takes its blocks from `pool`.
     #[must_use]
     pub fn new(pool: Arc<BlockPool>) -> Self {
-        Self { pool, block: None, maps: Vec::new(), maps_used: 0 }
-    }
-
-    fn block(&mut self) -> &mut Block {
-        self.block.get_or_insert_with(|| self.pool.take())
+        Self { block: pool.take(), pool, maps: Vec::new(), maps_used: 0 }
     }
 
     /// Packets so far.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.block.as_ref().map_or(0, |b| b.descs.len())
+        self.block.descs.len()
     }
 
     /// Whether nothing was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.block.is_none()
+        self.block.descs.is_empty() && self.block.events.is_empty() && self.block.drops.is_empty()
     }
 
     /// Whether the block should be sent before anything else is added.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.block.as_ref().is_some_and(|b| {
-            b.descs.len() >= BLOCK_PACKETS_MAX
-                || b.bytes.len() >= BLOCK_BYTES_SOFT_MAX
-                || b.parents.len() >= usize::from(u16::MAX) - 4
-        })
+        self.block.descs.len() >= BLOCK_PACKETS_MAX
+            || self.block.bytes.len() >= BLOCK_BYTES_SOFT_MAX
+            || self.block.parents.len() >= usize::from(u16::MAX) - 4
     }
 
     /// Adds a packet as it came in. `head_len` bytes of `frame` become its header region.
     pub fn ingest(&mut self, frame: &[u8], head_len: usize, desc: Ingest, meta: Meta) {
-        let block = self.block();
+        let block = &mut self.block;
         let at = block.bytes.len();
         block.bytes.extend_from_slice(frame);
         let head_len = head_len.min(frame.len()).min(usize::from(u16::MAX));
@@ -312,17 +311,26 @@ impl BlockBuilder {
     }
 
     /// Adds packet `desc` of `from`, unchanged.
+    #[inline(always)]
     pub fn forward(&mut self, from: &BlockRef, desc: &Desc) {
         let map = self.map(from);
         let head_source = self.source(map, from, desc.head_source);
-        let tail_source =
-            if desc.tail_len == 0 { head_source } else { self.source(map, from, desc.tail_source) };
-        let meta_source = self.source(map, from, desc.meta_source);
-        let tail_at = if desc.tail_len == 0 { 0 } else { desc.tail_at };
-        self.block().descs.push(Desc { head_source, tail_source, meta_source, tail_at, ..*desc });
+        let mut new = Desc { head_source, ..*desc };
+        new.meta_source = if desc.meta_source == desc.head_source {
+            head_source
+        } else {
+            self.source(map, from, desc.meta_source)
+        };
+        if desc.tail_len == 0 {
+            (new.tail_source, new.tail_at) = (head_source, 0);
+        } else {
+            new.tail_source = self.source(map, from, desc.tail_source);
+        }
+        self.block.descs.push(new);
     }
 
     /// Adds packet `desc` of `from` with a header region, and perhaps an identity, of its own.
+    #[inline]
     pub fn forward_changed(
         &mut self,
         from: &BlockRef,
@@ -333,7 +341,7 @@ impl BlockBuilder {
         let map = self.map(from);
         let tail_source = if desc.tail_len == 0 { 0 } else { self.source(map, from, desc.tail_source) };
         let meta_source = if identity.is_some() { 0 } else { self.source(map, from, desc.meta_source) };
-        let block = self.block();
+        let block = &mut self.block;
         let head_at = block.bytes.len() as u32;
         block.bytes.extend_from_slice(head);
         let mut new = Desc {
@@ -355,18 +363,22 @@ impl BlockBuilder {
 
     /// Adds an event.
     pub fn event(&mut self, event: EventRecord) {
-        self.block().events.push(event);
+        self.block.events.push(event);
     }
 
     /// Notes a packet that ended here.
     pub fn dropped(&mut self, record: DropRecord) {
-        self.block().drops.push(record);
+        self.block.drops.push(record);
     }
 
     /// The block, if anything was added; the next addition begins another.
     pub fn finish(&mut self) -> Option<BlockRef> {
+        if self.is_empty() {
+            return None;
+        }
         self.maps_used = 0;
-        self.block.take().map(|b| BlockRef(Some(Arc::new(b))))
+        let block = std::mem::replace(&mut self.block, self.pool.take());
+        Some(BlockRef(Some(Arc::new(block))))
     }
 
     /// Index of the source map of `from`.
@@ -408,7 +420,7 @@ impl BlockBuilder {
             None => from.clone(),
             Some(at) => from.parents[usize::from(at)].clone(),
         };
-        let block = self.block();
+        let block = &mut self.block;
         // The same block may come as itself and as another block's parent: once is enough.
         let at = block.parents.iter().position(|p| p.serial == parent.serial).unwrap_or_else(|| {
             block.parents.push(parent);

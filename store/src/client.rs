@@ -8,7 +8,7 @@
 
 use crate::batch::{Batch, CountItem, OpItem, OpName, VersionItem};
 use chc_api::{
-    Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, Path, Position, ShardId, Slot,
+    Clock, Counter, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, Path, Position, ShardId, Slot,
 };
 
 /// Where objects live.
@@ -66,13 +66,12 @@ pub struct Client {
     epoch: u64,
     placement: Placement,
     shards: Vec<Pending>,
+    /// By the counters' numbers.
     counting: Vec<Counting>,
-    /// Index into `counting` by object.
-    counters: Vec<u16>,
 }
 
 impl Client {
-    /// A new session. `counters` are the vertex's coalesced counters.
+    /// A new session. `counters` are the vertex's counters in the order of their declaration.
     #[must_use]
     pub fn new(
         from: InstanceId,
@@ -82,7 +81,7 @@ impl Client {
         counters: impl Iterator<Item = ObjectId>,
     ) -> Self {
         let words = epoch.div_ceil(64) as usize;
-        let counting: Vec<Counting> = counters
+        let counting = counters
             .map(|object| Counting {
                 object,
                 epoch: Clock(0),
@@ -91,13 +90,8 @@ impl Client {
                 pairs: Vec::new(),
             })
             .collect();
-        let mut by_object = Vec::new();
-        for (i, c) in counting.iter().enumerate() {
-            by_object.resize(by_object.len().max(usize::from(c.object.0) + 1), u16::MAX);
-            by_object[usize::from(c.object.0)] = i as u16;
-        }
         let shards = (0..placement.shards).map(|_| Pending::default()).collect();
-        Self { from, generation, epoch, placement, shards, counting, counters: by_object }
+        Self { from, generation, epoch, placement, shards, counting }
     }
 
     /// Where objects live.
@@ -107,26 +101,27 @@ impl Client {
     }
 
     /// Adds one to a counter for the first packet of a clock, as its first addition to that counter.
-    #[inline]
-    pub fn count_one(&mut self, counter: ObjectId, clock: Clock) {
-        let counting = &mut self.counting[usize::from(self.counters[usize::from(counter.0)])];
+    #[inline(always)]
+    pub fn count_one(&mut self, counter: Counter, clock: Clock) {
         let offset = clock.0 & (self.epoch - 1);
-        if counting.epoch.0 != clock.0 - offset || !counting.any {
-            self.turn(counter, Clock(clock.0 - offset));
-            return self.count_one(counter, clock);
+        let at = usize::from(counter.number());
+        let counting = &mut self.counting[at];
+        if counting.epoch.0 == clock.0 - offset && counting.any {
+            counting.bits[(offset >> 6) as usize] |= 1 << (offset & 63);
+            return;
         }
-        counting.bits[(offset >> 6) as usize] |= 1 << (offset & 63);
+        self.turn(at, Clock(clock.0 - offset));
+        self.counting[at].bits[(offset >> 6) as usize] |= 1 << (offset & 63);
     }
 
     /// Adds to a counter, whoever and how much.
-    pub fn count(&mut self, counter: ObjectId, name: OpName, by: u64) {
-        self.counting[usize::from(self.counters[usize::from(counter.0)])].pairs.push((name, by));
+    pub fn count(&mut self, counter: Counter, name: OpName, by: u64) {
+        self.counting[usize::from(counter.number())].pairs.push((name, by));
     }
 
     /// Begins another epoch of a counter.
     #[cold]
-    fn turn(&mut self, counter: ObjectId, epoch: Clock) {
-        let at = usize::from(self.counters[usize::from(counter.0)]);
+    fn turn(&mut self, at: usize, epoch: Clock) {
         self.gather(at);
         let counting = &mut self.counting[at];
         counting.epoch = epoch;
@@ -160,7 +155,7 @@ impl Client {
         let shard = match item.op {
             // A pool lives with the records of its slot: the low bits of its key.
             Op::Acquire | Op::Release { .. } => self.placement.slot(Slot(item.key.0[0] as u16)),
-            Op::Get if self.counters.get(usize::from(item.object.0)).is_some_and(|c| *c != u16::MAX) => {
+            Op::Get if self.counting.iter().any(|c| c.object == item.object) => {
                 self.placement.counter(item.object)
             }
             _ => self.placement.value(item.object, &item.key),
@@ -243,6 +238,11 @@ impl Client {
 
 /// Whether an addition may travel as a bit.
 #[must_use]
+#[inline(always)]
 pub fn counts_as_bit(position: &Position, by: u64) -> bool {
     by == 1 && position.path == Path::FIRST && position.origin.is_none()
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -28,7 +28,7 @@ use chc_api::{
     Protection, Protections, ShardId, Slot, VertexId,
 };
 use hashbrown::HashMap;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// What a shard must know of a vertex.
 #[derive(Clone)]
@@ -400,22 +400,15 @@ impl<P: Protections> Vertex<P> {
             let Some(queue) = self.queues.get_mut(object).filter(|q| !q.is_empty()) else { continue };
             let frontier = frontier.iter().min().copied().unwrap_or(Position::before(Clock(0)));
             let mut done = Vec::new();
-            let mut undecided = HashSet::new();
             for (name, (key, op)) in queue.iter() {
                 let reached = name.position <= frontier;
                 let at = name.position.clock;
                 let result = if *op == Op::Acquire {
-                    // Within one pool a later acquire must not overtake an undecided one.
-                    if undecided.contains(&key.0[0]) {
-                        continue;
-                    }
                     match self.objects.acquire(*object, key.0[0], at, frontier.clock, reached) {
                         Acquired::Member(member) => OpValue::Int(member as i64),
                         Acquired::None => OpValue::Empty,
-                        Acquired::Undecided => {
-                            undecided.insert(key.0[0]);
-                            continue;
-                        }
+                        // No later acquire of this pool can be decided before this one.
+                        Acquired::Undecided => continue,
                     }
                 } else if reached {
                     self.objects.apply(*object, key, op, at)

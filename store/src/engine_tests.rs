@@ -1,1 +1,722 @@
+//! One test per guarantee of a shard, and random schedules against a sequential model.
 
+use super::*;
+use crate::batch::{CountItem, VersionItem};
+use crate::record::Record;
+use chc_api::state::{FlowOptions, ObjectKind};
+use chc_api::{All, Declarations, Path, Scope};
+use proptest::prelude::*;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+const WINDOW: u64 = 32;
+const COUNTER: ObjectId = ObjectId(0);
+const SERIAL: ObjectId = ObjectId(1);
+const SERIAL_LIST: ObjectId = ObjectId(2);
+const ORDERED: ObjectId = ObjectId(3);
+const POOL: ObjectId = ObjectId(4);
+const ORDERED_POOL: ObjectId = ObjectId(5);
+const FLOWS: ObjectId = ObjectId(6);
+/// The pool of the examples has this many members.
+const MEMBERS: u64 = 3;
+
+type Shard = ShardEngine<All>;
+
+/// A shard for one vertex; the last instance owns slot 1, the first all others.
+fn shard(instances: u16) -> Shard {
+    let mut d = Declarations::default();
+    let list = || ObjectKind::List { len_max: 1000 };
+    d.counter("counter");
+    d.basic("serial", Scope::Global, Consistency::Serial, ObjectKind::Int { initial: 0 }, (4, 0));
+    d.basic("serial list", Scope::Global, Consistency::Serial, list(), (4, 0));
+    d.basic("ordered", Scope::Global, Consistency::Clock, list(), (4, 0));
+    d.pool("pool", Consistency::Serial, Arc::new(|_| 0..MEMBERS));
+    d.pool("ordered pool", Consistency::Clock, Arc::new(|_| 0..MEMBERS));
+    d.flow::<u64>("flows", FlowOptions::default());
+    let owners = vec![0, instances - 1, 0];
+    let vertices = vec![VertexSpec { objects: d.objects, instances, owners }];
+    ShardEngine::new(ShardConfig { shard: ShardId(0), window: WINDOW, vertices, record_choices: true })
+}
+
+fn instance(index: u16) -> InstanceId {
+    InstanceId { vertex: VertexId(0), index }
+}
+
+/// An empty batch.
+fn from(index: u16, generation: u32) -> Batch {
+    Batch {
+        from: instance(index),
+        generation: Generation(generation),
+        number: 1,
+        ops: Vec::new(),
+        counts: Vec::new(),
+        versions: Vec::new(),
+        frontier: Vec::new(),
+    }
+}
+
+fn name(clock: u64, index: u16) -> OpName {
+    OpName { position: Position::packet(Clock(clock), Path::FIRST), index }
+}
+
+/// An operation whose issuer waits for the result.
+fn op(object: ObjectId, clock: u64, index: u16, op: Op) -> OpItem {
+    OpItem { name: name(clock, index), object, key: ObjectKey::GLOBAL, op, reply: true }
+}
+
+fn push(clock: u64) -> OpItem {
+    op(ORDERED, clock, 0, Op::Push(clock))
+}
+
+fn acquire(clock: u64) -> OpItem {
+    op(POOL, clock, 0, Op::Acquire)
+}
+
+fn release(clock: u64, member: u64, owner: u64) -> OpItem {
+    op(POOL, clock, 1, Op::Release { member, owner })
+}
+
+fn until(clock: u64) -> Vec<(ObjectId, Position)> {
+    [ORDERED, POOL, ORDERED_POOL].map(|object| (object, Position::before(Clock(clock)))).to_vec()
+}
+
+fn send(shard: &mut Shard, batch: Batch) -> Vec<ShardEffect> {
+    let mut out = Vec::new();
+    shard.on_batch(batch, &mut out);
+    shard.check_invariants();
+    out
+}
+
+/// Sends operations of the first generation of instance 0; what they returned.
+fn go(shard: &mut Shard, ops: Vec<OpItem>) -> Vec<OpValue> {
+    values(&send(shard, Batch { ops, ..from(0, 1) }))
+}
+
+/// Says how far instance 0 is; what operations returned then.
+fn reach(shard: &mut Shard, clock: u64) -> Vec<OpValue> {
+    values(&send(shard, Batch { frontier: until(clock), ..from(0, 1) }))
+}
+
+fn replies(effects: &[ShardEffect]) -> impl Iterator<Item = &Reply> {
+    effects.iter().filter_map(|e| if let ShardEffect::Reply(reply) = e { Some(reply) } else { None })
+}
+
+fn values(effects: &[ShardEffect]) -> Vec<OpValue> {
+    replies(effects).flat_map(|r| r.results.iter().map(|(_, value)| *value)).collect()
+}
+
+fn load(shard: &mut Shard, index: u16, generation: u32, boundary: u64) -> Vec<ShardEffect> {
+    let mut out = Vec::new();
+    let boundary = Clock(boundary);
+    shard.on_load(&Load { from: instance(index), generation: Generation(generation), boundary }, &mut out);
+    out
+}
+
+/// The first words of the records a load gives.
+fn loaded(shard: &mut Shard, index: u16, generation: u32, boundary: u64) -> Vec<u64> {
+    match load(shard, index, generation, boundary).as_slice() {
+        [ShardEffect::Loaded(loaded)] => {
+            loaded.records.iter().map(|(.., record)| record.words()[0]).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn cut(shard: &mut Shard, clock: u64) -> Vec<ShardEffect> {
+    let mut out = Vec::new();
+    shard.on_cut(Clock(clock), &mut out);
+    shard.check_invariants();
+    out
+}
+
+fn shown(shard: &Shard, object: ObjectId) -> Option<Shown> {
+    shard.show_objects().find(|(_, id, ..)| *id == object).map(|(.., shown)| shown)
+}
+
+fn version(slot: u16, written: u64, value: Option<u64>) -> VersionItem {
+    let key = FlowKey { words: [u64::from(slot); 5] };
+    let record = value.map(|v| Record::new(&[v]));
+    VersionItem { object: FLOWS, slot: Slot(slot), key, written: Clock(written), record }
+}
+
+// Exactly once: DESIGN section 5, the paper's section 5.3 (duplicate updates).
+
+#[test]
+fn an_operation_is_applied_once_and_answered_with_its_logged_result_to_a_later_generation() {
+    let mut shard = shard(1);
+    let first = op(SERIAL, 4, 0, Op::Increment(1));
+    assert_eq!(
+        go(&mut shard, vec![first, op(SERIAL, 5, 0, Op::Increment(1))]),
+        [OpValue::Int(1), OpValue::Int(2)]
+    );
+    loaded(&mut shard, 0, 2, 0);
+    let effects = send(&mut shard, Batch { ops: vec![first], ..from(0, 2) });
+    assert_eq!(values(&effects), [OpValue::Int(1)]);
+    assert_eq!(replies(&effects).map(|r| r.generation).collect::<Vec<_>>(), [Generation(2)]);
+    assert_eq!(shown(&shard, SERIAL), Some(Shown::Int(2)));
+    assert_eq!((shard.tally.applied, shard.tally.suppressed), (2, 1));
+}
+
+#[test]
+fn an_operation_that_found_nothing_or_was_refused_is_logged_like_any_other() {
+    let mut shard = shard(1);
+    let ops = vec![op(SERIAL_LIST, 1, 0, Op::Pop), op(SERIAL, 1, 1, Op::Pop)];
+    let results = go(&mut shard, ops.clone());
+    assert_eq!(results, [OpValue::Empty, OpValue::Refused(chc_api::StateError::WrongType)]);
+    go(&mut shard, vec![op(SERIAL_LIST, 2, 0, Op::Push(7))]);
+    assert_eq!(go(&mut shard, ops), results);
+    assert_eq!(shown(&shard, SERIAL_LIST), Some(Shown::List(vec![7])));
+}
+
+#[test]
+fn a_name_that_comes_back_as_another_operation_is_a_defect() {
+    let first = op(SERIAL, 4, 0, Op::Increment(1));
+    let others = [
+        op(SERIAL, 4, 0, Op::Increment(2)),
+        OpItem { object: ORDERED, ..first },
+        OpItem { key: ObjectKey::number(1), ..first },
+    ];
+    for other in others {
+        let mut shard = shard(1);
+        go(&mut shard, vec![first]);
+        let effects = send(&mut shard, Batch { ops: vec![other], ..from(0, 1) });
+        assert!(matches!(effects.as_slice(), [ShardEffect::Defect(_)]), "{other:?}: {effects:?}");
+    }
+}
+
+#[test]
+fn increments_are_counted_once_across_generations_and_instances() {
+    let mut shard = shard(2);
+    let item = |bits, pairs| vec![CountItem { object: COUNTER, epoch: Clock(0), bits: vec![bits], pairs }];
+    let pair = |clock, by| (name(clock, 3), by);
+    send(&mut shard, Batch { counts: item(0b0111, vec![pair(9, 5)]), ..from(0, 1) });
+    loaded(&mut shard, 0, 2, 0);
+    send(&mut shard, Batch { counts: item(0b1110, vec![pair(9, 5), pair(10, 2)]), ..from(0, 2) });
+    send(&mut shard, Batch { counts: item(0b1000, vec![pair(10, 2)]), ..from(1, 1) });
+    assert_eq!(shown(&shard, COUNTER), Some(Shown::Int(4 + 5 + 2)));
+    assert_eq!(shard.tally.suppressed, 2 + 1 + 1 + 1);
+}
+
+#[test]
+fn increments_below_the_cut_were_counted_before() {
+    let mut shard = shard(1);
+    let counts = |epoch, clock| {
+        let pairs = vec![(name(clock, 0), 5)];
+        vec![CountItem { object: COUNTER, epoch: Clock(epoch), bits: vec![1], pairs }]
+    };
+    cut(&mut shard, 8);
+    send(&mut shard, Batch { counts: counts(0, 7), ..from(0, 1) });
+    assert_eq!(shown(&shard, COUNTER), Some(Shown::Int(0)));
+    send(&mut shard, Batch { counts: counts(8, 8), ..from(0, 1) });
+    assert_eq!(shown(&shard, COUNTER), Some(Shown::Int(6)));
+}
+
+// Order: DESIGN section 5, `clock` and `serial` objects.
+
+#[test]
+fn operations_on_an_ordered_object_take_effect_in_position_order_whatever_the_arrival() {
+    let mut shard = shard(2);
+    for (index, clock) in [(1, 9), (0, 7), (1, 2), (0, 3)] {
+        let effects = send(&mut shard, Batch { ops: vec![push(clock)], ..from(index, 1) });
+        assert!(values(&effects).is_empty());
+    }
+    send(&mut shard, Batch { frontier: until(10), ..from(0, 1) });
+    send(&mut shard, Batch { frontier: until(10), ..from(1, 1) });
+    assert_eq!(shown(&shard, ORDERED), Some(Shown::List(vec![2, 3, 7, 9])));
+}
+
+#[test]
+fn an_ordered_operation_waits_for_the_frontier_of_every_instance() {
+    let mut shard = shard(2);
+    let effects = send(&mut shard, Batch { ops: vec![push(5)], frontier: until(30), ..from(0, 1) });
+    assert!(values(&effects).is_empty(), "instance 1 may still issue a lower one");
+    let effects = send(&mut shard, Batch { frontier: until(5), ..from(1, 1) });
+    assert!(values(&effects).is_empty(), "a timer of clock 5 would come before its packet");
+    let own = vec![(ORDERED, Position::packet(Clock(5), Path::FIRST))];
+    let effects = send(&mut shard, Batch { frontier: own, ..from(1, 1) });
+    assert_eq!(values(&effects), [OpValue::Empty]);
+    assert_eq!(shard.waiting(), 0);
+}
+
+#[test]
+fn each_ordered_object_has_a_frontier_of_its_own() {
+    let mut shard = shard(1);
+    let acquire = op(ORDERED_POOL, 5, 1, Op::Acquire);
+    let frontier = vec![(ORDERED_POOL, Position::before(Clock(6)))];
+    let effects = send(&mut shard, Batch { ops: vec![push(5), acquire], frontier, ..from(0, 1) });
+    assert_eq!(values(&effects), [OpValue::Int(0)], "the acquire, not the push");
+}
+
+#[test]
+fn operations_of_one_position_take_effect_in_index_order() {
+    let mut shard = shard(1);
+    let ops = [2, 0, 1].map(|index| op(ORDERED, 5, index, Op::Push(u64::from(index)))).to_vec();
+    go(&mut shard, ops);
+    reach(&mut shard, 6);
+    assert_eq!(shown(&shard, ORDERED), Some(Shown::List(vec![0, 1, 2])));
+}
+
+#[test]
+fn a_frontier_never_goes_back() {
+    let mut shard = shard(2);
+    send(&mut shard, Batch { frontier: until(10), ..from(0, 1) });
+    loaded(&mut shard, 0, 2, 0);
+    // The new generation runs everything again: what it issues has been applied.
+    send(&mut shard, Batch { frontier: until(1), ..from(0, 2) });
+    let effects = send(&mut shard, Batch { ops: vec![push(9)], frontier: until(10), ..from(1, 1) });
+    assert_eq!(values(&effects), [OpValue::Empty]);
+}
+
+#[test]
+fn operations_on_a_serial_object_take_effect_on_arrival() {
+    let mut shard = shard(2);
+    for (index, clock, result) in [(0, 9, 1), (1, 3, 2)] {
+        let ops = vec![op(SERIAL, clock, 0, Op::Increment(1))];
+        assert_eq!(values(&send(&mut shard, Batch { ops, ..from(index, 1) })), [OpValue::Int(result)]);
+    }
+}
+
+#[test]
+fn results_of_serial_objects_are_recorded_as_choices() {
+    let mut shard = shard(1);
+    go(&mut shard, vec![op(SERIAL, 9, 0, Op::Increment(1)), push(3), acquire(4)]);
+    reach(&mut shard, 10);
+    let choice = |clock, value| (VertexId(0), name(clock, 0), value);
+    assert_eq!(shard.choices(), [choice(9, OpValue::Int(1)), choice(4, OpValue::Int(0))]);
+}
+
+// Sessions and generations: DESIGN section 6, "Generations fence everything that was replaced".
+
+#[test]
+fn batches_and_loads_of_an_older_generation_are_refused() {
+    let mut shard = shard(2);
+    loaded(&mut shard, 0, 3, 0);
+    let batch = Batch {
+        ops: vec![op(SERIAL, 1, 0, Op::Increment(1))],
+        counts: vec![CountItem { object: COUNTER, epoch: Clock(0), bits: vec![1], pairs: Vec::new() }],
+        versions: vec![version(0, 1, Some(7))],
+        frontier: until(20),
+        ..from(0, 2)
+    };
+    assert!(send(&mut shard, batch).is_empty());
+    assert!(load(&mut shard, 0, 2, 0).is_empty());
+    assert_eq!(shard.tally, ShardCounts { fenced: 2, ..ShardCounts::default() });
+    assert_eq!(loaded(&mut shard, 0, 3, 10), Vec::<u64>::new());
+    let effects = send(&mut shard, Batch { ops: vec![push(5)], frontier: until(20), ..from(1, 1) });
+    assert!(values(&effects).is_empty(), "the frontier was refused, too");
+}
+
+#[test]
+fn every_batch_is_acknowledged_to_its_session() {
+    let mut shard = shard(1);
+    let batches = [
+        from(0, 1),
+        Batch { frontier: until(3), ..from(0, 1) },
+        Batch { ops: vec![push(9)], ..from(0, 1) },
+        Batch { versions: vec![version(0, 1, None)], ..from(0, 2) },
+    ];
+    for (i, batch) in batches.into_iter().enumerate() {
+        let (asked, sent) = (i as u64 + 1, batch.generation);
+        let effects = send(&mut shard, Batch { number: asked, ..batch });
+        let is_ack = |e: &ShardEffect| {
+            matches!(e, ShardEffect::Acknowledge { to, generation, number }
+                if (*to, *generation, *number) == (instance(0), sent, asked))
+        };
+        assert!(effects.last().is_some_and(is_ack), "{effects:?}");
+    }
+}
+
+#[test]
+fn a_waiter_of_a_new_generation_replaces_the_one_before() {
+    let mut shard = shard(1);
+    go(&mut shard, vec![push(5)]);
+    loaded(&mut shard, 0, 2, 0);
+    send(&mut shard, Batch { ops: vec![push(5)], ..from(0, 2) });
+    let effects = send(&mut shard, Batch { frontier: until(6), ..from(0, 2) });
+    let told: Vec<_> = replies(&effects).map(|r| (r.generation, r.results.clone())).collect();
+    assert_eq!(told, [(Generation(2), vec![(name(5, 0), OpValue::Empty)])]);
+    assert_eq!(shown(&shard, ORDERED), Some(Shown::List(vec![5])));
+}
+
+// Versions: DESIGN section 5, epochs and ownership.
+
+#[test]
+fn versions_are_accepted_from_the_owner_of_the_slot_only() {
+    let mut shard = shard(2);
+    let versions = vec![version(0, 1, Some(10)), version(1, 1, Some(11)), version(9, 1, Some(19))];
+    send(&mut shard, Batch { versions, ..from(0, 1) });
+    assert_eq!(shard.tally.not_owner, 2, "of the other instance, and of a slot that does not exist");
+    assert_eq!(loaded(&mut shard, 0, 1, 8), [10]);
+    assert_eq!(loaded(&mut shard, 1, 1, 8), Vec::<u64>::new());
+}
+
+#[test]
+fn a_load_gives_the_newest_versions_of_its_slots_below_the_boundary() {
+    let mut shard = shard(2);
+    let versions =
+        vec![version(0, 3, Some(3)), version(0, 9, Some(9)), version(2, 5, Some(25)), version(2, 8, None)];
+    send(&mut shard, Batch { versions, ..from(0, 1) });
+    send(&mut shard, Batch { versions: vec![version(1, 1, Some(11))], ..from(1, 1) });
+    assert_eq!(loaded(&mut shard, 0, 1, 3), Vec::<u64>::new());
+    assert_eq!(loaded(&mut shard, 0, 1, 8), [3, 25], "a write at the boundary is not below it");
+    assert_eq!(loaded(&mut shard, 0, 1, 9), [3], "removed at 8");
+    assert_eq!(loaded(&mut shard, 0, 1, 10), [9]);
+}
+
+#[test]
+fn trimming_at_the_cut_keeps_what_a_load_at_the_cut_needs() {
+    let mut shard = shard(1);
+    let versions = [3, 5, 9].map(|clock| version(0, clock, Some(clock))).to_vec();
+    send(&mut shard, Batch { versions, ..from(0, 1) });
+    cut(&mut shard, 8);
+    assert_eq!(loaded(&mut shard, 0, 1, 8), [5]);
+    assert_eq!(loaded(&mut shard, 0, 1, 16), [9]);
+    assert_eq!(loaded(&mut shard, 0, 1, 4), Vec::<u64>::new(), "nobody asks below the cut");
+}
+
+// The cut: DESIGN section 6, "a clock c proves a cut of at least c - W: trim to that first".
+
+#[test]
+fn a_clock_proves_that_what_lies_a_window_below_is_settled() {
+    let mut shard = shard(1);
+    let [below, above] = [9, 10].map(|clock| op(SERIAL, clock, 0, Op::Increment(1)));
+    go(&mut shard, vec![below, above, push(8)]);
+    let effects = send(&mut shard, Batch { ops: vec![op(SERIAL, 9 + WINDOW, 0, Op::Get)], ..from(0, 1) });
+    assert_eq!(
+        values(&effects),
+        [OpValue::Empty, OpValue::Int(2)],
+        "the push at 8 has its place, then the read"
+    );
+    assert_eq!(go(&mut shard, vec![below]), [], "the first one nobody can wait for");
+    assert_eq!(go(&mut shard, vec![above]), [OpValue::Int(2)], "the second is at the cut");
+    assert_eq!(shown(&shard, SERIAL), Some(Shown::Int(2)));
+}
+
+#[test]
+fn the_cut_stands_for_the_frontiers_below_it_and_never_goes_back() {
+    let mut shard = shard(2);
+    send(&mut shard, Batch { ops: vec![push(5), push(9)], frontier: until(20), ..from(0, 1) });
+    assert_eq!(values(&cut(&mut shard, 8)), [OpValue::Empty], "the push at 5");
+    assert!(cut(&mut shard, 0).is_empty());
+    assert_eq!(go(&mut shard, vec![push(5)]), [], "still below the cut");
+    assert_eq!(shown(&shard, ORDERED), Some(Shown::List(vec![5])));
+}
+
+// Pools: DESIGN section 5, "A popped resource has an owner".
+
+#[test]
+fn an_acquire_is_served_early_only_while_members_outnumber_the_clocks_between() {
+    let mut shard = shard(1);
+    assert_eq!(go(&mut shard, vec![acquire(3)]), [], "clocks 0, 1 and 2 could take all three");
+    assert_eq!(go(&mut shard, vec![acquire(2)]), [OpValue::Int(0)], "clocks 0 and 1 leave one");
+    assert_eq!(reach(&mut shard, 2), [OpValue::Int(1)], "clock 2 leaves one of two");
+    assert_eq!(shown(&shard, POOL), Some(Shown::Owned(vec![(0, 2), (1, 3)])));
+}
+
+#[test]
+fn pools_of_one_object_are_decided_apart() {
+    let mut shard = shard(1);
+    go(&mut shard, [0, 1, 2].map(acquire).to_vec());
+    reach(&mut shard, 3);
+    let other = OpItem { key: ObjectKey::number(1), ..op(POOL, 5, 1, Op::Acquire) };
+    assert_eq!(go(&mut shard, vec![acquire(5), other]), [OpValue::Int(0)], "the pool that has members");
+    assert_eq!(shard.waiting(), 1);
+}
+
+#[test]
+fn none_left_is_exact() {
+    let mut shard = shard(1);
+    go(&mut shard, [9, 7, 5, 3].map(acquire).to_vec());
+    assert_eq!(
+        reach(&mut shard, 10),
+        [0, 1, 2].map(OpValue::Int).into_iter().chain([OpValue::Empty]).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        shown(&shard, POOL),
+        Some(Shown::Owned(vec![(0, 3), (1, 5), (2, 7)])),
+        "the last one, 9, got none"
+    );
+}
+
+#[test]
+fn a_release_by_another_than_the_owner_is_refused() {
+    let mut shard = shard(1);
+    go(&mut shard, vec![acquire(1)]);
+    assert_eq!(go(&mut shard, vec![release(5, 0, 2), release(6, 1, 1)]), [OpValue::Int(0), OpValue::Int(0)]);
+    assert_eq!(shown(&shard, POOL), Some(Shown::Owned(vec![(0, 1)])));
+    assert_eq!(go(&mut shard, vec![release(7, 0, 1), release(8, 0, 1)]), [OpValue::Int(1), OpValue::Int(0)]);
+    assert_eq!(shown(&shard, POOL), None);
+}
+
+#[test]
+fn a_released_member_is_acquired_a_window_later_and_not_before() {
+    let mut shard = shard(1);
+    go(&mut shard, [0, 1, 2].map(acquire).to_vec());
+    reach(&mut shard, 3);
+    go(&mut shard, vec![release(4, 1, 1)]);
+    go(&mut shard, vec![acquire(3 + WINDOW), acquire(4 + WINDOW)]);
+    assert_eq!(reach(&mut shard, 5 + WINDOW), [OpValue::Empty, OpValue::Int(1)]);
+}
+
+#[test]
+fn an_acquire_keeps_its_result_after_the_member_was_given_back() {
+    let mut shard = shard(1);
+    let both = vec![acquire(1), release(1, 0, 1)];
+    go(&mut shard, vec![both[0]]);
+    go(&mut shard, vec![both[1], acquire(2)]);
+    loaded(&mut shard, 0, 2, 0);
+    let effects = send(&mut shard, Batch { ops: both, ..from(0, 2) });
+    assert_eq!(values(&effects), [OpValue::Int(0), OpValue::Int(1)]);
+}
+
+// Random schedules: instances issue, batch, crash and run again; the shard must end like one that applied
+// everything in position order.
+
+const EPOCH: u64 = 8;
+
+/// What one packet does. Ordered operations wait for their results.
+#[derive(Clone, Debug)]
+struct Packet {
+    instance: usize,
+    ops: Vec<OpItem>,
+    /// A bit of the counter, or a pair of two.
+    bit: bool,
+}
+
+/// Everything applied in position order: the results by name.
+#[derive(Default)]
+struct Model {
+    list: VecDeque<u64>,
+    free_from: [u64; MEMBERS as usize],
+    owners: BTreeMap<u64, u64>,
+    sum: i64,
+    count: i64,
+    results: BTreeMap<OpName, OpValue>,
+}
+
+impl Model {
+    fn apply(&mut self, clock: u64, op: &Op) -> OpValue {
+        match op {
+            Op::Push(value) => self.list.push_back(*value),
+            Op::Pop => return self.list.pop_front().map_or(OpValue::Empty, |v| OpValue::Int(v as i64)),
+            Op::Increment(by) => self.sum += by,
+            Op::Acquire => {
+                let free = |m: &u64| !self.owners.contains_key(m) && self.free_from[*m as usize] <= clock;
+                let Some(member) = (0..MEMBERS).find(free) else { return OpValue::Empty };
+                self.owners.insert(member, clock);
+                return OpValue::Int(member as i64);
+            }
+            Op::Release { member, .. } => {
+                self.owners.remove(member);
+                self.free_from[*member as usize] = clock + WINDOW;
+                return OpValue::Int(1);
+            }
+            _ => {}
+        }
+        OpValue::Empty
+    }
+}
+
+/// Programs and what they do when they run one after the other.
+fn program(packets: &[(usize, Vec<u8>, bool)], instances: usize) -> (Vec<Packet>, Model) {
+    let mut model = Model::default();
+    let all = packets.iter().zip(0u64..).map(|((at, kinds, bit), clock)| {
+        model.count += if *bit { 1 } else { 2 };
+        let mut ops = Vec::new();
+        for kind in kinds {
+            let index = ops.len() as u16;
+            let mut item = match kind {
+                0 | 1 => op(ORDERED, clock, index, Op::Push(clock * 8 + u64::from(index))),
+                2 => op(ORDERED, clock, index, Op::Pop),
+                3 => op(SERIAL, clock, index, Op::Increment(clock as i64)),
+                // Gives back what was taken first, if anything is.
+                4 => match model.owners.iter().map(|(m, o)| (*o, *m)).min() {
+                    Some((owner, member)) => op(ORDERED_POOL, clock, index, Op::Release { member, owner }),
+                    None => continue,
+                },
+                _ if ops.iter().any(|o: &OpItem| o.op == Op::Acquire) => continue,
+                _ => op(ORDERED_POOL, clock, index, Op::Acquire),
+            };
+            item.reply = item.object != SERIAL;
+            let result = model.apply(clock, &item.op);
+            model.results.insert(item.name, result);
+            ops.push(item);
+        }
+        Packet { instance: at % instances, ops, bit: *bit }
+    });
+    let all = all.collect();
+    (all, model)
+}
+
+/// One instance: how many operations of each of its packets it issued (one more when it is finished).
+struct Issuer {
+    generation: u32,
+    done: Vec<usize>,
+    batch: Batch,
+    channel: VecDeque<Batch>,
+    closed: u64,
+}
+
+struct World {
+    packets: Vec<Packet>,
+    issuers: Vec<Issuer>,
+    shard: Shard,
+    cut: u64,
+    results: BTreeMap<OpName, OpValue>,
+}
+
+impl World {
+    fn new(packets: Vec<Packet>, instances: usize) -> Self {
+        let issuer = |index: usize| Issuer {
+            generation: 1,
+            done: vec![0; packets.len()],
+            batch: from(index as u16, 1),
+            channel: VecDeque::new(),
+            closed: 0,
+        };
+        let issuers = (0..instances).map(issuer).collect();
+        Self { issuers, packets, shard: shard(instances as u16), cut: 0, results: BTreeMap::new() }
+    }
+
+    /// Clocks of the packets the instance has to finish, as far as they were stamped.
+    fn open(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
+        let done = &self.issuers[at].done;
+        let stamped = self.packets.len().min((self.cut + WINDOW) as usize);
+        (0..stamped)
+            .filter(move |c| self.packets[*c].instance == at && done[*c] <= self.packets[*c].ops.len())
+    }
+
+    /// Issues the next operation of one of the first open packets.
+    fn issue(&mut self, at: usize, pick: usize) {
+        let open: Vec<usize> = self.open(at).take(3).collect();
+        let Some(clock) = open.get(pick % open.len().max(1)).copied() else { return };
+        let (packet, issuer) = (&self.packets[clock], &mut self.issuers[at]);
+        if let Some(item) = packet.ops.get(issuer.done[clock]) {
+            // What is given back was seen to be acquired.
+            if let Op::Release { owner, .. } = item.op
+                && !self
+                    .results
+                    .keys()
+                    .any(|n| n.position.clock.0 == owner && self.packets[owner as usize].is_acquire(n))
+            {
+                return;
+            }
+            issuer.batch.ops.push(*item);
+        } else {
+            let epoch = Clock(clock as u64).floor(EPOCH);
+            let bits = if packet.bit { vec![1 << (clock as u64 - epoch.0)] } else { Vec::new() };
+            let pairs = if packet.bit { Vec::new() } else { vec![(name(clock as u64, 0), 2)] };
+            issuer.batch.counts.push(CountItem { object: COUNTER, epoch, bits, pairs });
+        }
+        issuer.done[clock] += 1;
+    }
+
+    fn flush(&mut self, at: usize) {
+        let stamped = self.packets.len().min((self.cut + WINDOW) as usize);
+        let lowest = self.open(at).next().unwrap_or(stamped) as u64;
+        let issuer = &mut self.issuers[at];
+        let next = from(at as u16, issuer.generation);
+        let mut batch = std::mem::replace(&mut issuer.batch, next);
+        batch.frontier = until(lowest);
+        if stamped > lowest as usize {
+            let own = Position::packet(Clock(lowest), Path::FIRST);
+            batch.frontier.iter_mut().for_each(|(_, position)| *position = own);
+        }
+        issuer.channel.push_back(batch);
+    }
+
+    fn deliver(&mut self, at: usize) {
+        let Some(batch) = self.issuers[at].channel.pop_front() else { return };
+        if batch.generation.0 == self.issuers[at].generation {
+            self.issuers[at].closed = self.issuers[at].closed.max(batch.frontier[0].1.clock.0);
+        }
+        let effects = send(&mut self.shard, batch);
+        self.take(effects);
+    }
+
+    fn take(&mut self, effects: Vec<ShardEffect>) {
+        for effect in &effects {
+            assert!(!matches!(effect, ShardEffect::Defect(_)), "{effect:?}");
+        }
+        for (name, value) in replies(&effects).flat_map(|r| &r.results) {
+            let before = self.results.insert(*name, *value);
+            assert!(before.is_none_or(|b| b == *value), "{name:?} was {before:?}, then {value:?}");
+        }
+    }
+
+    /// Moves the cut; the shard need not be told, the window tells it.
+    fn cut(&mut self, tell: bool) {
+        let lowest = self.issuers.iter().map(|i| i.closed).min().unwrap_or(0);
+        self.cut = self.cut.max(Clock(lowest).floor(EPOCH).0);
+        if tell {
+            let effects = cut(&mut self.shard, self.cut);
+            self.take(effects);
+        }
+    }
+
+    /// A new generation runs everything from the cut on again. What the old one sent may still come.
+    fn restart(&mut self, at: usize) {
+        let cut = self.cut;
+        let issuer = &mut self.issuers[at];
+        issuer.generation += 1;
+        issuer.closed = cut;
+        issuer.batch = from(at as u16, issuer.generation);
+        issuer.done[cut as usize..].fill(0);
+        loaded(&mut self.shard, at as u16, issuer.generation, cut);
+    }
+}
+
+impl Packet {
+    fn is_acquire(&self, name: &OpName) -> bool {
+        self.ops[usize::from(name.index)].op == Op::Acquire
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_schedule_ends_like_the_sequential_one(
+        instances in 2usize..=3,
+        packets in proptest::collection::vec((0usize..3, proptest::collection::vec(0u8..6, 0..4), any::<bool>()), 96),
+        actions in proptest::collection::vec((0u8..40, 0usize..3, 0usize..3), 0..1500),
+    ) {
+        let (packets, model) = program(&packets, instances);
+        let mut world = World::new(packets, instances);
+        for (kind, at, pick) in actions {
+            let at = at % instances;
+            match kind {
+                0..20 => world.issue(at, pick),
+                20..28 => world.flush(at),
+                28..37 => world.deliver(at),
+                37..39 => world.cut(pick == 0),
+                _ => world.restart(at),
+            }
+        }
+        let mut rounds = 0;
+        while world.cut < world.packets.len() as u64 {
+            for at in 0..instances {
+                (0..64).for_each(|_| world.issue(at, 0));
+                world.flush(at);
+                while !world.issuers[at].channel.is_empty() {
+                    world.deliver(at);
+                }
+            }
+            world.cut(true);
+            rounds += 1;
+            prop_assert!(rounds < 1000, "nothing moves any more");
+        }
+        let int = |value| Some(Shown::Int(value));
+        prop_assert_eq!(shown(&world.shard, COUNTER), int(model.count));
+        prop_assert_eq!(shown(&world.shard, SERIAL).unwrap_or(Shown::Int(0)), Shown::Int(model.sum));
+        let list = shown(&world.shard, ORDERED).unwrap_or(Shown::List(Vec::new()));
+        prop_assert_eq!(list, Shown::List(model.list.into_iter().collect()));
+        let owned = shown(&world.shard, ORDERED_POOL).unwrap_or(Shown::Owned(Vec::new()));
+        prop_assert_eq!(owned, Shown::Owned(model.owners.into_iter().collect()));
+        for (name, value) in &world.results {
+            prop_assert_eq!(model.results.get(name), Some(value), "{:?}", name);
+        }
+        let asked = world.packets.iter().flat_map(|p| &p.ops).filter(|o| o.reply);
+        for item in asked {
+            prop_assert!(world.results.contains_key(&item.name), "{:?} was never answered", item.name);
+        }
+    }
+}

@@ -69,6 +69,7 @@ impl Half {
         }
     }
 
+    #[inline]
     fn row(&self, row: u32) -> &[u64] {
         let at = row as usize * self.lines_per_row;
         words(&self.rows[at..at + self.lines_per_row])
@@ -79,8 +80,13 @@ impl Half {
         words_mut(&mut self.rows[at..at + self.lines_per_row])
     }
 
+    #[inline]
     fn key_is(&self, row: u32, key: &FlowKey) -> bool {
-        self.row(row)[..self.key_words] == key.words[..self.key_words]
+        // Word by word: a comparison of slices is a call.
+        let cells = self.row(row);
+        cells[0] == key.words[0]
+            && cells[1] == key.words[1]
+            && (self.key_words == 2 || cells[2..KEY_WORDS] == key.words[2..KEY_WORDS])
     }
 
     fn mask(&self) -> usize {
@@ -225,12 +231,29 @@ impl FlowTable {
 
     /// Finds a connection's row, removed or not.
     #[must_use]
+    #[inline]
     pub fn find(&self, key: &FlowKey, hash: u64, hint: Hint) -> Option<Row> {
         let (half, bit) = self.half(key);
         if bit == 0 && hint.0 != u32::MAX && half.key_is(hint.0, key) {
             return Some(Row(hint.0));
         }
         half.find(key, hash).map(|(row, _)| Row(row | bit))
+    }
+
+    /// Finds a connection's record, unless it was removed.
+    #[inline(always)]
+    pub fn look(&self, key: &FlowKey, hash: u64, hint: Hint) -> Option<&[u64]> {
+        let (half, bit) = self.half(key);
+        if bit == 0 && hint.0 != u32::MAX {
+            let cells = half.row(hint.0);
+            if cells[0] == key.words[0] && cells[1] == key.words[1] {
+                return (cells[2] & REMOVED == 0).then(|| &cells[3..3 + half.words]);
+            }
+        }
+        let (row, _) = half.find(key, hash)?;
+        let cells = half.row(row);
+        let from = half.key_words + 1;
+        (cells[from - 1] & REMOVED == 0).then(|| &cells[from..from + half.words])
     }
 
     /// Adds a row, all zero. The connection must not have one.

@@ -2,11 +2,13 @@
 //!
 //! * [`compile`]: from the logical chain to vertices with instances, slots and factories.
 //! * [`wire`]: who reaches whom.
+//! * [`recoveries`]: who failed and who has caught up.
 //! * [`run`]: starts the supervision tree, injects faults, collects the report.
 //! * [`sinks`]: capture and event files.
 //! * [`verify`]: the ideal chain on the same input, and the comparison.
 
 pub mod compile;
+pub mod recoveries;
 pub mod run;
 pub mod sinks;
 pub mod state;

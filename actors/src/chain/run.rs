@@ -10,6 +10,7 @@
 //! ```
 
 use super::compile::ChainPlan;
+use super::recoveries::{ChildName, Recoveries, Recovery};
 use super::state::{ChainState, add_objects, add_records};
 use super::wire::{Addresses, InstanceControl, Links, Notice, RootControl};
 use crate::egress::actor::{EgressActor, EgressControl};
@@ -22,14 +23,13 @@ use crate::root::core::RootCore;
 use crate::shard::actor::{ShardActor, ShardControl};
 use anyhow::{Context as _, anyhow, bail};
 use chc_api::{All, InstanceId, Position, ShardId};
-use chc_runtime::actor::{ActorOptions, Birth, Cause};
+use chc_runtime::actor::{ActorOptions, Birth};
 use chc_runtime::arbiter::{Arbiter, Arbiters};
 use chc_runtime::block::BlockPool;
 use chc_runtime::mailbox::{Address, Handle};
-use chc_runtime::supervision::{ChildSpec, Event, EventKind, Strategy, Supervisor, SupervisorSpec, Tree};
+use chc_runtime::supervision::{ChildSpec, Event, Strategy, Supervisor, SupervisorSpec, Tree};
 use chc_store::engine::{Choice, ShardCounts, ShardEngine};
 use parking_lot::Mutex;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,21 +63,6 @@ pub struct RunOptions {
     pub rate: Option<f64>,
     /// Keep stamps, choices and state for a proof of equivalence.
     pub record: bool,
-}
-
-/// A recovery, as reported.
-#[derive(Clone, Debug, Serialize)]
-pub struct Recovery {
-    /// The actor that failed.
-    pub actor: String,
-    /// `kill` or `panic`.
-    pub kind: &'static str,
-    /// From the failure to its detection, in microseconds.
-    pub detected_us: u64,
-    /// From the failure until its successor had caught up, in microseconds.
-    pub recovered_us: u64,
-    /// Packets that ran again.
-    pub replayed: u64,
 }
 
 /// What came of a run.
@@ -157,9 +142,11 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
     let cluster = start(plan, source, sink, root_options, options.record)?;
     let mut recoveries = Recoveries::default();
     let report = loop {
-        recoveries.hear(plan, &cluster)?;
         progress(cluster.addresses.offered.load(Ordering::Relaxed));
-        match cluster.notices.recv_timeout(PROGRESS_PERIOD) {
+        let notice = cluster.notices.recv_timeout(PROGRESS_PERIOD);
+        // What failed before somebody caught up has been told by now.
+        recoveries.hear(plan, &cluster.news)?;
+        match notice {
             Ok(Notice::Stopped) => {
                 let first = kills.first().map_or(0, |k| k.after);
                 let now: Vec<Kill> = kills.iter().take_while(|k| k.after == first).cloned().collect();
@@ -167,7 +154,7 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
                 inject(plan, &cluster, &now, &mut recoveries)?;
             }
             Ok(Notice::CaughtUp { instance, replayed, at, .. }) => {
-                recoveries.caught_up(plan, instance, replayed, at)
+                recoveries.caught_up(plan, instance, replayed, at);
             }
             Ok(Notice::Done(report)) => break *report,
             Err(flume::RecvTimeoutError::Timeout) => {}
@@ -175,7 +162,7 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
         }
     };
     progress(cluster.addresses.offered.load(Ordering::Relaxed));
-    recoveries.hear(plan, &cluster)?;
+    recoveries.settle(plan, &cluster.news, &cluster.notices)?;
     let mut outcome = collect(plan, &cluster, options.record)?;
     outcome.root = report;
     outcome.recoveries = recoveries.finished;
@@ -343,97 +330,40 @@ fn root_child<S: PacketSource>(
     })
 }
 
-/// Injects faults that are due, and lets the root go on once they have happened.
+/// Injects faults that are due, and lets the root go on once they have happened. An actor that is down
+/// already is killed when it is back.
 fn inject(
     plan: &ChainPlan,
     cluster: &Cluster,
     kills: &[Kill],
     recoveries: &mut Recoveries,
 ) -> anyhow::Result<()> {
-    for kill in kills {
-        let path = format!("chain/{}", kill.vertex);
-        let supervisor = cluster.tree.supervisor(&path).ok_or_else(|| anyhow!("{path} is not running"))?;
-        recoveries.expected.insert((path, kill.child.clone()), Instant::now());
-        supervisor.kill(&kill.child).map_err(|e| anyhow!("{e}"))?;
-    }
+    let mut asked: Vec<ChildName> =
+        kills.iter().map(|kill| (format!("chain/{}", kill.vertex), kill.child.clone())).collect();
     let until = Instant::now() + ANSWER_WITHIN;
-    while !recoveries.expected.is_empty() {
+    loop {
+        let mut waiting = Vec::new();
+        for child in std::mem::take(&mut asked) {
+            if recoveries.down.contains(&child) || recoveries.expected.contains_key(&child) {
+                waiting.push(child);
+                continue;
+            }
+            let (path, name) = &child;
+            let supervisor = cluster.tree.supervisor(path).ok_or_else(|| anyhow!("{path} is not running"))?;
+            supervisor.kill(name).map_err(|e| anyhow!("{e}"))?;
+            recoveries.expected.insert(child, Instant::now());
+        }
+        asked = waiting;
+        if asked.is_empty() && recoveries.expected.is_empty() {
+            break;
+        }
         match cluster.news.recv_deadline(until) {
-            Ok(event) => recoveries.event(plan, &event)?,
+            Ok(event) => asked.extend(recoveries.event(plan, &event)?),
             Err(error) => bail!("no actor died of the faults injected: {error}"),
         }
     }
     let root = cluster.addresses.root.current().ok_or_else(|| anyhow!("the root has ended"))?;
     root.send(RootControl::Resume).map_err(|lost| anyhow!("{lost}"))
-}
-
-struct Open {
-    actor: String,
-    kind: &'static str,
-    failed: Instant,
-    detected_us: u64,
-}
-
-#[derive(Default)]
-struct Recoveries {
-    /// Kills that were asked for and not seen yet, by supervisor and child.
-    expected: BTreeMap<(String, String), Instant>,
-    open: Vec<Open>,
-    finished: Vec<Recovery>,
-}
-
-impl Recoveries {
-    fn hear(&mut self, plan: &ChainPlan, cluster: &Cluster) -> anyhow::Result<()> {
-        while let Ok(event) = cluster.news.try_recv() {
-            self.event(plan, &event)?;
-        }
-        // Notices that are not about recoveries come when nothing else is expected.
-        Ok(())
-    }
-
-    fn event(&mut self, plan: &ChainPlan, event: &Event) -> anyhow::Result<()> {
-        let (supervisor, child) = (event.supervisor.to_string(), event.child.to_string());
-        match &event.kind {
-            EventKind::ChildFailed(cause) => {
-                let asked = self.expected.remove(&(supervisor.clone(), child.clone()));
-                let failed = asked.unwrap_or(event.at);
-                let vertex = supervisor.strip_prefix("chain/").unwrap_or(&supervisor);
-                if !plan.vertices.iter().any(|v| v.name == vertex) {
-                    bail!("{supervisor}/{child} {cause}: this version cannot recover it");
-                }
-                tracing::info!("{vertex}/{child} {cause}");
-                let kind = if matches!(cause, Cause::Killed) { "kill" } else { "panic" };
-                let detected_us = event.at.saturating_duration_since(failed).as_micros() as u64;
-                self.open.push(Open { actor: format!("{vertex}/{child}"), kind, failed, detected_us });
-            }
-            EventKind::ChildRestarted { .. } if child == "manager" => {
-                let vertex = supervisor.strip_prefix("chain/").unwrap_or(&supervisor);
-                self.close(&format!("{vertex}/{child}"), 0, event.at);
-            }
-            EventKind::Escalated(cause) => bail!("{supervisor} gave up: {child} {cause}"),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn caught_up(&mut self, plan: &ChainPlan, instance: InstanceId, replayed: u64, at: Instant) {
-        let vertex = &plan.vertices[usize::from(instance.vertex.0)].name;
-        self.close(&format!("{vertex}/{}", instance.index), replayed, at);
-    }
-
-    fn close(&mut self, actor: &str, replayed: u64, at: Instant) {
-        // A generation that died before it caught up is recovered when its successor has.
-        while let Some(found) = self.open.iter().position(|o| o.actor == actor) {
-            let open = self.open.remove(found);
-            self.finished.push(Recovery {
-                actor: open.actor,
-                kind: open.kind,
-                detected_us: open.detected_us,
-                recovered_us: at.saturating_duration_since(open.failed).as_micros() as u64,
-                replayed,
-            });
-        }
-    }
 }
 
 fn collect(plan: &ChainPlan, cluster: &Cluster, record: bool) -> anyhow::Result<RunOutcome> {

@@ -172,7 +172,8 @@ pub struct Kept {
 pub struct Everything {
     /// Packets in the order they left.
     pub packets: Vec<Kept>,
-    bytes: Vec<u8>,
+    /// The bytes of all packets, one packet after the other.
+    pub bytes: Vec<u8>,
     /// Events in the order they left.
     pub events: Vec<(InstanceId, EventRecord)>,
     /// Packets that ended in the chain.

@@ -69,8 +69,12 @@ fn choices(outcome: &RunOutcome) -> Choices {
         .collect()
 }
 
-/// Feeds the input to the ideal chain and compares as it goes.
-fn compare(
+/// Feeds the input to the ideal chain and compares what it gives with a recorded run of the real one,
+/// as it goes.
+///
+/// # Errors
+/// If the capture cannot be read again.
+pub fn compare(
     plan: &ChainPlan,
     input: &Path,
     outcome: &RunOutcome,

@@ -10,12 +10,13 @@ use crate::chain::run::{RunOptions, RunOutcome, run};
 use crate::chain::sinks::{CaptureSource, Failure, FileSink};
 use crate::chain::verify::verify;
 use crate::config::{Catalog, load};
-use chc_runtime::capture::{CaptureReader, CaptureWriter, scan};
+use chc_runtime::capture::{CaptureError, CaptureReader, CaptureWriter, scan};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,6 +34,13 @@ pub enum Exit {
 impl From<anyhow::Error> for Exit {
     fn from(error: anyhow::Error) -> Self {
         Exit::Failed(error)
+    }
+}
+
+impl From<CaptureError> for Exit {
+    fn from(error: CaptureError) -> Self {
+        // Its text has its causes already.
+        Exit::Failed(anyhow::Error::msg(error.to_string()))
     }
 }
 
@@ -142,13 +150,11 @@ pub fn main() -> ExitCode {
 fn check(files: &[PathBuf], set: &[String]) -> Result<(), Exit> {
     let problems: Vec<String> =
         files.iter().filter_map(|f| load(f, set, &Catalog).err()).map(|d| d.to_string()).collect();
-    if problems.is_empty() {
-        for file in files {
-            println!("{}: ok", file.display());
-        }
-        return Ok(());
+    if !problems.is_empty() {
+        return Err(Exit::Usage(problems.join("\n")));
     }
-    Err(Exit::Usage(problems.join("\n")))
+    let lines: String = files.iter().map(|file| format!("{}: ok\n", file.display())).collect();
+    report::print_text(&lines)
 }
 
 fn plan(chain: &Path, set: &[String]) -> Result<ChainPlan, Exit> {
@@ -158,7 +164,7 @@ fn plan(chain: &Path, set: &[String]) -> Result<ChainPlan, Exit> {
 
 /// The packets of a capture, as far as it can be read.
 fn count_packets(input: &Path) -> Result<u64, Exit> {
-    let mut reader = CaptureReader::open(input).map_err(|e| Exit::Failed(e.into()))?;
+    let mut reader = CaptureReader::open(input)?;
     let mut packets = 0;
     while let Ok(Some(record)) = reader.next() {
         packets = record.number;
@@ -175,18 +181,43 @@ fn progress_bar(packets: u64, json: bool) -> ProgressBar {
         .with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// Whether two paths lead to one regular file.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| path.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()));
+    place(a).is_some_and(|file| place(b) == Some(file))
+}
+
+/// Refuses outputs that would destroy an input or each other.
+fn check_outputs(args: &RunArgs) -> Result<(), Exit> {
+    let outputs = [("--output", &args.output), ("--events", &args.events)];
+    let mut problems = Vec::new();
+    for (flag, path) in outputs.iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))) {
+        for (what, input) in [("the input", &args.input), ("the chain file", &args.chain)] {
+            if is_same_file(path, input) {
+                problems.push(format!("{flag} {}: this is {what}; write to another file", path.display()));
+            }
+        }
+    }
+    if let (Some(output), Some(events)) = (&args.output, &args.events)
+        && (is_same_file(output, events) || (output == events && !output.exists()))
+    {
+        problems.push(format!("--events {}: this is --output, too; write to another file", events.display()));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Exit::Usage(problems.join("\n"))) }
+}
+
 fn run_command(args: &RunArgs) -> Result<(), Exit> {
+    check_outputs(args)?;
     let plan = plan(&args.chain, &args.common.overrides.set)?;
     if args.rate.is_some_and(|r| !r.is_finite() || r <= 0.0) {
         return Err(Exit::Usage("--rate: must be above zero packets per second".into()));
     }
     let packets = count_packets(&args.input)?;
     let kills = args.common.faults.kills(&plan, packets)?;
-    let summary = scan(&args.input).map_err(|e| Exit::Failed(e.into()))?;
+    let summary = scan(&args.input)?;
     let link = summary.link.unwrap_or(chc_api::packet::LinkType::ETHERNET);
-    let writer =
-        args.output.as_ref().map(|path| CaptureWriter::create(path, summary.format, link)).transpose();
-    let writer = writer.map_err(|e| Exit::Failed(e.into()))?;
+    let write = |path: &PathBuf| CaptureWriter::create(path, summary.format, link);
+    let writer = args.output.as_ref().map(write).transpose()?;
     let create = |path: &PathBuf| {
         File::create(path).map_err(|e| Exit::Failed(anyhow::anyhow!("{}: {e}", path.display())))
     };
@@ -195,7 +226,7 @@ fn run_command(args: &RunArgs) -> Result<(), Exit> {
     let alerts = Arc::new(Mutex::new(0));
     let failure = Failure::default();
     let sink = FileSink::new(writer, events, names, alerts.clone(), failure.clone());
-    let source = CaptureSource(CaptureReader::open(&args.input).map_err(|e| Exit::Failed(e.into()))?);
+    let source = CaptureSource(CaptureReader::open(&args.input)?);
     let bar = progress_bar(packets, args.common.json);
     let options = RunOptions { kills, rate: args.rate, record: false };
     let outcome = run(&plan, source, sink, &options, |n| bar.set_position(n))?;

@@ -2,10 +2,13 @@
 
 use super::Exit;
 use crate::chain::compile::ChainPlan;
-use crate::chain::run::{Recovery, RunOutcome};
+use crate::chain::recoveries::Recovery;
+use crate::chain::run::RunOutcome;
 use crate::chain::verify::Comparison;
+use crate::instance::core::Mode;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
 #[derive(Serialize)]
 struct Suppressed {
@@ -46,12 +49,19 @@ impl RunReport {
     pub fn new(plan: &ChainPlan, outcome: &RunOutcome, alerts: u64) -> Self {
         let elapsed_s = outcome.root.elapsed.as_secs_f64().max(1e-9);
         let counts = &outcome.root.counts;
+        let mut drops = outcome.egress.drops.clone();
+        if plan.mode == Mode::Traditional {
+            // What was at an instance when it died: nothing replays it.
+            let ended = outcome.egress.packets + drops.values().sum::<u64>();
+            let lost = counts.packets.saturating_sub(ended);
+            drops.extend((lost > 0).then_some(("lost_with_instance", lost)));
+        }
         Self {
             // What was offered: ingest drops were packets, too.
             packets_in: counts.packets + outcome.root.ingest_drops,
             packets_out: outcome.egress.packets,
             packets_extra: 0,
-            drops: outcome.egress.drops.clone(),
+            drops,
             ingest_drops: outcome.root.ingest_drops,
             alerts,
             events: outcome.egress.events,
@@ -77,31 +87,31 @@ impl RunReport {
         if json {
             return print_json(self);
         }
-        println!("packets in      {}", self.packets_in);
-        println!("packets out     {}", self.packets_out);
+        let mut text = format!("packets in      {}\npackets out     {}\n", self.packets_in, self.packets_out);
         for (reason, packets) in &self.drops {
-            println!("  dropped       {packets} {reason}");
+            text += &format!("  dropped       {packets} {reason}\n");
         }
-        println!("ingest drops    {}", self.ingest_drops);
+        text += &format!("ingest drops    {}\n", self.ingest_drops);
         for (reason, packets) in &self.unparsed {
-            println!("  not parsed    {packets} {reason} (forwarded)");
+            text += &format!("  not parsed    {packets} {reason} (forwarded)\n");
         }
-        println!("alerts          {}", self.alerts);
+        text += &format!("alerts          {}\n", self.alerts);
         let s = &self.duplicates_suppressed;
-        println!("suppressed      {} outputs, {} updates", s.outputs, s.updates);
-        println!("elapsed         {:.3} s, {:.2} Mpps, {:.2} Gbit/s", self.elapsed_s, self.mpps, self.gbps);
-        print_recoveries(&self.recoveries);
-        Ok(())
+        text += &format!("suppressed      {} outputs, {} updates\n", s.outputs, s.updates);
+        let Self { elapsed_s, mpps, gbps, .. } = self;
+        text += &format!("elapsed         {elapsed_s:.3} s, {mpps:.2} Mpps, {gbps:.2} Gbit/s\n");
+        print_text(&(text + &recoveries_text(&self.recoveries)))
     }
 }
 
-fn print_recoveries(recoveries: &[Recovery]) {
-    for r in recoveries {
-        println!(
-            "recovered       {} after {}: detected in {} us, caught up in {} us, {} packets ran again",
+fn recoveries_text(recoveries: &[Recovery]) -> String {
+    let line = |r: &Recovery| {
+        format!(
+            "recovered       {} after {}: detected in {} us, caught up in {} us, {} packets ran again\n",
             r.actor, r.kind, r.detected_us, r.recovered_us, r.replayed
-        );
-    }
+        )
+    };
+    recoveries.iter().map(line).collect()
 }
 
 #[derive(Serialize)]
@@ -131,26 +141,32 @@ pub fn print_verify(outcome: &RunOutcome, comparison: &Comparison, json: bool) -
     if json {
         return print_json(&report);
     }
-    println!("{}", if report.equivalent { "equivalent" } else { "NOT equivalent" });
-    println!(
-        "compared        {} outputs, {} events, {} state objects",
+    let mut text = String::from(if report.equivalent { "equivalent\n" } else { "NOT equivalent\n" });
+    text += &format!(
+        "compared        {} outputs, {} events, {} state objects\n",
         report.outputs_compared, report.alerts_compared, report.state_objects_compared
     );
     for relation in report.relations {
-        println!("relation        {relation}");
+        text += &format!("relation        {relation}\n");
     }
     let s = &report.duplicates_suppressed;
-    println!("suppressed      {} outputs, {} updates", s.outputs, s.updates);
-    print_recoveries(&outcome.recoveries);
+    text += &format!("suppressed      {} outputs, {} updates\n", s.outputs, s.updates);
+    text += &recoveries_text(&outcome.recoveries);
     if let Some(difference) = report.first_difference {
-        println!("first difference: {difference}");
+        text += &format!("first difference: {difference}\n");
     }
-    Ok(())
+    print_text(&text)
+}
+
+/// Prints a result. A reader that went away, or a full disk, is a failure like any other.
+pub fn print_text(text: &str) -> Result<(), Exit> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| Exit::Failed(anyhow::anyhow!("the result cannot be written: {error}")))
 }
 
 /// Prints a value as one JSON object.
 pub fn print_json(value: &impl Serialize) -> Result<(), Exit> {
     let text = serde_json::to_string(value).map_err(|e| Exit::Failed(e.into()))?;
-    println!("{text}");
-    Ok(())
+    print_text(&(text + "\n"))
 }

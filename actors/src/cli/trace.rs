@@ -1,7 +1,7 @@
 //! `chc trace`: generated captures, and what a capture holds.
 
 use super::Exit;
-use super::report::print_json;
+use super::report::{print_json, print_text};
 use crate::trace::{GenerateOptions, info, write};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -53,15 +53,13 @@ pub fn execute(command: TraceCommand) -> Result<(), Exit> {
     match command {
         TraceCommand::Gen(args) => generate(&args),
         TraceCommand::Info { file, json } => {
-            let info = info(&file).map_err(|e| Exit::Failed(e.into()))?;
+            let info = info(&file)?;
             if json {
                 return print_json(&info);
             }
             let value = serde_json::to_value(&info).map_err(|e| Exit::Failed(e.into()))?;
-            for (key, value) in value.as_object().into_iter().flatten() {
-                println!("{key:<20} {value}");
-            }
-            Ok(())
+            let fields = value.as_object().into_iter().flatten();
+            print_text(&fields.map(|(key, value)| format!("{key:<20} {value}\n")).collect::<String>())
         }
     }
 }
@@ -72,7 +70,7 @@ fn generate(args: &GenArgs) -> Result<(), Exit> {
     let options =
         GenerateOptions { packets: args.packets, connections, seed: args.seed, snaplen: args.snaplen };
     let bar = super::progress_bar(args.packets, false);
-    write(options, &args.output, |n| bar.set_position(n)).map_err(|e| Exit::Failed(e.into()))?;
+    write(options, &args.output, |n| bar.set_position(n))?;
     bar.finish_and_clear();
     Ok(())
 }

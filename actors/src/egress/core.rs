@@ -178,3 +178,7 @@ impl<P: Protections> EgressCore<P> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -13,6 +13,7 @@ use chc_api::{
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::{Future, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -147,7 +148,7 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
             run.parsed = *parsed;
             run.frame = std::mem::take(&mut packet.frame);
         }
-        let verdict = finish(self.nf.packet(context));
+        let verdict = finish(self.nf.packet(context)).unwrap_or(Verdict::Drop("nf_panic"));
         packet.frame = std::mem::take(&mut self.run.borrow_mut().frame);
         verdict
     }
@@ -157,12 +158,14 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
     }
 }
 
-/// Runs a handler to its end: nothing it awaits is ever late here.
-fn finish<T>(handler: impl Future<Output = T>) -> T {
-    match pin!(handler).poll(&mut std::task::Context::from_waker(Waker::noop())) {
+/// Runs a handler to its end: nothing it awaits is ever late here. `None` if it panicked: a packet that
+/// panics its function every time is dropped by the real chain, too.
+fn finish<T>(handler: impl Future<Output = T>) -> Option<T> {
+    let run = || match pin!(handler).poll(&mut std::task::Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
         Poll::Pending => unreachable!("a network function waits for its context only"),
-    }
+    };
+    catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
 /// What a timer sees of a packet.

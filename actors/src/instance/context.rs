@@ -68,7 +68,7 @@ pub struct Job {
     pub issued: u16,
     /// Counter pairs issued so far.
     pairs: u16,
-    /// Counters added to, a bit each (of the first 64 objects).
+    /// Counters added to, a bit each (of the first 64).
     counted: u64,
     /// Operations issued on each ordered object, in the order of the instance's list of them.
     ordered: [u8; ORDERED_MAX],
@@ -108,6 +108,7 @@ impl Default for Job {
 
 impl Job {
     /// Makes the job one for other work; buffers are kept.
+    #[inline(always)]
     pub fn reset(&mut self) {
         self.block = None;
         self.rewritten = false;
@@ -183,7 +184,7 @@ impl<P: Protections> Env<P> {
     }
 
     /// Access for the instance and its contexts, never held across a poll.
-    #[inline]
+    #[inline(always)]
     pub fn inner(&self) -> RefMut<'_, Inner<P>> {
         self.0.borrow_mut()
     }
@@ -278,6 +279,7 @@ impl<P: Protections> Inner<P> {
         }
     }
 
+    #[inline(always)]
     fn block(&self, slot: usize) -> Option<&BlockRef> {
         self.jobs[slot].block.as_ref().or(self.current.as_ref())
     }
@@ -338,6 +340,7 @@ impl<P: Protections> Future for Operation<P> {
 }
 
 impl<P: Protections> Context for Cx<P> {
+    #[inline(always)]
     fn now(&self) -> Time {
         self.env.inner().jobs[self.slot].now
     }
@@ -346,6 +349,7 @@ impl<P: Protections> Context for Cx<P> {
         self.env.inner().jobs[self.slot].position
     }
 
+    #[inline(always)]
     fn identity(&self) -> Identity {
         self.env.inner().jobs[self.slot].identity
     }
@@ -380,6 +384,26 @@ impl<P: Protections> Context for Cx<P> {
         }
     }
 
+    #[inline(always)]
+    fn look<R>(&self, read: impl FnOnce(&Parsed, &[u8]) -> R) -> R {
+        let inner = self.env.inner();
+        let job = &inner.jobs[self.slot];
+        if let (Work::Packet(desc), Some(block), false) = (job.work, inner.block(self.slot), job.rewritten) {
+            return read(&block.meta(&desc).parsed, block.head(&desc));
+        }
+        drop(inner);
+        let parsed = self.parsed();
+        self.header(|header| read(&parsed, header))
+    }
+
+    #[inline(always)]
+    fn get_with_timer<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<(T, Option<Time>)> {
+        let inner = self.env.inner();
+        let job = &inner.jobs[self.slot];
+        inner.records.get_with_timer(object.id(), &job.identity.key, job.hash, job.hint, index)
+    }
+
+    #[inline(always)]
     fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R {
         let mut inner = self.env.inner();
         let inner = &mut *inner;
@@ -442,34 +466,26 @@ impl<P: Protections> Context for Cx<P> {
     fn armed<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<Time> {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
-        let timer = inner.records.timer(object.id(), &job.identity.key, job.hash, index)?;
-        // To its own handler a timer that fires is no longer armed; it stays in the record until the
-        // handler is done.
-        let fires = job.position.origin.is_some_and(|origin| {
-            (origin.object, origin.index) == (object.id(), index)
-                && (origin.setter, origin.setter_path) == (timer.setter.clock, timer.setter.path)
-                && inner.steps.due(timer.deadline, timer.at_end) == Some(job.position.clock)
-        });
-        (!fires).then_some(timer.deadline)
+        inner.records.timer(object.id(), &job.identity.key, job.hash, job.hint, index).map(|t| t.deadline)
     }
 
-    #[inline]
+    #[inline(always)]
     fn count(&self, counter: Counter, by: u64) {
-        let mut inner = self.env.inner();
-        let Inner { state, jobs, .. } = &mut *inner;
-        let job = &mut jobs[self.slot];
-        let client = match state {
-            State::Local(objects) => return objects.count(counter.id(), by),
+        let inner = &mut *self.env.inner();
+        let job = &mut inner.jobs[self.slot];
+        let client = match &mut inner.state {
             State::Store(client) => client,
+            State::Local(objects) => return objects.count(counter.id(), by),
         };
-        let bit = 1u64.checked_shl(u32::from(counter.id().0)).unwrap_or(0);
+        // A bit each for the first 64 counters; all later ones travel as pairs.
+        let bit = if counter.number() < 64 { 1 << counter.number() } else { 0 };
         if job.counted & bit == 0 && bit != 0 && counts_as_bit(&job.position, by) {
             job.counted |= bit;
-            client.count_one(counter.id(), job.position.clock);
+            client.count_one(counter, job.position.clock);
         } else {
             let name = OpName { position: job.position, index: job.pairs };
             job.pairs += 1;
-            client.count(counter.id(), name, by);
+            client.count(counter, name, by);
         }
     }
 

@@ -98,6 +98,10 @@ impl Running {
         self.inside.store(true, Ordering::Relaxed);
     }
 
+    fn returned(&self) {
+        self.inside.store(false, Ordering::Relaxed);
+    }
+
     /// The packet whose handling began and did not return; a timer without its origin.
     #[must_use]
     pub fn unfinished(&self) -> Option<Position> {
@@ -211,6 +215,11 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     nf: Rc<N>,
     spawn: S,
     env: Rc<Env<P>>,
+    /// Whether packets come in position order: an instance upstream sends those that waited for the
+    /// store behind others.
+    in_order: bool,
+    /// The context of packets that are handled at once; its slot is no other job's.
+    at_once: Cx<P>,
     phase: Phase,
     futures: Vec<Pin<Box<Option<S::Future>>>>,
     free: Vec<usize>,
@@ -266,10 +275,14 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             senders: senders.iter().map(sender).collect(),
         });
         let from = Source::Instance(config.id);
+        // One job more than there are slots: that of packets handled at once.
+        let env = Env::new(&config.specs, records, state, slots + 1, seed);
         Self {
             edges: edges.collect(),
             splitter: Splitter::new(from, config.generation, config.next.clone(), true, &config.pool, stored),
-            env: Env::new(&config.specs, records, state, slots, seed),
+            in_order: config.upstream.iter().flatten().all(|s| *s == Source::Root),
+            at_once: Cx::new(&env, slots),
+            env,
             nf: Rc::new(nf),
             spawn,
             phase: Phase::Created,
@@ -318,8 +331,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
         }
         if self.config.mode == Mode::Traditional {
-            self.phase = Phase::Running;
-            return;
+            return self.begin();
         }
         self.phase = Phase::Loading { shards: self.config.placement.shards };
         let (from, generation) = (self.config.id, self.config.generation);
@@ -339,11 +351,17 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 inner.records.install(*object, key, *written, record, &inner.steps);
             }
         }
-        self.phase = if shards > 1 { Phase::Loading { shards: shards - 1 } } else { Phase::Running };
-        if self.phase == Phase::Running {
-            for data in std::mem::take(&mut self.inbox) {
-                self.on_data(data);
-            }
+        match shards {
+            2.. => self.phase = Phase::Loading { shards: shards - 1 },
+            _ => self.begin(),
+        }
+    }
+
+    /// Runs from now on, first what came before.
+    fn begin(&mut self) {
+        self.phase = Phase::Running;
+        for data in std::mem::take(&mut self.inbox) {
+            self.on_data(data);
         }
     }
 
@@ -389,7 +407,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.trim(Clock((highest.0 + 1).saturating_sub(self.config.window)));
         {
             let mut inner = self.env.inner();
-            inner.records.hint(block.descs.iter().map(|d| d.hash), &mut self.hints);
+            if N::LOOKS_UP {
+                inner.records.hint(block.descs.iter().map(|d| d.hash), &mut self.hints);
+            }
             inner.current = Some(block.clone());
         }
         let suppress = self.config.mode == Mode::Store;
@@ -420,7 +440,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             {
                 *replayed += 1;
             }
-            if N::TRANSLATES && self.is_input_in_order() && !self.env.inner().records.due().is_empty() {
+            if N::TRANSLATES && self.in_order && !self.env.inner().records.due().is_empty() {
                 // Nothing below this packet will come: timers of its slot are due before it runs.
                 self.input = self.input.max(desc.position());
                 self.fire_due();
@@ -432,11 +452,16 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     }
 
     /// A packet that is new here.
-    #[inline]
+    #[inline(always)]
     fn accept(&mut self, block: &BlockRef, desc: &Desc, hint: Hint) {
-        let quiet = self.lanes.is_empty() && self.env.inner().records.due().is_empty();
-        if quiet && self.config.poisoned.is_empty() && self.nf.passes(packet_hint(desc)) {
-            return self.splitter.forward(block, desc);
+        let quiet = self.lanes.is_empty() && self.config.poisoned.is_empty();
+        if quiet && self.env.inner().records.due().is_empty() {
+            if self.nf.passes(packet_hint(desc)) {
+                return self.splitter.forward(block, desc);
+            }
+            if (!N::TRANSLATES || self.in_order) && self.run_at_once(block, desc, hint) {
+                return;
+            }
         }
         if !self.lanes.is_empty() {
             let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
@@ -463,7 +488,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let (mut identity, mut hash, mut hint) = (carried, desc.hash, hint);
         // A slot's packets run in the order of the input, whatever addresses they carry: a mapping may
         // be made, used or ended by a lower packet that has not come yet.
-        if N::TRANSLATES && self.input < position && !self.is_input_in_order() {
+        if N::TRANSLATES && self.input < position && !self.in_order {
             self.stalled = true;
             return false;
         }
@@ -483,28 +508,46 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             return true;
         }
         let Some(slot) = self.take_slot(&position) else { return false };
-        {
-            let mut inner = self.env.inner();
-            let job = &mut inner.jobs[slot];
-            job.reset();
-            job.work = Work::Packet(*desc);
-            job.position = position;
-            job.now = meta.time;
-            job.number = meta.number;
-            job.identity = identity;
-            job.hash = hash;
-            job.hint = hint;
-            job.renamed = identity != carried;
-        }
+        self.begin_packet(slot, desc, meta, (identity, hash, hint), identity != carried);
         let lane = (&carried, desc.hash);
         self.run(slot, None, block, lane, &position);
         true
     }
 
-    /// Whether packets come in position order. An instance upstream sends those that waited for the
-    /// store behind others.
-    fn is_input_in_order(&self) -> bool {
-        self.edges.iter().flat_map(|e| &e.senders).all(|s| s.source == Source::Root)
+    /// Handles a packet without a future, if the function can.
+    #[inline(always)]
+    fn run_at_once(&mut self, block: &BlockRef, desc: &Desc, hint: Hint) -> bool {
+        let slot = self.futures.len();
+        let meta = block.meta(desc);
+        self.begin_packet(slot, desc, meta, (meta.parsed.identity(), desc.hash, hint), false);
+        self.config.running.note(&desc.position());
+        let verdict = self.nf.at_once(&self.at_once);
+        self.config.running.returned();
+        let Some(verdict) = verdict else { return false };
+        self.finish(slot, Some(block), verdict);
+        true
+    }
+
+    #[inline(always)]
+    fn begin_packet(
+        &mut self,
+        slot: usize,
+        desc: &Desc,
+        meta: &Meta,
+        (identity, hash, hint): (Identity, u64, Hint),
+        renamed: bool,
+    ) {
+        let mut inner = self.env.inner();
+        let job = &mut inner.jobs[slot];
+        job.reset();
+        job.work = Work::Packet(*desc);
+        job.position = desc.position();
+        job.now = meta.time;
+        job.number = meta.number;
+        job.identity = identity;
+        job.hash = hash;
+        job.hint = hint;
+        job.renamed = renamed;
     }
 
     fn is_busy(&self, identity: &Identity, hash: u64) -> bool {
@@ -612,7 +655,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             Some(future) => future.poll(&mut task),
             None => Poll::Pending,
         };
-        self.config.running.inside.store(false, Ordering::Relaxed);
+        self.config.running.returned();
         polled
     }
 
@@ -634,7 +677,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     }
 
     /// A job has ended: its outputs go to the splitter.
-    #[inline]
+    #[inline(always)]
     fn finish(&mut self, slot: usize, block: Option<&BlockRef>, verdict: Verdict) {
         let inner = &mut *self.env.inner();
         let job = &mut inner.jobs[slot];
@@ -962,3 +1005,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
         assert_eq!(inner.waits(), self.parked.len(), "a parked job waits for one operation");
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

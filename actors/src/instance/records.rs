@@ -88,6 +88,7 @@ impl<P: Protections> Records<P> {
         }
     }
 
+    #[inline]
     fn object(&self, id: ObjectId) -> &FlowObject {
         self.objects[usize::from(id.0)].as_ref().expect("handles exist for declared per-flow objects only")
     }
@@ -96,6 +97,7 @@ impl<P: Protections> Records<P> {
         self.objects[usize::from(id.0)].as_mut().expect("handles exist for declared per-flow objects only")
     }
 
+    #[inline]
     fn row(&self, id: ObjectId, key: &FlowKey, hash: u64, hint: Hint) -> Option<Row> {
         let hint = if self.first == Some(usize::from(id.0)) { hint } else { Hint::NONE };
         let object = self.object(id);
@@ -106,9 +108,25 @@ impl<P: Protections> Records<P> {
     /// A record's value.
     #[inline]
     pub fn get<T: Plain>(&self, id: ObjectId, key: &FlowKey, hash: u64, hint: Hint) -> Option<T> {
-        let row = self.row(id, key, hash, hint)?;
-        let words = self.object(id).table.record(row);
+        let words = self.object(id).table.look(key, hash, hint_for(self.first, id, hint))?;
         T::read_from_prefix(words.as_bytes()).ok().map(|(value, _)| value)
+    }
+
+    /// A record's value and when one of its timers is due.
+    #[inline(always)]
+    pub fn get_with_timer<T: Plain>(
+        &self,
+        id: ObjectId,
+        key: &FlowKey,
+        hash: u64,
+        hint: Hint,
+        index: u8,
+    ) -> Option<(T, Option<Time>)> {
+        let object = self.object(id);
+        let words = object.table.look(key, hash, hint_for(self.first, id, hint))?;
+        let (value, _) = T::read_from_prefix(words.as_bytes()).ok()?;
+        let timer = read_timer(timer_words(words, object.shape, usize::from(index)));
+        Some((value, timer.map(|t| t.deadline)))
     }
 
     /// The connection whose record has this secondary key.
@@ -164,10 +182,11 @@ impl<P: Protections> Records<P> {
     /// Removes a record and its timers.
     pub fn remove(&mut self, id: ObjectId, key: &FlowKey, hash: u64, hint: Hint, at: Clock, steps: &Steps) {
         let Some(row) = self.row(id, key, hash, hint) else { return };
+        // First what the record was at the boundary, timers included.
+        self.touch(id, row, at, true);
         for index in 0..self.object(id).shape.timers {
             self.set_timer(id, row, key, index, None, steps);
         }
-        self.touch(id, row, at, true);
         let versioned = self.versioned;
         let object = self.object_mut(id);
         object.unindex(row, key);
@@ -177,8 +196,8 @@ impl<P: Protections> Records<P> {
     }
 
     /// A record's timer.
-    pub fn timer(&self, id: ObjectId, key: &FlowKey, hash: u64, index: u8) -> Option<ArmedTimer> {
-        let row = self.row(id, key, hash, Hint::NONE)?;
+    pub fn timer(&self, id: ObjectId, key: &FlowKey, hash: u64, hint: Hint, index: u8) -> Option<ArmedTimer> {
+        let row = self.row(id, key, hash, hint)?;
         let object = self.object(id);
         read_timer(timer_words(object.table.record(row), object.shape, usize::from(index)))
     }
@@ -357,6 +376,7 @@ impl<P: Protections> Records<P> {
     }
 }
 
+#[inline]
 fn hint_for(first: Option<usize>, id: ObjectId, hint: Hint) -> Hint {
     if first == Some(usize::from(id.0)) { hint } else { Hint::NONE }
 }

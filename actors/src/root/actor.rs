@@ -20,7 +20,7 @@ pub trait PacketSource: Send + 'static {
 }
 
 /// What a root did, when it is done.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RootReport {
     /// What it counted.
     pub counts: RootCounts,
@@ -32,6 +32,21 @@ pub struct RootReport {
     pub stamps: Vec<Stamp>,
     /// From the first packet to the moment everything was finished and logged.
     pub elapsed: Duration,
+    /// That moment.
+    pub finished: Instant,
+}
+
+impl Default for RootReport {
+    fn default() -> Self {
+        Self {
+            counts: RootCounts::default(),
+            ingest_drops: 0,
+            input_error: None,
+            stamps: Vec::new(),
+            elapsed: Duration::ZERO,
+            finished: Instant::now(),
+        }
+    }
 }
 
 /// How a root reads its source.
@@ -165,6 +180,7 @@ impl<S: PacketSource> RootActor<S> {
                 input_error: self.input_error.take(),
                 stamps: self.core.take_stamps(),
                 elapsed: self.started.map_or(Duration::ZERO, |s| s.elapsed()),
+                finished: Instant::now(),
             })));
         }
     }

@@ -361,3 +361,7 @@ fn head_len(parsed: &Parsed) -> usize {
     let transport = usize::from(parsed.l4.max(parsed.l3));
     if parsed.is(PacketKind::ICMP_ERROR) { transport + 8 + 60 + 60 + 20 } else { transport + 64 }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -36,7 +36,48 @@ pub(super) struct Address {
     pub port: u16,
 }
 
-/// Replaces one end of a packet and updates its checksums. Returns what all changed words, checksums
+/// Replaces one end of a packet and updates its checksums.
+#[inline]
+pub(super) fn replace_end(header: &mut [u8], at: Places, end: End, by: Address) {
+    let done = match at.protocol {
+        protocol::TCP => replace_whole::<{ TCP_CHECKSUM + 2 }>(header, at, end, by, TCP_CHECKSUM),
+        protocol::UDP => replace_whole::<{ UDP_CHECKSUM + 2 }>(header, at, end, by, UDP_CHECKSUM),
+        _ => None,
+    };
+    if done.is_none() {
+        replace(header, at, end, by);
+    }
+}
+
+/// [`replace`] for a transport header whose first `LEN` bytes, to the end of its checksum, are there.
+#[inline]
+fn replace_whole<const LEN: usize>(
+    header: &mut [u8],
+    at: Places,
+    end: End,
+    by: Address,
+    checksum_at: usize,
+) -> Option<()> {
+    let l4 = at.l4.filter(|l4| l4 + LEN <= at.end)?;
+    let (ip, transport) = header.get_mut(at.l3..)?.split_at_mut_checked(l4.checked_sub(at.l3)?)?;
+    let (ip, transport) = (ip.first_chunk_mut::<20>()?, transport.first_chunk_mut::<LEN>()?);
+    let (address_at, port_at) = if end == End::Source { (12, 0) } else { (16, PORT_LEN) };
+    let old =
+        u32::from_be_bytes([ip[address_at], ip[address_at + 1], ip[address_at + 2], ip[address_at + 3]]);
+    let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let address = ChecksumDelta::new().u32(old, by.ip);
+    let sum = address.apply(word(ip, 10));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    ip[address_at..address_at + 4].copy_from_slice(&by.ip.to_be_bytes());
+    let delta = address.u16(word(transport, port_at), by.port);
+    let old = word(transport, checksum_at);
+    let sum = if at.protocol == protocol::UDP { delta.apply_udp(old) } else { delta.apply(old) };
+    transport[port_at..port_at + 2].copy_from_slice(&by.port.to_be_bytes());
+    transport[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
+    Some(())
+}
+
+/// Replaces one end of a packet, as much of it as there is, and updates its checksums. Returns what all changed words, checksums
 /// included, do to a checksum that covers the whole packet.
 pub(super) fn replace(header: &mut [u8], at: Places, end: End, by: Address) -> ChecksumDelta {
     let Some(ip) = view_mut::<Ipv4Header>(header, at.l3) else { return ChecksumDelta::new() };
@@ -126,7 +167,10 @@ mod tests {
         let mut packet = Vec::new();
         ipv4().tcp(5000, 80, 7, 1000).write(&mut packet, b"hello").unwrap();
         let at = places(&packet, protocol::TCP);
-        replace(&mut packet, at, End::Source, NEW);
+        let mut other = packet.clone();
+        replace(&mut other, at, End::Source, NEW);
+        replace_end(&mut packet, at, End::Source, NEW);
+        assert_eq!(packet, other, "both ways give the same bytes");
         assert_eq!((&packet[12..16], &packet[20..22]), (&[203, 0, 113, 1][..], &40_001u16.to_be_bytes()[..]));
         assert_checksums_hold(&packet);
         replace(&mut packet, at, End::Destination, Address { ip: 0x0a00_0009, port: 8080 });

@@ -58,6 +58,15 @@ pub trait NetworkFunction: Sized + Send + Sync + 'static {
     /// Handles one packet.
     fn packet<C: Context>(&self, cx: C) -> impl Future<Output = Verdict>;
 
+    /// Handles one packet without ever waiting, if it can: all of it, or nothing of it. With `None`
+    /// nothing was done and [`Self::packet`] is called. What most packets need belongs here: it costs a
+    /// call instead of a future. It is asked before [`Self::resolve`]: a function that translates must
+    /// be sure that the packet belongs to the connection it seems to.
+    fn at_once<C: Context>(&self, cx: &C) -> Option<Verdict> {
+        let _ = cx;
+        None
+    }
+
     /// Handles one timer of a per-flow record. The record and its identity are the context's.
     fn timer<C: Context>(&self, cx: C, timer: TimerEvent) -> impl Future<Output = ()> {
         let _ = (cx, timer);
@@ -67,6 +76,10 @@ pub trait NetworkFunction: Sized + Send + Sync + 'static {
     /// Whether packets may arrive under an address this function gave out ([`Self::owner`],
     /// [`Self::resolve`]). Such a function handles the packets of one slot in order.
     const TRANSLATES: bool = false;
+
+    /// Whether most packets read a record of the first per-flow object: then the records of a burst are
+    /// looked up together, which hides most of the cost of memory.
+    const LOOKS_UP: bool = true;
 
     /// The slot that owns the external address a packet is sent to (or, for an ICMP error, quotes),
     /// when its header is not translated back yet.
@@ -115,6 +128,11 @@ pub trait Context: Clone {
     /// Reads the header region: the first bytes of the frame, at least to the end of the innermost
     /// transport header and of a quoted packet, as far as captured.
     fn header<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R;
+    /// Reads what the parser found together with the header region, without copying either.
+    fn look<R>(&self, read: impl FnOnce(&Parsed, &[u8]) -> R) -> R {
+        let parsed = self.parsed();
+        self.header(|header| read(&parsed, header))
+    }
     /// Changes the header region. The packet gets a fresh one: whoever retained it keeps the old.
     fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R;
 
@@ -132,6 +150,11 @@ pub trait Context: Clone {
     fn disarm<T: Plain>(&self, object: Flow<T>, index: u8);
     /// When a timer of this connection's record is due, if it is armed.
     fn armed<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<Time>;
+
+    /// Reads this connection's record and when one of its timers is due, in one look-up.
+    fn get_with_timer<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<(T, Option<Time>)> {
+        self.get(object).map(|value| (value, self.armed(object, index)))
+    }
 
     /// Adds to a counter; nobody waits.
     fn count(&self, counter: Counter, by: u64);

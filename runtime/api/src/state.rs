@@ -322,9 +322,9 @@ pub struct ObjectSpec {
 
 /// Handle of a per-flow object with values of type `T`.
 pub struct Flow<T>(ObjectId, PhantomData<fn() -> T>);
-/// Handle of a coalesced counter.
+/// Handle of a coalesced counter: the object, and its number among the vertex's counters.
 #[derive(Clone, Copy, Debug)]
-pub struct Counter(ObjectId);
+pub struct Counter(ObjectId, u16);
 /// Handle of a cross-flow value of type `T`.
 pub struct Shared<T>(ObjectId, PhantomData<fn() -> T>);
 /// Handle of a family of resource pools.
@@ -364,6 +364,12 @@ impl Counter {
     pub fn id(self) -> ObjectId {
         self.0
     }
+
+    /// Its number among the counters of the vertex, from 0.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self.1
+    }
 }
 impl Pool {
     /// The declared object.
@@ -402,7 +408,8 @@ impl Declarations {
 
     /// Declares a counter: cross-flow, written mostly, read rarely.
     pub fn counter(&mut self, name: &'static str) -> Counter {
-        Counter(self.add(ObjectSpec {
+        let number = self.objects.iter().filter(|o| matches!(o.kind, ObjectKind::Counter)).count() as u16;
+        let object = self.add(ObjectSpec {
             name,
             scope: Scope::Global,
             access: Access::WriteMostly,
@@ -410,7 +417,8 @@ impl Declarations {
             kind: ObjectKind::Counter,
             packet_ops_max: 0,
             timer_ops_max: 0,
-        }))
+        });
+        Counter(object, number)
     }
 
     /// Declares a per-flow record.

@@ -1,2 +1,164 @@
-//! Entry point.
-fn main() {}
+//! The `chc-bench` command.
+
+use chc_bench::chain::{self, ChainOptions};
+use chc_bench::overhead::{self, OverheadOptions};
+use chc_bench::report::Line;
+use chc_bench::setup::Mode;
+use chc_bench::traffic::{FLOWS_MAX, FRAME_LEN_MAX, FRAME_LEN_MIN, TrafficOptions};
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Names of the experiments.
+const EXPERIMENTS: &[&str] = &["chain", "overhead"];
+
+/// Runs experiments and prints one line a result.
+#[derive(Parser)]
+#[command(name = "chc-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    experiment: Experiment,
+}
+
+#[derive(Subcommand)]
+enum Experiment {
+    /// A whole chain on one thread, packets in memory; a bare translation loop as calibration.
+    Chain(ChainArgs),
+    /// Each network function alone: nanoseconds a packet.
+    Overhead(OverheadArgs),
+    #[command(external_subcommand)]
+    Unknown(Vec<String>),
+}
+
+#[derive(Args)]
+struct Common {
+    /// Bytes of a data packet's frame.
+    #[arg(long, default_value_t = 64, value_parser = size)]
+    size: usize,
+    /// Established connections.
+    #[arg(long, default_value_t = 4000, value_parser = flows)]
+    flows: usize,
+    /// Share of the timed packets that opens connections, from 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    new_share: f64,
+    /// Samples of each mode.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
+    samples: u32,
+    /// Timed packets a sample; without, 2,000,000 or with --quick 200,000.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1000..))]
+    packets: Option<u32>,
+    /// Fewer packets: for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ChainArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The chain's functions, in order.
+    #[arg(long, default_value = "nat,portscan", value_delimiter = ',')]
+    vertices: Vec<String>,
+    /// One mode; without, all in turn.
+    #[arg(long)]
+    mode: Option<Mode>,
+    /// Packets the root reads at once when the rate is taken.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
+    burst: u16,
+}
+
+#[derive(Args)]
+struct OverheadArgs {
+    #[command(flatten)]
+    common: Common,
+    /// One function; without, all in turn.
+    #[arg(long)]
+    nf: Option<String>,
+    /// One mode; without, all in turn.
+    #[arg(long, value_parser = ["traditional", "external+cache+no-ack-wait"])]
+    mode: Option<String>,
+    /// How packets get in and out.
+    #[arg(long, default_value = "memory", value_parser = ["memory"])]
+    path: String,
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    within(text, FRAME_LEN_MIN, FRAME_LEN_MAX)
+}
+
+fn flows(text: &str) -> Result<usize, String> {
+    within(text, 1, FLOWS_MAX)
+}
+
+fn within(text: &str, low: usize, high: usize) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| format!("\"{text}\" is no whole number"))?;
+    if (low..=high).contains(&number) { Ok(number) } else { Err(format!("give {low} to {high}")) }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("\"{text}\" is no number"))?;
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("give 0 to 1".to_owned()) }
+}
+
+impl Common {
+    fn traffic(&self) -> TrafficOptions {
+        let packets = self.packets.unwrap_or(if self.quick { 200_000 } else { 2_000_000 });
+        TrafficOptions {
+            size: self.size,
+            flows: self.flows,
+            packets: packets as usize,
+            new_share: self.new_share,
+        }
+    }
+}
+
+fn measure_chain(args: &ChainArgs) -> anyhow::Result<Vec<Line>> {
+    let all = vec![Mode::Bare, Mode::Traditional, Mode::Default];
+    chain::measure(&ChainOptions {
+        traffic: args.common.traffic(),
+        vertices: args.vertices.clone(),
+        modes: args.mode.map_or(all, |mode| vec![mode]),
+        samples: args.common.samples as usize,
+        burst: args.burst,
+    })
+}
+
+fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
+    let asked = |mode: &Mode| args.mode.as_ref().is_none_or(|name| name == mode.name());
+    let all = || chc_nf_catalog::names().iter().map(|name| (*name).to_owned()).collect();
+    overhead::measure(&OverheadOptions {
+        traffic: args.common.traffic(),
+        functions: args.nf.clone().map_or_else(all, |nf| vec![nf]),
+        modes: [Mode::Traditional, Mode::Default].into_iter().filter(asked).collect(),
+        samples: args.common.samples as usize,
+    })
+}
+
+fn main() -> ExitCode {
+    let (lines, as_json) = match &Cli::parse().experiment {
+        Experiment::Chain(args) => (measure_chain(args), args.common.json),
+        Experiment::Overhead(args) => (measure_overhead(args), args.common.json),
+        Experiment::Unknown(words) => {
+            let name = words.first().map_or("", String::as_str);
+            eprintln!("there is no experiment \"{name}\"; there are {}", EXPERIMENTS.join(", "));
+            return ExitCode::from(2);
+        }
+    };
+    match lines {
+        Ok(lines) => {
+            for line in lines {
+                println!("{}", line.show(as_json));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(3)
+        }
+    }
+}

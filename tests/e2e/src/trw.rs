@@ -1,19 +1,25 @@
-//! The portscan detector beside an independent one: what the ideal chain of a detector alone says of a
-//! capture, under each rule, in the terms of the oracle's tables.
+//! The portscan detector beside an independent one: what a chain, ideal or real, says of a capture under
+//! each rule, in the terms of the oracle's tables.
 //!
 //! A table has a line for each host that made an attempt: counts, then for each rule the number of
 //! the packet at which the host was flagged, `E` for the end of the capture, `-` for never.
 
+use crate::chain::{assert_balanced, keep, plan};
 use anyhow::{Context as _, Result, bail};
+use chc_actors::chain::compile::ChainPlan;
+use chc_actors::chain::state::ChainState;
 use chc_actors::ideal::{IdealChain, Input, StateValue, StateWord};
+use chc_actors::root::actor::PacketSource;
+use chc_actors::root::core::Arrival;
 use chc_api::packet::{LinkType, Parsed, parse};
-use chc_api::{Clock, ObjectKey, Time, VertexId};
+use chc_api::{Clock, Event, EventKind, ObjectKey, Time, VertexId};
 use chc_nf_catalog::portscan::Host;
 use chc_runtime::capture::CaptureReader;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The directory of captures and tables beside the workspace, if this machine has it.
 #[must_use]
@@ -101,6 +107,25 @@ impl Capture {
     }
 }
 
+/// A capture in memory as a source of packets.
+struct Replay {
+    capture: Arc<Capture>,
+    next: usize,
+}
+
+impl PacketSource for Replay {
+    fn next(&mut self) -> Result<Option<Arrival<'_>>, String> {
+        let packet = self.capture.packets.get(self.next);
+        self.next += 1;
+        Ok(packet.map(|packet| Arrival {
+            time: packet.time,
+            link: packet.link,
+            wire_len: packet.wire_len,
+            frame: &packet.frame,
+        }))
+    }
+}
+
 /// One rule of the tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
@@ -163,8 +188,14 @@ pub struct Verdict {
     pub flagged: String,
 }
 
-/// What the detector says of each host of a capture.
-pub fn detect(capture: &Capture, rule: &Rule, ending: &Ending) -> Result<BTreeMap<ObjectKey, Verdict>> {
+/// Verdicts by host.
+pub type Verdicts = BTreeMap<ObjectKey, Verdict>;
+
+/// What says something of the hosts of a capture.
+pub type Detector = fn(&Arc<Capture>, &Rule, &Ending) -> Result<Verdicts>;
+
+/// What the ideal chain of a detector alone says.
+pub fn ideal(capture: &Arc<Capture>, rule: &Rule, ending: &Ending) -> Result<Verdicts> {
     let config = json!({
         "pick": rule.pick.1,
         "walk": rule.walk,
@@ -181,24 +212,58 @@ pub fn detect(capture: &Capture, rule: &Rule, ending: &Ending) -> Result<BTreeMa
         chain.feed(&input);
     }
     chain.end(Clock(capture.packets.len() as u64));
+    let events = chain.take_events();
+    verdicts(&chain.state(), events.iter().map(|record| (record.event, record.number.unwrap_or(0))))
+}
 
-    let mut verdicts = BTreeMap::new();
-    for ((_, object, key), value) in chain.state() {
-        if let ("likelihood", StateWord::Object(key), StateValue::Bytes(value)) = (object, key, value) {
+/// What the real chain of a detector alone says.
+pub fn real(capture: &Arc<Capture>, rule: &Rule, ending: &Ending) -> Result<Verdicts> {
+    run(capture, &plan("portscan", &settings(rule, ending)))
+}
+
+/// What the real chain of two detectors behind two translators says, with exact time.
+pub fn behind_nat(capture: &Arc<Capture>, rule: &Rule, ending: &Ending) -> Result<Verdicts> {
+    let mut settings = settings(rule, ending).to_vec();
+    settings.push("root.tick_us=0".into());
+    run(capture, &plan("quickstart", &settings))
+}
+
+fn settings(rule: &Rule, ending: &Ending) -> [String; 5] {
+    [
+        format!("vertex.portscan.config.pick={}", rule.pick.1),
+        format!("vertex.portscan.config.walk={}", rule.walk),
+        format!("vertex.portscan.config.alpha={}", rule.alpha.1),
+        format!("vertex.portscan.config.timeout_s={}", ending.timeout_s),
+        format!("vertex.portscan.config.fail_pending_at_end={}", ending.at_end),
+    ]
+}
+
+fn run(capture: &Arc<Capture>, plan: &ChainPlan) -> Result<Verdicts> {
+    let source = Replay { capture: capture.clone(), next: 0 };
+    let (outcome, everything) = keep(plan, source, Vec::new())?;
+    assert_balanced(&outcome);
+    verdicts(&outcome.state, everything.events.iter().map(|(_, record)| (record.event, record.number)))
+}
+
+/// What state and alerts say; an event comes with the number of the packet that caused it, or 0.
+fn verdicts(state: &ChainState, events: impl Iterator<Item = (Event, u64)>) -> Result<Verdicts> {
+    let mut verdicts = Verdicts::new();
+    for ((_, object, key), value) in state {
+        if let ("likelihood", StateWord::Object(key), StateValue::Bytes(value)) = (*object, key, value) {
             let host: Host = value.read().context("a host's value has the size of one")?;
             let [ok, rst, icmp, timeout] = host.outcomes;
             let unresolved = host.attempts - host.outcomes.iter().sum::<u32>();
             let counts = [host.attempts, ok, rst, icmp, timeout, unresolved];
-            verdicts.insert(key, Verdict { counts, flagged: "-".into() });
+            verdicts.insert(*key, Verdict { counts, flagged: "-".into() });
         }
     }
-    for record in chain.take_events() {
-        let scanner = ObjectKey::host(record.event.key.source(record.event.direction).addr);
+    for (event, number) in events.filter(|(event, _)| matches!(event.kind, EventKind::Alert { .. })) {
+        let scanner = ObjectKey::host(event.key.source(event.direction).addr);
         let verdict = verdicts.get_mut(&scanner).context("a flagged host has a value")?;
         if verdict.flagged != "-" {
-            bail!("a host was flagged at {} and again at {:?}", verdict.flagged, record.number);
+            bail!("a host was flagged at {} and again at {number}", verdict.flagged);
         }
-        verdict.flagged = record.number.map_or("E".into(), |number| number.to_string());
+        verdict.flagged = if number == 0 { "E".into() } else { number.to_string() };
     }
     Ok(verdicts)
 }
@@ -241,6 +306,11 @@ impl Table {
         self.lines.iter().filter(move |(_, lines)| any(lines)).map(|(file, _)| file.as_str())
     }
 
+    /// How many hosts of a file are flagged under a rule.
+    pub fn flagged(&self, file: &str, rule: &Rule) -> Result<usize> {
+        Ok(self.verdicts(file, rule)?.values().filter(|(_, verdict)| verdict.flagged != "-").count())
+    }
+
     /// What it says of the hosts of a file under a rule.
     pub fn verdicts(&self, file: &str, rule: &Rule) -> Result<BTreeMap<ObjectKey, (IpAddr, Verdict)>> {
         let column = rule.column();
@@ -251,18 +321,19 @@ impl Table {
     }
 }
 
-/// Runs a capture under all rules; returns how many verdicts were compared, and a line for each that
+/// Runs a capture under these rules; returns how many verdicts were compared, and a line for each that
 /// differs.
 pub fn compare(
-    capture: &Capture,
-    table: &Table,
-    file: &str,
+    capture: &Arc<Capture>,
+    (table, file): (&Table, &str),
     ending: &Ending,
+    rules: &[Rule],
+    detector: Detector,
 ) -> Result<(usize, Vec<String>)> {
     let (mut compared, mut differences) = (0, Vec::new());
-    for rule in Rule::all() {
-        let ours = detect(capture, &rule, ending)?;
-        let theirs = table.verdicts(file, &rule)?;
+    for rule in rules {
+        let ours = detector(capture, rule, ending)?;
+        let theirs = table.verdicts(file, rule)?;
         let place = format!("{file} {} {}", ending.table, rule.column());
         for (key, (host, expected)) in &theirs {
             compared += 1;

@@ -1,6 +1,7 @@
 //! Compares a finished run with the ideal chain on the same stamps.
 
-use crate::world::{OutPacket, World};
+use crate::left::OutPacket;
+use crate::world::World;
 use chc_actors::ideal::{Choices, IdealChain, Input, Outcome, Output, StateKey, StateValue, StateWord};
 use chc_api::packet::parse::{FragmentId, PacketKind, Parsed, fragment_id, parse};
 use chc_api::state::{ObjectKind, ValueBytes};

@@ -12,6 +12,7 @@
 
 pub mod check;
 pub mod frame;
+pub mod left;
 pub mod links;
 pub mod probe;
 pub mod rng;

@@ -3,19 +3,26 @@
 //! What a packet does is drawn from its IPv4 identification and its clock: it reads or increments a
 //! `serial` integer and writes what it observed into the packet, its record and an event; it
 //! increments a `clock` integer, pushes to and pops from a `clock` list, runs a custom operation with
-//! and without waiting, arms, moves and disarms timers (which arm themselves again), removes its
+//! and without waiting, takes a member of a pool that all instances share and gives it back, arms, moves and disarms timers (which arm themselves again), removes its
 //! record, and is dropped.
 
 use chc_api::packet::PacketKind;
 use chc_api::state::{FlowOptions, ObjectKind, ValueBytes};
 use chc_api::{
     Consistency, Context, Counter, CustomOp, Declarations, Event, EventKind, Flow, NetworkFunction, ObjectId,
-    ObjectKey, Op, OpValue, Scope, Shared, TimerEvent, Verdict,
+    ObjectKey, Op, OpValue, Pool, Scope, Shared, TimerEvent, Verdict,
 };
 use chc_nf_catalog::Visitor;
+use std::sync::Arc;
 use std::time::Duration;
 
 const QUEUE_LEN_MAX: usize = 5;
+/// Members of each of the two pools, which all instances share.
+const DESKS: u64 = 3;
+/// Packets; turn; queue and timers; mix; observed values; the desk held, its group and owner.
+const RECORD_WORDS: usize = 7;
+const DESK: usize = 5;
+const OWNER: usize = 6;
 
 /// The function.
 #[derive(Clone)]
@@ -23,11 +30,12 @@ pub struct Probe {
     delay: Duration,
     seen: Counter,
     strange: Counter,
-    talk: Flow<[u64; 5]>,
+    talk: Flow<[u64; RECORD_WORDS]>,
     ticket: ObjectId,
     turn: ObjectId,
     queue: ObjectId,
     mix: Shared<[u64; 2]>,
+    desks: Pool,
 }
 
 static MIX_OPS: [CustomOp; 1] = [CustomOp { name: "fold", apply: fold }];
@@ -43,9 +51,10 @@ fn fold(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue {
 }
 
 impl Probe {
-    /// The function and its declarations; `delay` is the shortest delay of its timers.
+    /// The function and its declarations; `delay` is the shortest delay of its timers, `order` that of
+    /// acquisitions.
     #[must_use]
-    pub fn new(delay: Duration, declarations: &mut Declarations) -> Self {
+    pub fn new(delay: Duration, order: Consistency, declarations: &mut Declarations) -> Self {
         let int = || ObjectKind::Int { initial: 0 };
         let (clock, serial) = (Consistency::Clock, Consistency::Serial);
         Self {
@@ -63,13 +72,14 @@ impl Probe {
             ),
             mix: declarations.shared("mix", Scope::Global, clock, [7, 0], &MIX_OPS, (1, 1)),
             strange: declarations.counter("strange"),
+            desks: declarations.pool("desks", order, Arc::new(|group| group * 100..group * 100 + DESKS)),
         }
     }
 
     /// Hands it to a visitor as the catalog does with its own.
-    pub fn with<V: Visitor>(delay: Duration, visitor: V) -> V::Out {
+    pub fn with<V: Visitor>(delay: Duration, order: Consistency, visitor: V) -> V::Out {
         let mut declarations = Declarations::default();
-        let nf = Probe::new(delay, &mut declarations);
+        let nf = Probe::new(delay, order, &mut declarations);
         visitor.visit(move || nf.clone(), declarations)
     }
 
@@ -86,7 +96,7 @@ impl Probe {
         number(cx.operate(self.ticket, ObjectKey::GLOBAL, op).await)
     }
 
-    async fn ordered<C: Context>(&self, cx: &C, draw: u64, record: &mut [u64; 5]) {
+    async fn ordered<C: Context>(&self, cx: &C, draw: u64, record: &mut [u64; RECORD_WORDS]) {
         let group = ObjectKey::number(draw >> 20 & 1);
         match draw >> 3 & 3 {
             0 => record[1] = number(cx.operate(self.turn, group, Op::Increment(1)).await).unwrap_or(99),
@@ -102,6 +112,32 @@ impl Probe {
             0 => record[3] ^= code(cx.custom(self.mix, group, 0, draw).await),
             1 => cx.submit(self.mix.id(), group, Op::Custom(0, ValueBytes::of(&draw))),
             _ => cx.done(self.mix.id()),
+        }
+    }
+
+    /// Takes a desk, keeps the one held, or gives it back.
+    async fn sit<C: Context>(&self, cx: &C, draw: u64, record: &mut [u64; RECORD_WORDS]) {
+        let group = draw >> 20 & 1;
+        if record[DESK] != 0 || draw >> 36 & 3 != 0 {
+            cx.done(self.desks.id());
+            if draw >> 38 & 7 == 0 {
+                self.leave(cx, record);
+            }
+            return;
+        }
+        match cx.acquire(self.desks, group).await {
+            Some(desk) => {
+                record[DESK] = (desk + 1) << 1 | group;
+                record[OWNER] = cx.position().clock.0;
+            }
+            None => record[OWNER] = 1 << 43,
+        }
+    }
+
+    fn leave<C: Context>(&self, cx: &C, record: &mut [u64; RECORD_WORDS]) {
+        if record[DESK] != 0 {
+            cx.release(self.desks, record[DESK] & 1, (record[DESK] >> 1) - 1, record[OWNER]);
+            record[DESK] = 0;
         }
     }
 
@@ -165,7 +201,9 @@ impl NetworkFunction for Probe {
             record[4] = record[4].rotate_left(5) ^ value;
         }
         self.ordered(&cx, draw, &mut record).await;
+        self.sit(&cx, draw, &mut record).await;
         if draw >> 28 & 15 == 0 {
+            self.leave(&cx, &mut record);
             cx.remove(self.talk);
             self.report(&cx, record[1]);
         } else {
@@ -198,6 +236,9 @@ impl NetworkFunction for Probe {
             _ => cx.done(self.mix.id()),
         }
         record[2] = record[2].wrapping_add(1);
+        if draw >> 13 & 1 == 0 || draw >> 5 & 7 == 0 {
+            self.leave(&cx, &mut record);
+        }
         if draw >> 5 & 7 == 0 {
             cx.remove(self.talk);
         } else {

@@ -7,7 +7,7 @@ use crate::weaken::Weakened;
 use chc_actors::instance::core::{Instance, InstanceConfig, build};
 use chc_actors::splitter::{OwnerFn, Route};
 use chc_api::packet::link::LinkType;
-use chc_api::{Declarations, Identity, NetworkFunction, Scope, VertexId};
+use chc_api::{Consistency, Declarations, Identity, NetworkFunction, Scope, VertexId};
 use chc_nf_catalog::Visitor;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -18,8 +18,8 @@ use std::time::Duration;
 pub enum Function {
     /// One of the catalog's, with its configuration.
     Catalog(&'static str, Value),
-    /// [`Probe`], with the shortest delay of its timers.
-    Probe(Duration),
+    /// [`Probe`], with the shortest delay of its timers and the order of its acquisitions.
+    Probe(Duration, Consistency),
 }
 
 /// One vertex.
@@ -87,7 +87,10 @@ impl Setup {
                         nat(rng, &external, ports, gap_us)
                     }
                     's' => portscan(rng, gap_us),
-                    _ => Function::Probe(Duration::from_micros(gap_us * rng.pick(&[2, 6, 20]))),
+                    _ => {
+                        let delay = Duration::from_micros(gap_us * rng.pick(&[2, 6, 20]));
+                        Function::Probe(delay, rng.pick(&[Consistency::Serial, Consistency::Clock]))
+                    }
                 };
                 VertexSetup {
                     function,
@@ -126,7 +129,7 @@ impl Setup {
         let vertices = self.vertices.iter().map(|v| {
             let name = match &v.function {
                 Function::Catalog(name, config) => format!("{name}{config}"),
-                Function::Probe(delay) => format!("probe {delay:?}"),
+                Function::Probe(delay, order) => format!("probe {delay:?} {order:?}"),
             };
             format!("{name} x{} (slots {}, parking {})", v.instances, v.slots, v.parking)
         });
@@ -213,7 +216,7 @@ impl Function {
                 Ok(out) => out,
                 Err(problems) => panic!("{config}: {problems:?}"),
             },
-            Function::Probe(delay) => Probe::with(*delay, visitor),
+            Function::Probe(delay, order) => Probe::with(*delay, *order, visitor),
         }
     }
 }

@@ -1,0 +1,383 @@
+//! Clocks, time, the window and the cut.
+
+use super::*;
+use crate::messages::{Data, Destination};
+use crate::splitter::tests::{SEED, clocks, frame, pool, route};
+use chc_api::{All, Scope, VertexId};
+
+const EPOCH: u64 = 8;
+const WINDOW: u64 = 16;
+
+fn instance(vertex: u16) -> InstanceId {
+    InstanceId { vertex: VertexId(vertex), index: 0 }
+}
+
+/// The root of a chain of two vertices, the first of which is vertex 1.
+fn config() -> RootConfig {
+    RootConfig {
+        epoch: EPOCH,
+        window: WINDOW,
+        bytes_max: u64::MAX,
+        tick_ns: 0,
+        route: route(Scope::FiveTuple, 1),
+        instances: vec![instance(1), instance(2)],
+        retain: true,
+        pool: pool(),
+    }
+}
+
+fn root(config: RootConfig) -> RootCore<All> {
+    RootCore::new(config, true)
+}
+
+fn ingest_frame(root: &mut RootCore<All>, time: u64, frame: &[u8]) {
+    let wire_len = frame.len() as u32;
+    root.ingest(&Arrival { time: Time(time), link: LinkType::RAW, wire_len, frame });
+    root.check_invariants();
+}
+
+fn ingest(root: &mut RootCore<All>, time: u64) {
+    ingest_frame(root, time, &frame(1, ""));
+}
+
+fn on(root: &mut RootCore<All>, event: RootEvent) -> Vec<RootEffect> {
+    let mut out = Vec::new();
+    root.on_event(event, &mut out);
+    root.check_invariants();
+    out
+}
+
+fn register(root: &mut RootCore<All>, vertex: u16, generation: u32) -> Vec<RootEffect> {
+    on(root, RootEvent::Register(instance(vertex), Generation(generation)))
+}
+
+fn closed(root: &mut RootCore<All>, vertex: u16, generation: u32, boundary: u64) -> Vec<RootEffect> {
+    on(root, RootEvent::Closed(instance(vertex), Generation(generation), Clock(boundary)))
+}
+
+/// Everyone has started and closed this boundary.
+fn close_all(root: &mut RootCore<All>, boundary: u64) {
+    for vertex in [1, 2] {
+        closed(root, vertex, 1, boundary);
+    }
+    on(root, RootEvent::EgressClosed(Clock(boundary)));
+}
+
+fn data(effects: Vec<RootEffect>) -> Vec<Data> {
+    let data =
+        effects.into_iter().filter_map(|e| if let RootEffect::Data(_, data) = e { Some(data) } else { None });
+    data.collect()
+}
+
+fn flush(root: &mut RootCore<All>) -> Vec<Data> {
+    let mut out = Vec::new();
+    root.flush(&mut out);
+    data(out)
+}
+
+/// Has the first vertex listen.
+fn connect(root: &mut RootCore<All>) {
+    register(root, 1, 1);
+    on(root, RootEvent::Replay(instance(1), Generation(1), Clock(0)));
+}
+
+fn stamps(root: &RootCore<All>) -> Vec<(u64, u64, u64)> {
+    root.stamps().iter().map(|s| (s.step.clock.0, s.step.time.0, s.step.number)).collect()
+}
+
+fn steps(root: &RootCore<All>) -> Vec<(u64, u64)> {
+    let steps = root.stamps().iter().filter(|s| s.is_step);
+    steps.map(|s| (s.step.clock.0, s.step.time.0)).collect()
+}
+
+// Clocks and time: DESIGN section 4.
+
+#[test]
+fn clocks_are_contiguous_and_void_after_a_pause_to_the_boundary() {
+    let mut root = root(config());
+    connect(&mut root);
+    ingest(&mut root, 1);
+    ingest(&mut root, 2);
+    root.pause();
+    root.pause();
+    ingest(&mut root, 3);
+    let sent = flush(&mut root);
+    assert_eq!(clocks(&sent[0]), [0, 1, 8]);
+    assert_eq!(sent[0].progress, Position::before(Clock(9)));
+    let numbers: Vec<u64> =
+        sent[0].block.iter().flat_map(|b| b.descs.iter().map(|d| b.meta(d).number)).collect();
+    assert_eq!(numbers, [1, 2, 3], "input packets are numbered without gaps");
+}
+
+#[test]
+fn time_is_the_running_maximum_of_arrivals() {
+    let mut root = root(config());
+    connect(&mut root);
+    for time in [5, 3, 9] {
+        ingest(&mut root, time);
+    }
+    assert_eq!(stamps(&root), [(0, 5, 1), (1, 5, 2), (2, 9, 3)]);
+    let block = flush(&mut root).remove(0).block.expect("three packets");
+    let times: Vec<_> =
+        block.descs.iter().map(|d| (block.meta(d).time.0, block.meta(d).captured.0)).collect();
+    assert_eq!(times, [(5, 5), (5, 3), (9, 9)]);
+}
+
+#[test]
+fn a_step_is_a_tick_apart_from_the_last() {
+    for (tick_ns, expected) in [(0, vec![(0, 1), (1, 4), (3, 11), (4, 20)]), (10, vec![(0, 1), (3, 11)])] {
+        let mut root = root(RootConfig { tick_ns, ..config() });
+        connect(&mut root);
+        [1, 4, 4, 11, 20].into_iter().for_each(|time| ingest(&mut root, time));
+        assert_eq!(steps(&root), expected, "with a tick of {tick_ns}");
+        let sent: Vec<_> = flush(&mut root)[0].steps.iter().map(|s| (s.clock.0, s.time.0)).collect();
+        assert_eq!(sent, expected);
+    }
+}
+
+#[test]
+fn a_time_mark_takes_a_void_clock_and_never_goes_back() {
+    let mut root = root(config());
+    ingest(&mut root, 5);
+    root.time_mark(Time(5));
+    root.time_mark(Time(4));
+    root.time_mark(Time(7));
+    ingest(&mut root, 6);
+    assert_eq!(stamps(&root), [(0, 5, 1), (1, 7, 0), (2, 7, 2)]);
+    assert_eq!(steps(&root), [(0, 5), (1, 7)]);
+}
+
+#[test]
+fn the_end_is_a_step_of_its_own_after_which_nothing_is_stamped() {
+    let mut root = root(config());
+    connect(&mut root);
+    ingest(&mut root, 5);
+    root.end();
+    root.end();
+    root.time_mark(Time(9));
+    assert_eq!(stamps(&root), [(0, 5, 1), (1, Time::END.0, 0)]);
+    assert_eq!(root.next_clock(), Clock(8), "a boundary, so that everything can be closed");
+    let sent = flush(&mut root);
+    let last = sent[0].steps.last().map(|s| (s.clock.0, s.time));
+    assert_eq!((last, sent[0].progress.clock.0), (Some((1, Time::END)), 8));
+}
+
+#[test]
+fn it_is_done_when_the_cut_reached_the_end() {
+    let mut root = root(config());
+    register(&mut root, 1, 1);
+    register(&mut root, 2, 1);
+    ingest(&mut root, 5);
+    root.pause();
+    close_all(&mut root, 8);
+    assert!(!root.is_done(), "the input may go on");
+    root.end();
+    assert!(!root.is_done());
+    close_all(&mut root, 16);
+    assert!(root.is_done());
+}
+
+#[test]
+fn stamps_are_kept_only_when_asked_for() {
+    let mut root = RootCore::<All>::new(config(), false);
+    ingest(&mut root, 5);
+    root.end();
+    assert!(root.stamps().is_empty());
+}
+
+// Back-pressure: DESIGN section 3, "the root's window".
+
+#[test]
+fn a_window_of_clocks_may_lie_above_the_cut() {
+    let mut root = root(config());
+    register(&mut root, 1, 1);
+    register(&mut root, 2, 1);
+    for time in 0..WINDOW {
+        assert!(root.has_room());
+        ingest(&mut root, time);
+    }
+    assert!(!root.has_room());
+    root.time_mark(Time(1_000));
+    assert_eq!(root.next_clock(), Clock(WINDOW), "a mark needs room as well");
+    close_all(&mut root, EPOCH);
+    assert!(root.has_room());
+}
+
+#[test]
+fn a_bounded_number_of_bytes_may_lie_above_the_cut() {
+    let len = frame(1, "").len() as u64;
+    let mut root = root(RootConfig { bytes_max: 2 * len, ..config() });
+    register(&mut root, 1, 1);
+    register(&mut root, 2, 1);
+    ingest(&mut root, 0);
+    flush(&mut root);
+    assert!(root.has_room());
+    ingest(&mut root, 1);
+    assert!(!root.has_room(), "what was not sent yet counts");
+    flush(&mut root);
+    assert!(!root.has_room());
+    root.pause();
+    ingest(&mut root, 2);
+    flush(&mut root);
+    close_all(&mut root, 8);
+    assert!(root.has_room(), "two packets are below the cut");
+}
+
+#[test]
+fn with_nothing_in_flight_there_always_is_room() {
+    let mut root = root(RootConfig { bytes_max: 0, ..config() });
+    assert!(root.has_room());
+    ingest(&mut root, 0);
+    assert!(!root.has_room());
+}
+
+// The cut: DESIGN section 6, closing and failover.
+
+#[test]
+fn the_cut_is_the_lowest_boundary_that_everyone_closed() {
+    let mut root = root(config());
+    register(&mut root, 1, 1);
+    register(&mut root, 2, 1);
+    (0..WINDOW).for_each(|time| ingest(&mut root, time));
+    assert!(closed(&mut root, 1, 1, 16).is_empty());
+    assert!(on(&mut root, RootEvent::EgressClosed(Clock(16))).is_empty());
+    assert!(matches!(closed(&mut root, 2, 1, 8).as_slice(), [RootEffect::Cut(Clock(8))]));
+    assert!(closed(&mut root, 1, 1, 8).is_empty(), "reports do not go back");
+    assert!(matches!(closed(&mut root, 2, 1, 16).as_slice(), [RootEffect::Cut(Clock(16))]));
+    assert_eq!(root.cut(), Clock(16));
+}
+
+#[test]
+fn the_cut_waits_for_the_egress() {
+    let mut root = root(config());
+    register(&mut root, 1, 1);
+    register(&mut root, 2, 1);
+    (0..8).for_each(|time| ingest(&mut root, time));
+    closed(&mut root, 1, 1, 8);
+    assert!(closed(&mut root, 2, 1, 8).is_empty());
+    assert!(matches!(
+        on(&mut root, RootEvent::EgressClosed(Clock(8))).as_slice(),
+        [RootEffect::Cut(Clock(8))]
+    ));
+}
+
+#[test]
+fn the_cut_waits_for_a_new_generation() {
+    let mut root = root(config());
+    register(&mut root, 1, 1);
+    register(&mut root, 2, 1);
+    (0..WINDOW).for_each(|time| ingest(&mut root, time));
+    close_all(&mut root, 8);
+    closed(&mut root, 1, 1, 16);
+    on(&mut root, RootEvent::EgressClosed(Clock(16)));
+    let go = register(&mut root, 1, 2);
+    let expected = [(instance(1), Generation(2)), (instance(2), Generation(1))];
+    assert!(
+        matches!(go.as_slice(), [RootEffect::Go { to, generation: Generation(2), cut: Clock(8), stamped: Clock(16), generations }]
+            if *to == instance(1) && *generations == expected),
+        "{go:?}"
+    );
+    assert!(closed(&mut root, 2, 1, 16).is_empty(), "the new generation has closed nothing above the cut");
+    assert!(closed(&mut root, 1, 1, 16).is_empty(), "what the old one says does not count");
+    assert!(matches!(closed(&mut root, 1, 2, 16).as_slice(), [RootEffect::Cut(Clock(16))]));
+}
+
+#[test]
+fn a_registration_of_a_replaced_generation_is_ignored() {
+    let mut root = root(config());
+    register(&mut root, 1, 3);
+    assert!(register(&mut root, 1, 2).is_empty());
+    assert!(on(&mut root, RootEvent::Register(instance(9), Generation(1))).is_empty(), "nobody knows it");
+}
+
+#[test]
+fn it_is_ready_when_every_instance_has_registered() {
+    let mut root = root(config());
+    register(&mut root, 1, 1);
+    assert!(!root.is_ready());
+    let go = register(&mut root, 2, 1);
+    assert!(root.is_ready());
+    assert!(matches!(go.as_slice(), [RootEffect::Go { generations, .. }] if generations.len() == 2));
+}
+
+// The log and replay: the paper's section 5.4.
+
+#[test]
+fn a_replay_sends_what_was_retained_from_the_boundary_with_its_steps_first() {
+    let mut root = root(config());
+    connect(&mut root);
+    register(&mut root, 2, 1);
+    (0..8).for_each(|time| ingest(&mut root, time));
+    flush(&mut root);
+    (8..12).for_each(|time| ingest(&mut root, time));
+    flush(&mut root);
+    close_all(&mut root, 8);
+    register(&mut root, 1, 2);
+    let sent = data(on(&mut root, RootEvent::Replay(instance(1), Generation(2), Clock(8))));
+    assert_eq!(sent.iter().map(clocks).collect::<Vec<_>>(), [vec![8, 9, 10, 11]]);
+    assert_eq!(sent[0].steps.iter().map(|s| s.clock.0).collect::<Vec<_>>(), [8, 9, 10, 11]);
+    assert_eq!((sent[0].to_generation, sent[0].progress), (Generation(2), Position::before(Clock(8))));
+    let after = flush(&mut root);
+    assert_eq!((clocks(&after[0]), after[0].progress.clock.0), (vec![], 12), "then the progress");
+    let all = data(on(&mut root, RootEvent::Replay(instance(1), Generation(3), Clock(0))));
+    assert_eq!(
+        all.iter().flat_map(clocks).collect::<Vec<_>>(),
+        [8, 9, 10, 11],
+        "below the cut nothing is kept"
+    );
+}
+
+#[test]
+fn input_goes_to_the_first_vertex_with_its_identity_hashed() {
+    let mut root = root(config());
+    connect(&mut root);
+    ingest_frame(&mut root, 0, &frame(77, "payload"));
+    let mut out = Vec::new();
+    root.flush(&mut out);
+    let [RootEffect::Data(Destination::Instance(to), data)] = out.as_slice() else { panic!("{out:?}") };
+    assert_eq!(*to, instance(1));
+    let block = data.block.as_ref().expect("a packet");
+    let desc = &block.descs[0];
+    assert_eq!(desc.hash, parse(LinkType::RAW, &frame(77, "payload")).key.hash(SEED));
+    assert_eq!([block.head(desc), block.tail(desc)].concat(), frame(77, "payload"));
+}
+
+// Identity: DESIGN section 5, "fragments follow their first".
+
+/// A fragment of the datagram `frame(5, ..)`, `more` to follow or the rest at offset 16.
+fn fragment(ident: u8, first: bool) -> Vec<u8> {
+    let mut bytes = frame(5, "01234567");
+    (bytes[4], bytes[5]) = (0, ident);
+    (bytes[6], bytes[7]) = if first { (0x20, 0) } else { (0, 2) };
+    if !first {
+        // No ports here: what looks like them is payload.
+        bytes[20..].fill(0xee);
+    }
+    bytes
+}
+
+#[test]
+fn later_fragments_get_the_identity_of_their_first() {
+    let mut root = root(config());
+    connect(&mut root);
+    for (ident, first) in [(1, true), (1, false), (2, false)] {
+        ingest_frame(&mut root, 0, &fragment(ident, first));
+    }
+    let block = flush(&mut root).remove(0).block.expect("three packets");
+    let of = |at: usize| (block.meta(&block.descs[at]).parsed.identity(), block.descs[at].hash);
+    assert_eq!(of(0).0.key.high().port, 5);
+    assert_eq!(of(1), of(0));
+    assert_ne!(of(2), of(0), "the first of this one was not seen");
+}
+
+#[test]
+fn what_is_not_understood_is_forwarded_and_counted_by_reason() {
+    let mut root = root(config());
+    connect(&mut root);
+    ingest_frame(&mut root, 0, &[0x45]);
+    ingest_frame(&mut root, 0, &frame(1, ""));
+    assert_eq!(clocks(&flush(&mut root)[0]), [0, 1]);
+    let reason = parse(LinkType::RAW, &[0x45]).reason.expect("one byte is no packet").as_str();
+    assert_eq!(root.counts().reasons, BTreeMap::from([(reason, 1)]));
+    assert_eq!((root.counts().packets, root.counts().bytes), (2, 1 + 28));
+}

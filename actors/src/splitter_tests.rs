@@ -1,0 +1,313 @@
+//! What a splitter sends, to whom, in which order, and what it can send again; and packets for the tests of the
+//! other cores.
+
+use super::*;
+use chc_api::packet::link::LinkType;
+use chc_api::packet::parse::parse;
+use chc_api::{All, Direction, Event, EventKind, Step, Time};
+use chc_runtime::block::{BLOCK_PACKETS_MAX, Ingest};
+use std::sync::LazyLock;
+
+pub(crate) const SEED: u64 = 7;
+
+/// The pool of all blocks of these tests: the actors of a chain share one.
+pub(crate) fn pool() -> Arc<BlockPool> {
+    static POOL: LazyLock<Arc<BlockPool>> = LazyLock::new(BlockPool::new);
+    POOL.clone()
+}
+
+/// A raw IPv4 datagram from port `flow` of one host to another.
+pub(crate) fn frame(flow: u16, payload: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let builder = etherparse::PacketBuilder::ipv4([10, 0, 0, 9], [10, 0, 0, 1], 64).udp(flow, 53);
+    builder.write(&mut bytes, payload.as_bytes()).expect("a vector takes everything");
+    bytes
+}
+
+/// A block as a root would send it: (clock, flow, payload). Packet time is the clock.
+pub(crate) fn packets(list: &[(u64, u16, &str)]) -> BlockRef {
+    let mut builder = BlockBuilder::new(pool());
+    for (clock, flow, payload) in list {
+        let frame = frame(*flow, payload);
+        let parsed = parse(LinkType::RAW, &frame);
+        let (hash, time) = (parsed.key.hash(SEED), Time(*clock));
+        let meta = Meta { parsed, link: LinkType::RAW, time, captured: time, number: clock + 1 };
+        let ingest = Ingest { clock: Clock(*clock), hash, wire_len: frame.len() as u32, bits: 0 };
+        builder.ingest(&frame, frame.len(), ingest, meta);
+    }
+    builder.finish().expect("tests send packets")
+}
+
+/// Clocks of the packets in a message.
+pub(crate) fn clocks(data: &Data) -> Vec<u64> {
+    data.block.iter().flat_map(|b| &b.descs).map(|d| d.clock.0).collect()
+}
+
+/// A route to `instances` of vertex 1, slots dealt in turn.
+pub(crate) fn route(scope: Scope, instances: u16) -> Route {
+    let owners = (0..64).map(|slot| slot % instances).collect();
+    Route { vertex: VertexId(1), scope, seed: SEED, owners, instances, owner: None }
+}
+
+fn instance(index: u16) -> InstanceId {
+    InstanceId { vertex: VertexId(1), index }
+}
+
+fn step(clock: u64) -> Step {
+    Step { clock: Clock(clock), time: Time(clock), number: clock + 1 }
+}
+
+/// A splitter with the steps its sender knows and what it sent.
+struct Sender {
+    splitter: Splitter<All>,
+    steps: Steps,
+    sent: Vec<(Destination, Data)>,
+}
+
+impl Sender {
+    fn new(instances: u16, retain: bool) -> Self {
+        let route = Some(route(Scope::FiveTuple, instances));
+        let splitter = Splitter::new(Source::Root, Generation(1), route, true, &pool(), retain);
+        Self { splitter, steps: Steps::default(), sent: Vec::new() }
+    }
+
+    /// One that instance 0 listens to.
+    fn connected() -> Self {
+        let mut sender = Self::new(1, true);
+        sender.splitter.connect(instance(0), Generation(1), Clock(0));
+        sender
+    }
+
+    /// Forwards packets of these clocks and sends them.
+    fn forward(&mut self, clocks: &[u64], progress: u64) {
+        let list: Vec<_> = clocks.iter().map(|clock| (*clock, 1, "")).collect();
+        self.steps.extend(&clocks.iter().map(|clock| step(*clock)).collect::<Vec<_>>());
+        let block = packets(&list);
+        block.descs.iter().for_each(|desc| self.splitter.forward(&block, desc));
+        self.flush(progress);
+    }
+
+    fn flush(&mut self, progress: u64) {
+        let mut send = |to, data| self.sent.push((to, data));
+        self.splitter.flush(&self.steps, Position::before(Clock(progress)), &mut send);
+    }
+
+    fn replay(&mut self, index: u16, generation: u32, boundary: u64) {
+        let mut send = |to, data| self.sent.push((to, data));
+        let (to, generation) = (instance(index), Generation(generation));
+        self.splitter.replay(to, generation, Clock(boundary), &self.steps, &mut send);
+    }
+
+    /// What was sent to an instance since the last call: (generation, clocks, progress).
+    fn seen(&mut self, index: u16) -> Vec<(u32, Vec<u64>, u64)> {
+        let to = Destination::Instance(instance(index));
+        let all = std::mem::take(&mut self.sent).into_iter().filter(|(d, _)| *d == to);
+        all.map(|(_, d)| (d.to_generation.0, clocks(&d), d.progress.clock.0)).collect()
+    }
+}
+
+// Partitioning: the paper's section 4.1.
+
+#[test]
+fn both_directions_of_a_connection_go_to_one_instance() {
+    let pool = pool();
+    for scope in [Scope::FiveTuple, Scope::SourceHost, Scope::Global] {
+        let route = Some(route(scope, 3));
+        let splitter = Splitter::<All>::new(Source::Root, Generation(1), route, true, &pool, true);
+        let mut used = [0; 3];
+        for n in 0..200u16 {
+            let (client, server) = (u32::from(n) << 8 | 9, 0x0a00_0001);
+            let pick = |(key, direction): (FlowKey, Direction)| {
+                splitter.pick(key.hash(SEED), || Identity { key, direction })
+            };
+            let there = pick(FlowKey::v4(6, client, 40_000 + n, server, 443));
+            let back = pick(FlowKey::v4(6, server, 443, client, 40_000 + n));
+            assert_eq!(there, back, "{scope:?}");
+            used[there] += 1;
+        }
+        let spread = used.iter().filter(|n| **n > 0).count();
+        assert_eq!(spread, if scope == Scope::Global { 1 } else { 3 }, "{scope:?}");
+    }
+}
+
+#[test]
+fn all_connections_of_a_host_go_to_one_instance_when_split_by_host() {
+    let pool = pool();
+    let route = Some(route(Scope::SourceHost, 3));
+    let splitter = Splitter::<All>::new(Source::Root, Generation(1), route, true, &pool, true);
+    let pick = |server: u32, port: u16| {
+        let (key, direction) = FlowKey::v4(6, 0x0a00_0009, port, server, 443);
+        splitter.pick(key.hash(SEED), || Identity { key, direction })
+    };
+    let first = pick(1, 40_000);
+    assert!((0..100).all(|n| pick(u32::from(n), 40_000 + n) == first));
+}
+
+#[test]
+fn a_packet_to_an_address_the_vertex_gave_out_goes_to_the_slot_that_owns_it() {
+    let owner: OwnerFn = Arc::new(|identity| (identity.key.low().port == 53).then_some(Slot(2)));
+    let route = Some(Route { owner: Some(owner), ..route(Scope::FiveTuple, 3) });
+    let splitter = Splitter::<All>::new(Source::Root, Generation(1), route, true, &pool(), true);
+    for n in 0..20 {
+        let block = packets(&[(0, 1000 + n, "")]);
+        let identity = block.meta(&block.descs[0]).parsed.identity();
+        assert_eq!(splitter.pick(block.descs[0].hash, || identity), 2);
+    }
+}
+
+#[test]
+fn a_packet_with_a_new_identity_goes_where_that_belongs() {
+    let mut sender = Sender::new(3, true);
+    (0..3).for_each(|i| sender.splitter.connect(instance(i), Generation(1), Clock(0)));
+    let (old, new) =
+        (packets(&[(0, 1, "")]), packets(&(0..32).map(|n| (0, 100 + n, "")).collect::<Vec<_>>()));
+    let home = |block: &BlockRef, desc: &Desc| {
+        usize::from(route(Scope::FiveTuple, 3).slot(&block.meta(desc).parsed.identity(), desc.hash).0 % 3)
+    };
+    let away = new.descs.iter().find(|d| home(&new, d) != home(&old, &old.descs[0])).expect("one of 32");
+    let identity = Some((*new.meta(away), away.hash));
+    sender.splitter.forward_changed(&old, &old.descs[0], old.head(&old.descs[0]), identity);
+    sender.flush(1);
+    assert_eq!(sender.seen(home(&new, away) as u16), [(1, vec![0], 1)]);
+}
+
+#[test]
+fn events_drops_and_packets_of_the_last_vertex_go_to_the_egress() {
+    let from = Source::Instance(instance(0));
+    let mut last = Splitter::<All>::new(from, Generation(2), None, true, &pool(), true);
+    let block = packets(&[(4, 1, "")]);
+    let position = block.descs[0].position();
+    last.forward(&block, &block.descs[0]);
+    last.dropped(DropRecord { position, reason: "test" });
+    let kind = EventKind::Nat { opened: true, external: 0, port: 0 };
+    let event = Event { kind, key: FlowKey::NONE, direction: Direction::default() };
+    last.event(EventRecord { position, index: 0, time: Time(4), number: 5, event });
+    let mut sent = Vec::new();
+    last.flush(&Steps::default(), Position::before(Clock(5)), &mut |to, data: Data| sent.push((to, data)));
+    let [(Destination::Egress, data)] = sent.as_slice() else { panic!("{sent:?}") };
+    assert_eq!((clocks(data), data.from, data.from_generation), (vec![4], from, Generation(2)));
+    let block = data.block.as_ref().expect("seen above");
+    assert_eq!((block.events.len(), block.drops.len()), (1, 1));
+}
+
+// Progress: DESIGN section 6, "It travels in band after outputs, with each burst and when idle".
+
+#[test]
+fn progress_follows_the_outputs_below_it() {
+    let mut sender = Sender::connected();
+    sender.forward(&[0, 1], 2);
+    sender.flush(2);
+    sender.flush(5);
+    sender.flush(5);
+    assert_eq!(sender.seen(0), [(1, vec![0, 1], 2), (1, vec![], 5)]);
+}
+
+#[test]
+fn blocks_that_were_full_before_the_flush_carry_the_progress_before_it() {
+    let mut sender = Sender::connected();
+    sender.forward(&[0], 1);
+    let all: Vec<u64> = (1..=2 * BLOCK_PACKETS_MAX as u64 + 1).collect();
+    sender.forward(&all, 10_000);
+    let seen = sender.seen(0);
+    assert_eq!(seen.iter().map(|(.., progress)| *progress).collect::<Vec<_>>(), [1, 1, 1, 10_000]);
+    assert_eq!(seen.iter().skip(1).flat_map(|(_, c, _)| c.clone()).collect::<Vec<_>>(), all);
+}
+
+#[test]
+fn steps_are_sent_once_in_front_of_the_packets() {
+    let mut sender = Sender::connected();
+    sender.forward(&[0, 1], 2);
+    sender.forward(&[2], 3);
+    sender.steps.extend(&[step(3)]);
+    sender.flush(3);
+    let sent = sender.sent.iter().filter(|(to, _)| *to != Destination::Egress);
+    let sent: Vec<_> = sent.map(|(_, d)| (d.steps.iter().map(|s| s.clock.0).collect(), clocks(d))).collect();
+    assert_eq!(sent, [(vec![0, 1], vec![0, 1]), (vec![2], vec![2]), (vec![3], vec![])]);
+}
+
+// Retained outputs and replay: DESIGN section 6.
+
+#[test]
+fn outputs_are_retained_until_the_cut_passed_them() {
+    let mut sender = Sender::connected();
+    sender.forward(&[0, 7], 8);
+    sender.forward(&[8], 9);
+    for (cut, left) in [(7, 2), (8, 1), (8, 1), (9, 0)] {
+        sender.splitter.trim(Clock(cut));
+        assert_eq!(sender.splitter.retained(), left, "after a cut at {cut}");
+    }
+}
+
+#[test]
+fn what_was_retained_since_the_boundary_is_sent_again_in_the_order_of_sending() {
+    let mut sender = Sender::connected();
+    for (clocks, progress) in [(&[1, 2][..], 3), (&[9, 10], 5), (&[5, 8], 11), (&[7], 12)] {
+        sender.forward(clocks, progress);
+    }
+    sender.seen(0);
+    sender.replay(0, 2, 8);
+    assert_eq!(sender.seen(0), [(2, vec![9, 10], 8), (2, vec![5, 8], 8)]);
+    sender.flush(12);
+    assert_eq!(sender.seen(0), [(2, vec![], 12)], "the progress comes behind all of it");
+    sender.forward(&[12], 13);
+    assert_eq!(sender.seen(0), [(2, vec![12], 13)]);
+}
+
+#[test]
+fn a_replay_begins_with_the_steps_from_the_boundary_on() {
+    let mut sender = Sender::connected();
+    sender.forward(&[1, 7], 8);
+    sender.forward(&[8, 9], 10);
+    sender.sent.clear();
+    sender.replay(0, 2, 8);
+    let (_, first) = &sender.sent[0];
+    assert_eq!((&first.steps, clocks(first)), (&vec![step(8), step(9)], vec![8, 9]));
+}
+
+#[test]
+fn an_instance_gets_nothing_before_it_asks_and_then_everything() {
+    let mut sender = Sender::new(1, true);
+    sender.forward(&[0, 1], 2);
+    sender.forward(&[2], 3);
+    assert_eq!(sender.seen(0), []);
+    sender.replay(0, 1, 0);
+    assert_eq!(sender.seen(0), [(1, vec![0, 1], 0), (1, vec![2], 0)]);
+    sender.flush(3);
+    assert_eq!(sender.seen(0), [(1, vec![], 3)]);
+}
+
+#[test]
+fn a_replay_is_for_the_instance_that_asked() {
+    let mut sender = Sender::new(2, true);
+    (0..2).for_each(|i| sender.splitter.connect(instance(i), Generation(1), Clock(0)));
+    let block = packets(&(0..32).map(|n| (u64::from(n), n, "")).collect::<Vec<_>>());
+    block.descs.iter().for_each(|desc| sender.splitter.forward(&block, desc));
+    sender.flush(32);
+    let before = sender.sent.iter().find(|(to, _)| *to == Destination::Instance(instance(1)));
+    let before = before.map(|(_, d)| clocks(d)).expect("some of 32");
+    sender.sent.clear();
+    sender.replay(1, 2, 0);
+    assert!(sender.sent.iter().all(|(to, _)| *to == Destination::Instance(instance(1))));
+    assert_eq!(sender.seen(1), [(2, before, 0)]);
+}
+
+#[test]
+fn a_generation_that_was_replaced_gets_no_replay() {
+    let mut sender = Sender::connected();
+    sender.forward(&[0], 1);
+    sender.replay(0, 3, 0);
+    sender.seen(0);
+    sender.replay(0, 2, 0);
+    assert_eq!(sender.seen(0), []);
+    sender.forward(&[1], 2);
+    assert_eq!(sender.seen(0), [(3, vec![1], 2)]);
+}
+
+#[test]
+fn without_retention_nothing_is_kept() {
+    let mut sender = Sender::new(1, false);
+    sender.splitter.connect(instance(0), Generation(1), Clock(0));
+    sender.forward(&[0], 1);
+    assert_eq!(sender.splitter.retained(), 0);
+    assert_eq!(sender.seen(0), [(1, vec![0], 1)]);
+}

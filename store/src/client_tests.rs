@@ -1,0 +1,210 @@
+//! What a session sends, by which name, where, and what it knows to be logged.
+
+use super::*;
+use crate::record::Record;
+use chc_api::Declarations;
+use chc_api::state::FlowOptions;
+
+const EPOCH: u64 = 128;
+const VALUES: ObjectId = ObjectId(1);
+const COUNTER: ObjectId = ObjectId(0);
+const OTHER: ObjectId = ObjectId(2);
+
+/// Handles of the two counters, with another object between them.
+fn counters() -> [Counter; 2] {
+    let mut d = Declarations::default();
+    let first = d.counter("counter");
+    d.flow::<u64>("between", FlowOptions::default());
+    [first, d.counter("other")]
+}
+
+fn client(shards: u16) -> Client {
+    let from = InstanceId { vertex: chc_api::VertexId(2), index: 1 };
+    let counters = counters().map(Counter::id).into_iter();
+    Client::new(from, Generation(5), EPOCH, Placement { shards, seed: 9 }, counters)
+}
+
+fn sent(client: &mut Client, frontier: Option<&[(ObjectId, Position)]>) -> Vec<(ShardId, Batch)> {
+    let mut all = Vec::new();
+    client.flush(frontier, |shard, batch| all.push((shard, batch)));
+    all
+}
+
+/// The coalesced counters of the next batches.
+fn counted(client: &mut Client) -> Vec<CountItem> {
+    client.gather_counts();
+    sent(client, None).into_iter().flat_map(|(_, batch)| batch.counts).collect()
+}
+
+fn name(clock: u64, index: u16) -> OpName {
+    OpName { position: Position::packet(Clock(clock), Path::FIRST), index }
+}
+
+fn op(clock: u64, object: ObjectId, key: u64, op: Op) -> OpItem {
+    OpItem { name: name(clock, 0), object, key: ObjectKey::number(key), op, reply: false }
+}
+
+fn until(clock: u64) -> [(ObjectId, Position); 1] {
+    [(VALUES, Position::before(Clock(clock)))]
+}
+
+#[test]
+fn an_epoch_of_a_counter_is_one_item_of_bits() {
+    let [counter, other] = counters();
+    let mut client = client(1);
+    for clock in [128, 130, 130 + 64] {
+        client.count_one(counter, Clock(clock));
+    }
+    client.count_one(other, Clock(129));
+    let item = |object, bits| CountItem { object, epoch: Clock(128), bits, pairs: Vec::new() };
+    assert_eq!(counted(&mut client), [item(COUNTER, vec![0b101, 0b100]), item(OTHER, vec![0b10, 0])]);
+    assert_eq!(counted(&mut client), [], "they were taken");
+}
+
+#[test]
+fn another_epoch_begins_another_item() {
+    let [counter, _] = counters();
+    let mut client = client(1);
+    for clock in [127, 128, 126] {
+        client.count_one(counter, Clock(clock));
+    }
+    let item = |epoch, bits| CountItem { object: COUNTER, epoch: Clock(epoch), bits, pairs: Vec::new() };
+    assert_eq!(
+        counted(&mut client),
+        [item(0, vec![0, 1 << 63]), item(128, vec![1, 0]), item(0, vec![0, 1 << 62])]
+    );
+}
+
+#[test]
+fn what_is_no_bit_is_a_pair_with_its_name() {
+    let [counter, _] = counters();
+    let mut client = client(1);
+    client.count(counter, name(5, 1), 7);
+    client.count(counter, name(500, 0), 1);
+    let pairs = vec![(name(5, 1), 7), (name(500, 0), 1)];
+    assert_eq!(
+        counted(&mut client),
+        [CountItem { object: COUNTER, epoch: Clock(0), bits: Vec::new(), pairs }]
+    );
+}
+
+#[test]
+fn a_bit_is_one_by_the_first_packet_of_its_clock() {
+    let first = Position::packet(Clock(1), Path::FIRST);
+    let origin =
+        chc_api::TimerOrigin { setter: Clock(0), setter_path: Path::FIRST, object: VALUES, index: 0 };
+    assert!(counts_as_bit(&first, 1));
+    assert!(!counts_as_bit(&first, 2));
+    assert!(!counts_as_bit(&Position::packet(Clock(1), Path(0x0200_0000)), 1));
+    assert!(!counts_as_bit(&Position::timer(Clock(1), origin), 1));
+}
+
+#[test]
+fn batches_are_numbered_from_one_for_each_shard() {
+    let mut client = client(2);
+    let mut numbers = Vec::new();
+    for slot in [0, 1, 1, 0] {
+        client.version(VALUES, Slot(slot), FlowKey::NONE, Clock(1), None);
+        numbers.extend(sent(&mut client, None).iter().map(|(shard, b)| (shard.0, b.number)));
+    }
+    assert_eq!(numbers, [(0, 1), (1, 1), (1, 2), (0, 2)]);
+}
+
+#[test]
+fn a_batch_carries_what_was_issued_once_under_its_session() {
+    let mut client = client(1);
+    let items = [op(7, VALUES, 1, Op::Get), op(6, VALUES, 2, Op::Increment(1))];
+    items.into_iter().for_each(|item| client.submit(item));
+    let record = Some(Record::new(&[1]));
+    client.version(OTHER, Slot(3), FlowKey::NONE, Clock(2), record);
+    assert!(client.has_ops());
+    let batches = sent(&mut client, None);
+    assert_eq!(batches.len(), 1);
+    let batch = &batches[0].1;
+    assert_eq!((batch.from.vertex.0, batch.from.index, batch.generation), (2, 1, Generation(5)));
+    assert_eq!(batch.ops, items, "in issue order");
+    assert_eq!(batch.versions.len(), 1);
+    assert!(!client.has_ops() && sent(&mut client, None).is_empty());
+}
+
+#[test]
+fn settled_means_that_every_shard_acknowledged_what_was_sent_by_then() {
+    let mut client = client(2);
+    let both = |client: &mut Client| {
+        for slot in [0, 1] {
+            client.version(VALUES, Slot(slot), FlowKey::NONE, Clock(1), None);
+        }
+        sent(client, None);
+    };
+    both(&mut client);
+    let mut issued = Vec::new();
+    client.issued(&mut issued);
+    both(&mut client);
+    client.acknowledged(ShardId(0), 2);
+    assert!(!client.settled(&issued), "shard 1 has not answered");
+    client.acknowledged(ShardId(1), 1);
+    assert!(client.settled(&issued), "later batches do not matter");
+    client.issued(&mut issued);
+    assert!(!client.settled(&issued));
+    client.acknowledged(ShardId(1), 2);
+    client.acknowledged(ShardId(0), 1);
+    assert!(client.settled(&issued), "acknowledgements do not go back");
+}
+
+#[test]
+fn a_frontier_is_sent_to_every_shard_and_only_when_it_moved() {
+    let mut client = client(2);
+    let shards = |batches: Vec<(ShardId, Batch)>| -> Vec<u16> {
+        assert!(batches.iter().all(|(_, b)| b.frontier == until(5)));
+        batches.iter().map(|(shard, _)| shard.0).collect()
+    };
+    assert_eq!(shards(sent(&mut client, Some(&until(5)))), [0, 1]);
+    assert!(sent(&mut client, Some(&until(5))).is_empty());
+    client.version(VALUES, Slot(0), FlowKey::NONE, Clock(1), None);
+    let batches = sent(&mut client, Some(&until(5)));
+    assert!(batches.len() == 1 && batches[0].1.frontier.is_empty(), "it is known there");
+    client.version(VALUES, Slot(0), FlowKey::NONE, Clock(1), None);
+    assert!(sent(&mut client, None)[0].1.frontier.is_empty(), "nobody needs it");
+    assert_eq!(sent(&mut client, Some(&until(6))).len(), 2);
+}
+
+#[test]
+fn operations_go_where_the_object_lives() {
+    let mut client = client(3);
+    let place = client.placement();
+    let mut go = |item: OpItem| {
+        client.submit(item);
+        sent(&mut client, None)[0].0
+    };
+    let shards: Vec<ShardId> = (0..64).map(|key| go(op(1, VALUES, key, Op::Get))).collect();
+    let wanted: Vec<ShardId> = (0..64).map(|key| place.value(VALUES, &ObjectKey::number(key))).collect();
+    assert_eq!(shards, wanted);
+    for shard in 0..3 {
+        assert!(shards.contains(&ShardId(shard)), "values are spread over all shards");
+    }
+    assert_eq!(
+        go(op(1, COUNTER, 0, Op::Get)),
+        place.counter(COUNTER),
+        "a counter's reader asks where it is kept"
+    );
+    assert_eq!(
+        go(op(1, VALUES, 7, Op::Acquire)),
+        place.slot(Slot(7)),
+        "a pool lives with the records of its slot"
+    );
+    let release = Op::Release { member: 1, owner: 1 };
+    assert_eq!(go(op(1, VALUES, (9 << 16) | 7, release)), place.slot(Slot(7)));
+}
+
+#[test]
+fn counters_and_versions_go_where_they_are_kept() {
+    let [_, other] = counters();
+    let mut client = client(3);
+    client.count_one(other, Clock(0));
+    client.gather_counts();
+    let place = client.placement();
+    assert_eq!(sent(&mut client, None).iter().map(|(s, _)| *s).collect::<Vec<_>>(), [place.counter(OTHER)]);
+    client.version(VALUES, Slot(7), FlowKey::NONE, Clock(0), None);
+    assert_eq!(sent(&mut client, None).iter().map(|(s, _)| *s).collect::<Vec<_>>(), [place.slot(Slot(7))]);
+    assert_ne!(place.counter(OTHER), place.slot(Slot(7)), "so that the two can be told apart");
+}

@@ -1,0 +1,295 @@
+//! All cores of a chain on one thread, called directly: no actors, mailboxes or supervision.
+//!
+//! A burst goes in at the root; then every core in turn is given what waits for it and flushed, as its
+//! actor would do, until nothing is left: outputs have left by the egress, batches are applied and
+//! acknowledged, boundaries closed, everything below the new cut forgotten. So memory is steady, and the
+//! time of one instance can be told from that of the rest.
+
+use crate::traffic::Feed;
+use anyhow::{bail, ensure};
+use chc_actors::chain::compile::ChainPlan;
+use chc_actors::egress::core::{EgressCore, Sink};
+use chc_actors::instance::core::{Instance, Mode};
+use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
+use chc_actors::root::core::RootCore;
+use chc_api::{All, Generation, InstanceId, ShardId, VertexId};
+use chc_runtime::block::{Block, BlockPool, Desc, DropRecord, EventRecord};
+use chc_store::batch::{Batch, Load};
+use chc_store::engine::{ShardEffect, ShardEngine};
+use std::time::{Duration, Instant};
+
+/// Every instance is its first generation: nothing fails here.
+const GENERATION: Generation = Generation(1);
+
+/// What waits for a shard.
+enum ShardEvent {
+    Batch(Batch),
+    Load(Load),
+}
+
+/// The cores of a chain with one instance a vertex.
+pub struct Cores {
+    root: RootCore<All>,
+    instances: Vec<Box<dyn Instance>>,
+    shards: Vec<ShardEngine<All>>,
+    egress: EgressCore<All>,
+    sink: Counted,
+    to_root: Vec<RootEvent>,
+    to_instances: Vec<Vec<InstanceEvent>>,
+    to_shards: Vec<Vec<ShardEvent>>,
+    to_egress: Vec<Data>,
+    /// Buffers that are used again.
+    root_effects: Vec<RootEffect>,
+    instance_effects: Vec<InstanceEffect>,
+    shard_effects: Vec<ShardEffect>,
+    root_events: Vec<RootEvent>,
+    instance_events: Vec<InstanceEvent>,
+    shard_events: Vec<ShardEvent>,
+    defect: Option<String>,
+    in_instances: Duration,
+    waited_for: u64,
+}
+
+impl Cores {
+    /// Builds a chain's cores and starts them.
+    ///
+    /// # Errors
+    /// If the plan has several instances of a vertex, or the chain does not start: a defect.
+    pub fn start(plan: &ChainPlan) -> anyhow::Result<Self> {
+        let ids = plan.instances();
+        ensure!(ids.iter().all(|id| id.index == 0), "one instance a vertex");
+        let pool = BlockPool::new();
+        let instance =
+            |(at, id): (usize, &InstanceId)| (plan.vertices[at].factory)(plan.instance(*id, &pool));
+        let shards: Vec<ShardEngine<All>> =
+            (0..plan.shards).map(|shard| ShardEngine::new(plan.shard(ShardId(shard), false))).collect();
+        let mut cores = Self {
+            root: RootCore::new(plan.root(&pool), false),
+            instances: ids.iter().enumerate().map(instance).collect(),
+            egress: EgressCore::new(plan.epoch, plan.window, &ids, plan.mode == Mode::Store),
+            sink: Counted::default(),
+            to_root: Vec::new(),
+            to_instances: ids.iter().map(|_| Vec::new()).collect(),
+            to_shards: shards.iter().map(|_| Vec::new()).collect(),
+            to_egress: Vec::new(),
+            root_effects: Vec::new(),
+            instance_effects: Vec::new(),
+            shard_effects: Vec::new(),
+            root_events: Vec::new(),
+            instance_events: Vec::new(),
+            shard_events: Vec::new(),
+            shards,
+            defect: None,
+            in_instances: Duration::ZERO,
+            waited_for: 0,
+        };
+        for at in 0..cores.instances.len() {
+            cores.run_instance(at);
+        }
+        cores.settle()?;
+        ensure!(cores.root.is_ready(), "an instance has not registered");
+        Ok(cores)
+    }
+
+    /// Takes up to `packets` packets in one burst and handles them to the end. Returns how many there
+    /// were.
+    ///
+    /// # Errors
+    /// A shard's complaint.
+    pub fn burst(&mut self, feed: &mut Feed, packets: usize) -> anyhow::Result<usize> {
+        let mut taken = 0;
+        while taken < packets && self.root.has_room() {
+            let Some(arrival) = feed.arrival() else { break };
+            self.root.ingest(&arrival);
+            taken += 1;
+        }
+        if taken == 0 {
+            // Nothing comes now: let everything in flight close.
+            self.root.pause();
+        }
+        self.root.flush(&mut self.root_effects);
+        self.carry_root();
+        self.settle()?;
+        Ok(taken)
+    }
+
+    /// Packets that left by the egress.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.sink.packets
+    }
+
+    /// Packets that ended in the chain.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.sink.drops
+    }
+
+    /// The time instances took since this was last asked.
+    pub fn take_instance_time(&mut self) -> Duration {
+        std::mem::take(&mut self.in_instances)
+    }
+
+    /// Operations whose results packets waited for since this was last asked.
+    pub fn take_waited_for(&mut self) -> u64 {
+        std::mem::take(&mut self.waited_for)
+    }
+
+    /// Gives every core what waits for it until nothing is left.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        loop {
+            let mut is_quiet = true;
+            for at in 0..self.instances.len() {
+                if !self.to_instances[at].is_empty() {
+                    is_quiet = false;
+                    self.run_instance(at);
+                }
+            }
+            for at in 0..self.shards.len() {
+                is_quiet &= self.to_shards[at].is_empty();
+                self.run_shard(at);
+            }
+            is_quiet &= self.to_egress.is_empty() && self.to_root.is_empty();
+            self.run_egress();
+            self.run_root();
+            if let Some(defect) = self.defect.take() {
+                bail!(defect);
+            }
+            if is_quiet {
+                return Ok(());
+            }
+        }
+    }
+
+    fn run_instance(&mut self, at: usize) {
+        std::mem::swap(&mut self.to_instances[at], &mut self.instance_events);
+        let begin = Instant::now();
+        for event in self.instance_events.drain(..) {
+            if let InstanceEvent::Reply(reply) = &event {
+                self.waited_for += reply.results.len() as u64;
+            }
+            self.instances[at].on_event(event, &mut self.instance_effects);
+        }
+        self.instances[at].flush(&mut self.instance_effects);
+        self.in_instances += begin.elapsed();
+        let id = InstanceId { vertex: VertexId(at as u16), index: 0 };
+        for effect in self.instance_effects.drain(..) {
+            match effect {
+                InstanceEffect::Data(Destination::Egress, data) => self.to_egress.push(data),
+                InstanceEffect::Data(Destination::Instance(to), data) => {
+                    self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Data(data));
+                }
+                InstanceEffect::Batch(shard, batch) => {
+                    self.to_shards[usize::from(shard.0)].push(ShardEvent::Batch(batch));
+                }
+                InstanceEffect::Load(shard, load) => {
+                    self.to_shards[usize::from(shard.0)].push(ShardEvent::Load(load));
+                }
+                InstanceEffect::Replay(Source::Root, boundary) => {
+                    self.to_root.push(RootEvent::Replay(id, GENERATION, boundary));
+                }
+                InstanceEffect::Replay(Source::Instance(upstream), boundary) => {
+                    let event = InstanceEvent::Replay { to: id, generation: GENERATION, boundary };
+                    self.to_instances[usize::from(upstream.vertex.0)].push(event);
+                }
+                InstanceEffect::Register => self.to_root.push(RootEvent::Register(id, GENERATION)),
+                InstanceEffect::Closed(boundary) => {
+                    self.to_root.push(RootEvent::Closed(id, GENERATION, boundary));
+                }
+                InstanceEffect::CaughtUp { .. } => {}
+            }
+        }
+    }
+
+    fn run_shard(&mut self, at: usize) {
+        std::mem::swap(&mut self.to_shards[at], &mut self.shard_events);
+        for event in self.shard_events.drain(..) {
+            match event {
+                ShardEvent::Batch(batch) => self.shards[at].on_batch(batch, &mut self.shard_effects),
+                ShardEvent::Load(load) => self.shards[at].on_load(&load, &mut self.shard_effects),
+            }
+        }
+        self.carry_shard(at);
+    }
+
+    fn carry_shard(&mut self, at: usize) {
+        for effect in self.shard_effects.drain(..) {
+            let (to, event) = match effect {
+                ShardEffect::Reply(reply) => (reply.to, InstanceEvent::Reply(reply)),
+                ShardEffect::Acknowledge { to, number, .. } => {
+                    (to, InstanceEvent::Acknowledged { shard: ShardId(at as u16), number })
+                }
+                ShardEffect::Loaded(loaded) => (loaded.to, InstanceEvent::Loaded(loaded)),
+                ShardEffect::Defect(reason) => {
+                    self.defect = Some(reason);
+                    continue;
+                }
+            };
+            self.to_instances[usize::from(to.vertex.0)].push(event);
+        }
+    }
+
+    fn run_egress(&mut self) {
+        for data in self.to_egress.drain(..) {
+            self.egress.on_data(&data, &mut self.sink);
+        }
+        self.to_root.extend(self.egress.close().map(RootEvent::EgressClosed));
+    }
+
+    fn run_root(&mut self) {
+        std::mem::swap(&mut self.to_root, &mut self.root_events);
+        for event in self.root_events.drain(..) {
+            self.root.on_event(event, &mut self.root_effects);
+        }
+        self.carry_root();
+    }
+
+    fn carry_root(&mut self) {
+        let mut effects = std::mem::take(&mut self.root_effects);
+        for effect in effects.drain(..) {
+            match effect {
+                RootEffect::Data(Destination::Egress, data) => self.to_egress.push(data),
+                RootEffect::Data(Destination::Instance(to), data) => {
+                    self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Data(data));
+                }
+                RootEffect::Go { to, cut, stamped, generations, .. } => {
+                    let is_next = |id: &InstanceId| id.vertex.0 == to.vertex.0 + 1;
+                    let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
+                    let event = InstanceEvent::Go { cut, stamped, downstream };
+                    self.to_instances[usize::from(to.vertex.0)].push(event);
+                }
+                RootEffect::Cut(cut) => {
+                    for inbox in &mut self.to_instances {
+                        inbox.push(InstanceEvent::Cut(cut));
+                    }
+                    self.egress.trim(cut);
+                    for at in 0..self.shards.len() {
+                        self.shards[at].on_cut(cut, &mut self.shard_effects);
+                        self.carry_shard(at);
+                    }
+                }
+            }
+        }
+        self.root_effects = effects;
+    }
+}
+
+/// The sink: counts.
+#[derive(Default)]
+struct Counted {
+    packets: u64,
+    drops: u64,
+}
+
+impl Sink for Counted {
+    #[inline]
+    fn packet(&mut self, _block: &Block, _desc: &Desc) {
+        self.packets += 1;
+    }
+
+    fn event(&mut self, _from: InstanceId, _event: &EventRecord) {}
+
+    fn dropped(&mut self, _from: InstanceId, _record: &DropRecord) {
+        self.drops += 1;
+    }
+}

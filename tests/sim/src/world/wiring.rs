@@ -1,0 +1,198 @@
+//! How effects of the cores become messages, and messages events.
+
+use super::World;
+use crate::links::{Actor, LinkId, Message};
+use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
+use chc_api::{Generation, InstanceId, VertexId};
+use chc_runtime::block::Desc;
+use chc_store::batch::Reply;
+use chc_store::engine::ShardEffect;
+use std::fmt::Write;
+
+impl World {
+    /// Delivers what a random link has next; false if there is nothing to deliver on it.
+    pub(super) fn deliver(&mut self) -> bool {
+        let Some((id, messages)) = self.links.deliver(&mut self.rng) else { return false };
+        for message in messages {
+            self.receive(id, message);
+        }
+        true
+    }
+
+    fn receive(&mut self, (from, to, _): LinkId, message: Message) {
+        self.note(|| format!("{} > {}: {}", name(from), name(to), show(&message)));
+        match (to, message) {
+            (Actor::Root, Message::Root(event)) => {
+                let mut out = Vec::new();
+                self.root.on_event(event, &mut out);
+                self.root_effects(out);
+            }
+            (Actor::Egress, Message::Data(data)) => {
+                self.egress.on_data(&data, &mut self.left);
+                for out in &self.left.packets[self.answered..] {
+                    self.traffic.observe(&out.frame);
+                }
+                self.answered = self.left.packets.len();
+            }
+            (Actor::Egress, Message::Cut(cut)) => self.egress.trim(cut),
+            (Actor::Shard(at), message) => {
+                let mut out = Vec::new();
+                let shard = &mut self.shards[usize::from(at)];
+                match message {
+                    Message::Batch(batch) => shard.on_batch(batch, &mut out),
+                    Message::Load(load) => shard.on_load(&load, &mut out),
+                    Message::Cut(cut) => shard.on_cut(cut, &mut out),
+                    _ => {}
+                }
+                self.shard_effects(at, out);
+            }
+            (Actor::Instance(id, generation), message) => {
+                let event = match message {
+                    Message::Data(data) => InstanceEvent::Data(data),
+                    Message::Instance(event) => event,
+                    _ => return,
+                };
+                let Some(instance) = self.instances.get_mut(&(id, generation)) else { return };
+                let mut out = Vec::new();
+                instance.on_event(event, &mut out);
+                self.instance_effects(id, generation, out);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn send(&mut self, from: Actor, to: Actor, message: Message) {
+        if let Actor::Instance(id, generation) = to
+            && !self.instances.contains_key(&(id, generation))
+        {
+            return;
+        }
+        self.links.send(from, to, message, &mut self.rng);
+    }
+
+    fn send_data(&mut self, from: Actor, to: Destination, data: Data) {
+        let to = match to {
+            Destination::Instance(id) => Actor::Instance(id, data.to_generation),
+            Destination::Egress => Actor::Egress,
+        };
+        self.send(from, to, Message::Data(data));
+    }
+
+    pub(super) fn root_effects(&mut self, out: Vec<RootEffect>) {
+        for effect in out {
+            match effect {
+                RootEffect::Data(to, data) => self.send_data(Actor::Root, to, data),
+                RootEffect::Go { to, generation, cut, stamped, generations } => {
+                    let next = VertexId(to.vertex.0 + 1);
+                    let downstream = generations.into_iter().filter(|(id, _)| id.vertex == next).collect();
+                    let go = InstanceEvent::Go { cut, stamped, downstream };
+                    self.send(Actor::Root, Actor::Instance(to, generation), Message::Instance(go));
+                }
+                RootEffect::Cut(cut) => {
+                    for shard in 0..self.setup.shards {
+                        self.send(Actor::Root, Actor::Shard(shard), Message::Cut(cut));
+                    }
+                    self.send(Actor::Root, Actor::Egress, Message::Cut(cut));
+                    let instances: Vec<_> = self.instances.keys().copied().collect();
+                    for (id, generation) in instances {
+                        let cut = Message::Instance(InstanceEvent::Cut(cut));
+                        self.send(Actor::Root, Actor::Instance(id, generation), cut);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn instance_effects(
+        &mut self,
+        id: InstanceId,
+        generation: Generation,
+        out: Vec<InstanceEffect>,
+    ) {
+        let from = Actor::Instance(id, generation);
+        for effect in out {
+            match effect {
+                InstanceEffect::Data(to, data) => self.send_data(from, to, data),
+                InstanceEffect::Batch(shard, batch) => {
+                    self.send(from, Actor::Shard(shard.0), Message::Batch(batch))
+                }
+                InstanceEffect::Load(shard, load) => {
+                    self.send(from, Actor::Shard(shard.0), Message::Load(load))
+                }
+                InstanceEffect::Replay(Source::Root, boundary) => {
+                    self.send(from, Actor::Root, Message::Root(RootEvent::Replay(id, generation, boundary)));
+                }
+                InstanceEffect::Replay(Source::Instance(upstream), boundary) => {
+                    let to = Actor::Instance(upstream, self.current[&upstream]);
+                    let replay = InstanceEvent::Replay { to: id, generation, boundary };
+                    self.send(from, to, Message::Instance(replay));
+                }
+                InstanceEffect::Register => {
+                    self.send(from, Actor::Root, Message::Root(RootEvent::Register(id, generation)));
+                }
+                InstanceEffect::Closed(boundary) => {
+                    self.send(from, Actor::Root, Message::Root(RootEvent::Closed(id, generation, boundary)));
+                }
+                InstanceEffect::CaughtUp { .. } => self.recovered += 1,
+            }
+        }
+    }
+
+    fn shard_effects(&mut self, shard: u16, out: Vec<ShardEffect>) {
+        let from = Actor::Shard(shard);
+        for effect in out {
+            let (to, event) = match effect {
+                ShardEffect::Reply(reply) => {
+                    (Actor::Instance(reply.to, reply.generation), InstanceEvent::Reply(reply))
+                }
+                ShardEffect::Acknowledge { to, generation, number } => {
+                    let shard = chc_api::ShardId(shard);
+                    (Actor::Instance(to, generation), InstanceEvent::Acknowledged { shard, number })
+                }
+                ShardEffect::Loaded(loaded) => {
+                    (Actor::Instance(loaded.to, loaded.generation), InstanceEvent::Loaded(loaded))
+                }
+                ShardEffect::Defect(defect) => {
+                    self.defect = Some(defect);
+                    continue;
+                }
+            };
+            self.send(from, to, Message::Instance(event));
+        }
+    }
+}
+
+pub(super) fn name(actor: Actor) -> String {
+    match actor {
+        Actor::Root => "root".into(),
+        Actor::Egress => "egress".into(),
+        Actor::Shard(at) => format!("shard {at}"),
+        Actor::Instance(id, generation) => format!("{id}#{}", generation.0),
+    }
+}
+
+/// A message on one line.
+fn show(message: &Message) -> String {
+    let Message::Data(data) = message else {
+        return match message {
+            Message::Instance(InstanceEvent::Reply(Reply { results, .. })) => format!("reply {results:?}"),
+            other => format!("{other:?}"),
+        };
+    };
+    let mut line = format!("progress {:?}", data.progress);
+    if !data.steps.is_empty() {
+        let steps: Vec<_> = data.steps.iter().map(|s| (s.clock.0, s.time.0)).collect();
+        let _ = write!(line, " steps {steps:?}");
+    }
+    if let Some(block) = &data.block {
+        let positions: Vec<_> = block.descs.iter().map(Desc::position).collect();
+        let _ = write!(line, " packets {positions:?}");
+        for event in &block.events {
+            let _ = write!(line, " event {:?}.{} {:?}", event.position, event.index, event.event);
+        }
+        for drop in &block.drops {
+            let _ = write!(line, " drop {:?} {}", drop.position, drop.reason);
+        }
+    }
+    line
+}
