@@ -25,7 +25,7 @@ impl SeenSet {
     }
 
     /// Adds a position at or above the cut; false if it was there.
-    #[inline]
+    #[inline(always)]
     pub fn insert(&mut self, clock: Clock, path: Path) -> bool {
         debug_assert!(clock >= self.floor && clock.0 < self.floor.0 + self.words.len() as u64 * 64);
         if path != Path::FIRST {

@@ -147,6 +147,20 @@ impl<P: Protections> Splitter<P> {
         self.builder(edge).forward(from, desc);
     }
 
+    /// Whether all packets go the same way.
+    #[must_use]
+    pub fn has_one_receiver(&self) -> bool {
+        self.route.as_ref().is_none_or(|route| route.instances == 1)
+    }
+
+    /// Sends a block of packets on as it is; there is one receiver.
+    pub fn forward_whole(&mut self, block: &BlockRef) {
+        let at = if self.route.is_some() { 0 } else { self.edges.len() - 1 };
+        let edge = &mut self.edges[at];
+        edge.full.extend(edge.builder.finish());
+        edge.full.push(block.clone());
+    }
+
     /// Sends a packet on with a header region, and perhaps an identity, of its own.
     #[inline]
     pub fn forward_changed(
@@ -182,12 +196,9 @@ impl<P: Protections> Splitter<P> {
             edge.full.extend(edge.builder.finish());
             let blocks = std::mem::take(&mut edge.full);
             let last = blocks.len();
-            if self.retain {
-                for block in &blocks {
-                    if let Some((_, high)) = block.clocks() {
-                        edge.retained.push_back((high, block.clone()));
-                    }
-                }
+            // The egress is not rebuilt: nobody would ask for what was sent to it.
+            if self.retain && edge.to != Destination::Egress {
+                edge.retained.extend(blocks.iter().map(|block| (block.highest(), block.clone())));
             }
             if !edge.connected {
                 continue;

@@ -44,7 +44,7 @@ pub struct Meta {
 }
 
 /// A packet's descriptor. Sources are 0 for the block itself and `i + 1` for its parent `i`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Desc {
     /// The root's stamp.
     pub clock: Clock,
@@ -108,6 +108,7 @@ pub struct DropRecord {
 /// Packets for one receiver.
 pub struct Block {
     serial: u64,
+    highest: Clock,
     /// The packets, in the order they were sent.
     pub descs: Vec<Desc>,
     /// Events (for the egress only).
@@ -151,16 +152,10 @@ impl Block {
         &self.source(desc.meta_source).metas[usize::from(desc.meta_at)]
     }
 
-    /// Lowest and highest clock in it, of packets, events and drops.
+    /// The highest clock in it, of packets, events and drops.
     #[must_use]
-    pub fn clocks(&self) -> Option<(Clock, Clock)> {
-        let packets = self.descs.iter().map(|d| d.clock);
-        let others = self.events.iter().map(|e| e.position.clock);
-        let drops = self.drops.iter().map(|d| d.position.clock);
-        packets.chain(others).chain(drops).fold(None, |range, c| match range {
-            None => Some((c, c)),
-            Some((low, high)) => Some((low.min(c), high.max(c))),
-        })
+    pub fn highest(&self) -> Clock {
+        self.highest
     }
 }
 
@@ -210,9 +205,10 @@ impl BlockPool {
         let spare = self.spare.lock().pop();
         let serial = self.serials.fetch_add(1, Ordering::Relaxed);
         match spare {
-            Some(block) => Block { serial, ..block },
+            Some(block) => Block { serial, highest: Clock(0), ..block },
             None => Block {
                 serial,
+                highest: Clock(0),
                 descs: Vec::with_capacity(BLOCK_PACKETS_MAX),
                 events: Vec::new(),
                 drops: Vec::new(),
@@ -286,11 +282,15 @@ impl BlockBuilder {
     }
 
     /// Adds a packet as it came in. `head_len` bytes of `frame` become its header region.
+    // Inlined so that what the root has just computed stays in registers: written to the stack in small
+    // pieces and read back in large ones, it would stall every packet.
+    #[inline(always)]
     pub fn ingest(&mut self, frame: &[u8], head_len: usize, desc: Ingest, meta: Meta) {
         let block = &mut self.block;
         let at = block.bytes.len();
         block.bytes.extend_from_slice(frame);
         let head_len = head_len.min(frame.len()).min(usize::from(u16::MAX));
+        block.highest = block.highest.max(desc.clock);
         block.descs.push(Desc {
             clock: desc.clock,
             hash: desc.hash,
@@ -326,6 +326,7 @@ impl BlockBuilder {
         } else {
             new.tail_source = self.source(map, from, desc.tail_source);
         }
+        self.block.highest = self.block.highest.max(new.clock);
         self.block.descs.push(new);
     }
 
@@ -358,16 +359,19 @@ impl BlockBuilder {
             new.hash = hash;
             block.metas.push(meta);
         }
+        block.highest = block.highest.max(new.clock);
         block.descs.push(new);
     }
 
     /// Adds an event.
     pub fn event(&mut self, event: EventRecord) {
+        self.block.highest = self.block.highest.max(event.position.clock);
         self.block.events.push(event);
     }
 
     /// Notes a packet that ended here.
     pub fn dropped(&mut self, record: DropRecord) {
+        self.block.highest = self.block.highest.max(record.position.clock);
         self.block.drops.push(record);
     }
 

@@ -97,9 +97,7 @@ impl<P: Protections> EgressCore<P> {
         sender.generation = data.from_generation;
         let promised = sender.progress;
         if let Some(block) = &data.block {
-            if let Some((_, highest)) = block.clocks() {
-                self.trim(Clock((highest.0 + 1).saturating_sub(self.window)));
-            }
+            self.trim(Clock((block.highest().0 + 1).saturating_sub(self.window)));
             self.on_block(from, block, promised, sink);
         }
         if let Some(sender) = self.senders.get_mut(&from) {

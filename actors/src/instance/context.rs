@@ -29,19 +29,12 @@ pub enum State {
     Local(Box<Objects>),
 }
 
-/// What runs: a packet or a timer.
-#[derive(Clone, Copy)]
-pub enum Work {
-    /// A packet; its bytes are in the job's block.
-    Packet(Desc),
-    /// A timer of this connection's record.
-    Timer,
-}
-
 /// One packet or timer that is running.
 pub struct Job {
-    /// Packet or timer.
-    pub work: Work,
+    /// A timer of this connection's record; otherwise a packet.
+    pub is_timer: bool,
+    /// The packet; its bytes are in the job's block.
+    pub desc: Desc,
     /// Its position.
     pub position: Position,
     /// Packet time.
@@ -84,7 +77,8 @@ const DONE: u8 = u8::MAX;
 impl Default for Job {
     fn default() -> Self {
         Self {
-            work: Work::Timer,
+            is_timer: true,
+            desc: Desc::default(),
             position: Position::before(Clock(0)),
             now: Time(0),
             number: 0,
@@ -208,10 +202,7 @@ impl<P: Protections> Inner<P> {
     #[must_use]
     pub fn may_issue(&self, slot: usize, at: usize) -> bool {
         let (job, object) = (&self.jobs[slot], &self.ordered[at]);
-        let max = match job.work {
-            Work::Packet(_) => object.packet_ops_max,
-            Work::Timer => object.timer_ops_max,
-        };
+        let max = if job.is_timer { object.timer_ops_max } else { object.packet_ops_max };
         job.ordered[at] < max
     }
 
@@ -228,10 +219,8 @@ impl<P: Protections> Inner<P> {
         if let Some(at) = self.ordered.iter().position(|o| o.object == object)
             && !matches!(op, Op::Release { .. })
         {
-            let max = match job.work {
-                Work::Packet(_) => self.ordered[at].packet_ops_max,
-                Work::Timer => self.ordered[at].timer_ops_max,
-            };
+            let object = &self.ordered[at];
+            let max = if job.is_timer { object.timer_ops_max } else { object.packet_ops_max };
             if job.ordered[at] >= max {
                 // More than declared: the order could not be kept, so the operation is refused.
                 return Issued::Done(OpValue::Refused(StateError::OverLimit));
@@ -357,8 +346,8 @@ impl<P: Protections> Context for Cx<P> {
     fn parsed(&self) -> Parsed {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
-        match (job.work, inner.block(self.slot)) {
-            (Work::Packet(desc), Some(block)) => block.meta(&desc).parsed,
+        match inner.block(self.slot) {
+            Some(block) if !job.is_timer => block.meta(&job.desc).parsed,
             _ => Parsed {
                 key: job.identity.key,
                 direction: job.identity.direction,
@@ -377,9 +366,9 @@ impl<P: Protections> Context for Cx<P> {
     fn header<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
-        match (job.work, inner.block(self.slot)) {
+        match inner.block(self.slot) {
             _ if job.rewritten => read(&job.head),
-            (Work::Packet(desc), Some(block)) => read(block.head(&desc)),
+            Some(block) if !job.is_timer => read(block.head(&job.desc)),
             _ => read(&[]),
         }
     }
@@ -388,8 +377,8 @@ impl<P: Protections> Context for Cx<P> {
     fn look<R>(&self, read: impl FnOnce(&Parsed, &[u8]) -> R) -> R {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
-        if let (Work::Packet(desc), Some(block), false) = (job.work, inner.block(self.slot), job.rewritten) {
-            return read(&block.meta(&desc).parsed, block.head(&desc));
+        if let Some(block) = inner.block(self.slot).filter(|_| !job.is_timer && !job.rewritten) {
+            return read(&block.meta(&job.desc).parsed, block.head(&job.desc));
         }
         drop(inner);
         let parsed = self.parsed();
@@ -411,10 +400,9 @@ impl<P: Protections> Context for Cx<P> {
         if !job.rewritten {
             job.rewritten = true;
             job.head.clear();
-            if let (Work::Packet(desc), Some(block)) =
-                (job.work, job.block.as_ref().or(inner.current.as_ref()))
-            {
-                job.head.extend_from_slice(block.head(&desc));
+            let block = job.block.as_ref().or(inner.current.as_ref());
+            if let Some(block) = block.filter(|_| !job.is_timer) {
+                job.head.extend_from_slice(block.head(&job.desc));
             }
         }
         change(&mut job.head)

@@ -15,7 +15,7 @@
 //! closed only when everything below it is finished and every shard has acknowledged what was written
 //! below it. Memory is bounded by the root's window. Paper: sections 4.2, 4.3, 5.3, 5.4.
 
-use super::context::{Cx, Env, Inner, State, Work, waker};
+use super::context::{Cx, Env, Inner, State, waker};
 use super::lanes::{LaneId, Lanes};
 use super::records::Records;
 use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
@@ -237,6 +237,8 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     closed: Clock,
     closing: Option<(Clock, Vec<u64>)>,
     hints: Vec<Hint>,
+    /// Which packets of the block at hand are new here; kept for its memory.
+    admitted: Vec<bool>,
     frontier: Vec<(ObjectId, Position)>,
     replay_asked: Vec<(InstanceId, Generation)>,
     replayed: Option<u64>,
@@ -299,6 +301,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             closed: Clock(0),
             closing: None,
             hints: Vec::new(),
+            admitted: Vec::new(),
             frontier: Vec::new(),
             replay_asked: Vec::new(),
             replayed: (config.generation > Generation(1)).then_some(0),
@@ -402,9 +405,11 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// A block's packets: suppresses what was delivered before, runs or queues the rest.
     fn on_block(&mut self, edge: usize, block: &BlockRef, from: Source) {
-        let Some(highest) = block.descs.iter().map(|d| d.clock).max() else { return };
         // A stamped clock proves that the cut is less than a window behind it.
-        self.trim(Clock((highest.0 + 1).saturating_sub(self.config.window)));
+        self.trim(Clock((block.highest().0 + 1).saturating_sub(self.config.window)));
+        if self.passes_whole(block) {
+            return self.forward_whole(edge, block, from);
+        }
         {
             let mut inner = self.env.inner();
             if N::LOOKS_UP {
@@ -412,33 +417,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
             inner.current = Some(block.clone());
         }
-        let suppress = self.config.mode == Mode::Store;
         for (at, desc) in block.descs.iter().enumerate() {
-            if suppress {
-                if desc.clock < self.floor {
-                    self.counts.duplicates += 1;
-                    continue;
-                }
-                if !self.edges[edge].seen.insert(desc.clock, desc.path) {
-                    self.counts.duplicates += 1;
-                    if P::on(Protection::OutputSuppression) {
-                        continue;
-                    }
-                } else if cfg!(debug_assertions) {
-                    let progress =
-                        self.edges[edge].senders.iter().find(|s| s.source == from).map(|s| s.progress);
-                    let late = progress.is_some_and(|p| desc.position() < p);
-                    assert!(
-                        !late || !P::on(Protection::ReplayHoldsProgress),
-                        "{from:?} promised no {desc:?} any more"
-                    );
-                }
-            }
-            self.counts.packets += 1;
-            if desc.clock < self.stamped
-                && let Some(replayed) = &mut self.replayed
-            {
-                *replayed += 1;
+            if !self.admit(edge, desc, from) {
+                continue;
             }
             if N::TRANSLATES && self.in_order && !self.env.inner().records.due().is_empty() {
                 // Nothing below this packet will come: timers of its slot are due before it runs.
@@ -449,6 +430,58 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             self.accept(block, desc, hint);
         }
         self.env.inner().current = None;
+    }
+
+    /// Whether an edge delivers this packet for the first time.
+    #[inline(always)]
+    fn admit(&mut self, edge: usize, desc: &Desc, from: Source) -> bool {
+        if self.config.mode == Mode::Store {
+            let fresh = desc.clock >= self.floor && self.edges[edge].seen.insert(desc.clock, desc.path);
+            if !fresh {
+                self.counts.duplicates += 1;
+                if desc.clock < self.floor || P::on(Protection::OutputSuppression) {
+                    return false;
+                }
+            } else if cfg!(debug_assertions) {
+                let progress = self.edges[edge].senders.iter().find(|s| s.source == from).map(|s| s.progress);
+                let late = progress.is_some_and(|p| desc.position() < p);
+                assert!(
+                    !late || !P::on(Protection::ReplayHoldsProgress),
+                    "{from:?} promised no {desc:?} any more"
+                );
+            }
+        }
+        self.counts.packets += 1;
+        if desc.clock < self.stamped
+            && let Some(replayed) = &mut self.replayed
+        {
+            *replayed += 1;
+        }
+        true
+    }
+
+    /// Whether nothing waits and all packets of a block pass unchanged to the same receiver.
+    fn passes_whole(&self, block: &BlockRef) -> bool {
+        self.lanes.is_empty()
+            && self.config.poisoned.is_empty()
+            && self.splitter.has_one_receiver()
+            && self.env.inner().records.due().is_empty()
+            && block.descs.iter().all(|desc| self.nf.passes(packet_hint(desc)))
+    }
+
+    /// Sends a block on as it is, unless some of its packets had been delivered before.
+    fn forward_whole(&mut self, edge: usize, block: &BlockRef, from: Source) {
+        let mut admitted = std::mem::take(&mut self.admitted);
+        admitted.clear();
+        admitted.extend(block.descs.iter().map(|desc| self.admit(edge, desc, from)));
+        if admitted.iter().all(|fresh| *fresh) {
+            self.splitter.forward_whole(block);
+        } else {
+            for (desc, _) in block.descs.iter().zip(&admitted).filter(|(_, fresh)| **fresh) {
+                self.splitter.forward(block, desc);
+            }
+        }
+        self.admitted = admitted;
     }
 
     /// A packet that is new here.
@@ -540,7 +573,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let mut inner = self.env.inner();
         let job = &mut inner.jobs[slot];
         job.reset();
-        job.work = Work::Packet(*desc);
+        job.is_timer = false;
+        job.desc = *desc;
         job.position = desc.position();
         job.now = meta.time;
         job.number = meta.number;
@@ -588,7 +622,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             let step = inner.steps.at(position.clock);
             let job = &mut inner.jobs[slot];
             job.reset();
-            job.work = Work::Timer;
+            job.is_timer = true;
             job.position = *position;
             job.now = step.map_or(Time::END, |s| s.time);
             job.number = step.map_or(0, |s| s.number);
@@ -691,7 +725,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             });
         }
         // What a timer did is in its record and its events.
-        let (Work::Packet(desc), Some(block)) = (job.work, block) else { return };
+        let Some(block) = block.filter(|_| !job.is_timer) else { return };
+        let desc = job.desc;
         match verdict {
             Verdict::Drop(reason) => self.splitter.dropped(DropRecord { position: job.position, reason }),
             Verdict::Forward if job.rewritten || job.renamed => {

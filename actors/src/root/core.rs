@@ -144,14 +144,30 @@ impl<P: Protections> RootCore<P> {
     }
 
     /// Stamps a packet. The caller has made sure that there is room.
+    #[inline]
     pub fn ingest(&mut self, arrival: &Arrival<'_>) {
-        let mut parsed = parse(arrival.link, arrival.frame);
-        if parsed.is(PacketKind::FIRST_FRAGMENT) || parsed.is(PacketKind::LATER_FRAGMENT) {
-            self.fragments.resolve(arrival.frame, &mut parsed);
+        let parsed = parse(arrival.link, arrival.frame);
+        let odd = parsed.reason.is_some()
+            || parsed.is(PacketKind::FIRST_FRAGMENT)
+            || parsed.is(PacketKind::LATER_FRAGMENT);
+        if odd {
+            return self.ingest_odd(arrival, parsed);
         }
+        self.stamp(arrival, parsed);
+    }
+
+    /// A fragment, or a packet that was not understood to its end.
+    #[cold]
+    fn ingest_odd(&mut self, arrival: &Arrival<'_>, mut parsed: Parsed) {
+        self.fragments.resolve(arrival.frame, &mut parsed);
         if let Some(reason) = parsed.reason {
             self.count_reason(reason);
         }
+        self.stamp(arrival, parsed);
+    }
+
+    #[inline(always)]
+    fn stamp(&mut self, arrival: &Arrival<'_>, parsed: Parsed) {
         let clock = self.next;
         self.next = Clock(clock.0 + 1);
         self.number += 1;
@@ -169,7 +185,6 @@ impl<P: Protections> RootCore<P> {
         self.splitter.builder(edge).ingest(arrival.frame, head_len(&parsed), ingest, meta);
     }
 
-    #[cold]
     fn count_reason(&mut self, reason: ParseReason) {
         *self.counts.reasons.entry(reason.as_str()).or_default() += 1;
     }

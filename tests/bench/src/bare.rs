@@ -4,7 +4,7 @@
 //! batches of 32, copy each packet in, parse it and hash its connection; then look all of them up at
 //! once, so that cache misses overlap; then rewrite each packet's source and update its checksums. It
 //! uses the product's own parser, hash and table, but has no actors, no metadata, no clocks, no timers,
-//! no counters, and forgets each batch when the next comes.
+//! no counters and no new connections, and forgets each batch when the next comes.
 
 use crate::traffic::Traffic;
 use chc_actors::chain::compile::SEED;

@@ -62,7 +62,7 @@ struct ChainArgs {
     #[command(flatten)]
     common: Common,
     /// The chain's functions, in order.
-    #[arg(long, default_value = "nat,portscan", value_delimiter = ',')]
+    #[arg(long, default_value = "nat,portscan", value_delimiter = ',', value_parser = function)]
     vertices: Vec<String>,
     /// One mode; without, all in turn.
     #[arg(long)]
@@ -77,7 +77,7 @@ struct OverheadArgs {
     #[command(flatten)]
     common: Common,
     /// One function; without, all in turn.
-    #[arg(long)]
+    #[arg(long, value_parser = function)]
     nf: Option<String>,
     /// One mode; without, all in turn.
     #[arg(long, value_parser = ["traditional", "external+cache+no-ack-wait"])]
@@ -93,6 +93,11 @@ fn size(text: &str) -> Result<usize, String> {
 
 fn flows(text: &str) -> Result<usize, String> {
     within(text, 1, FLOWS_MAX)
+}
+
+fn function(text: &str) -> Result<String, String> {
+    let known = chc_nf_catalog::names();
+    if known.contains(&text) { Ok(text.to_owned()) } else { Err(format!("give one of {}", known.join(", "))) }
 }
 
 fn within(text: &str, low: usize, high: usize) -> Result<usize, String> {

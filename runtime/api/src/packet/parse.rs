@@ -139,7 +139,7 @@ const PLAIN_LEN: usize = PLAIN_L4 + TCP_NEEDED;
 
 /// Parses a frame of a capture with this link type. Never fails: what is not understood is a reason, and there is
 /// a key as soon as the addresses of an IP packet are known.
-#[inline]
+#[inline(always)]
 pub fn parse(link: LinkType, frame: &[u8]) -> Parsed {
     if link == LinkType::ETHERNET
         && let Some(head) = frame.first_chunk()
