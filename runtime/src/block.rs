@@ -44,7 +44,7 @@ pub struct Meta {
 }
 
 /// A packet's descriptor. Sources are 0 for the block itself and `i + 1` for its parent `i`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Desc {
     /// The root's stamp.
     pub clock: Clock,
@@ -315,19 +315,31 @@ impl BlockBuilder {
     pub fn forward(&mut self, from: &BlockRef, desc: &Desc) {
         let map = self.map(from);
         let head_source = self.source(map, from, desc.head_source);
-        let mut new = Desc { head_source, ..*desc };
-        new.meta_source = if desc.meta_source == desc.head_source {
+        let meta_source = if desc.meta_source == desc.head_source {
             head_source
         } else {
             self.source(map, from, desc.meta_source)
         };
-        if desc.tail_len == 0 {
-            (new.tail_source, new.tail_at) = (head_source, 0);
-        } else {
-            new.tail_source = self.source(map, from, desc.tail_source);
-        }
-        self.block.highest = self.block.highest.max(new.clock);
-        self.block.descs.push(new);
+        let (tail_source, tail_at) = match desc.tail_len {
+            0 => (head_source, 0),
+            _ => (self.source(map, from, desc.tail_source), desc.tail_at),
+        };
+        let new = self.copy(desc);
+        new.head_source = head_source;
+        new.meta_source = meta_source;
+        new.tail_source = tail_source;
+        new.tail_at = tail_at;
+    }
+
+    /// Adds a copy of a descriptor, to be changed in its place: put together first and then moved, it
+    /// would be read back before its pieces have reached the cache, which stalls every packet.
+    #[inline(always)]
+    fn copy(&mut self, desc: &Desc) -> &mut Desc {
+        let block = &mut self.block;
+        block.highest = block.highest.max(desc.clock);
+        let at = block.descs.len();
+        block.descs.push(*desc);
+        &mut block.descs[at]
     }
 
     /// Adds packet `desc` of `from` with a header region, and perhaps an identity, of its own.
@@ -342,25 +354,23 @@ impl BlockBuilder {
         let map = self.map(from);
         let tail_source = if desc.tail_len == 0 { 0 } else { self.source(map, from, desc.tail_source) };
         let meta_source = if identity.is_some() { 0 } else { self.source(map, from, desc.meta_source) };
-        let block = &mut self.block;
-        let head_at = block.bytes.len() as u32;
-        block.bytes.extend_from_slice(head);
-        let mut new = Desc {
-            head_at,
-            head_source: 0,
-            head_len: head.len() as u16,
-            tail_source,
-            tail_at: if desc.tail_len == 0 { 0 } else { desc.tail_at },
-            meta_source,
-            ..*desc
-        };
-        if let Some((meta, hash)) = identity {
-            new.meta_at = block.metas.len() as u16;
+        let (head_at, meta_at) = (self.block.bytes.len() as u32, self.block.metas.len() as u16);
+        self.block.bytes.extend_from_slice(head);
+        let renamed = identity.map(|(meta, hash)| {
+            self.block.metas.push(meta);
+            hash
+        });
+        let new = self.copy(desc);
+        new.head_at = head_at;
+        new.head_source = 0;
+        new.head_len = head.len() as u16;
+        new.tail_source = tail_source;
+        new.tail_at = if desc.tail_len == 0 { 0 } else { desc.tail_at };
+        new.meta_source = meta_source;
+        if let Some(hash) = renamed {
+            new.meta_at = meta_at;
             new.hash = hash;
-            block.metas.push(meta);
         }
-        block.highest = block.highest.max(new.clock);
-        block.descs.push(new);
     }
 
     /// Adds an event.

@@ -8,7 +8,7 @@ use chc_api::{
     Clock, Consistency, Context, Counter, Direction, Event, Flow, FlowKey, Identity, ObjectId, ObjectKey, Op,
     OpValue, Position, Protection, Protections, StateError, Time,
 };
-use chc_runtime::block::{BlockRef, Desc};
+use chc_runtime::block::BlockRef;
 use chc_store::batch::{OpItem, OpName};
 use chc_store::client::{Client, counts_as_bit};
 use chc_store::objects::Objects;
@@ -33,8 +33,9 @@ pub enum State {
 pub struct Job {
     /// A timer of this connection's record; otherwise a packet.
     pub is_timer: bool,
-    /// The packet; its bytes are in the job's block.
-    pub desc: Desc,
+    /// Which packet of the job's block. The descriptor is not copied: a copy pieced together on the
+    /// stack and read back at once stalls every packet.
+    pub at: usize,
     /// Its position.
     pub position: Position,
     /// Packet time.
@@ -78,7 +79,7 @@ impl Default for Job {
     fn default() -> Self {
         Self {
             is_timer: true,
-            desc: Desc::default(),
+            at: 0,
             position: Position::before(Clock(0)),
             now: Time(0),
             number: 0,
@@ -347,7 +348,7 @@ impl<P: Protections> Context for Cx<P> {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
         match inner.block(self.slot) {
-            Some(block) if !job.is_timer => block.meta(&job.desc).parsed,
+            Some(block) if !job.is_timer => block.meta(&block.descs[job.at]).parsed,
             _ => Parsed {
                 key: job.identity.key,
                 direction: job.identity.direction,
@@ -368,7 +369,7 @@ impl<P: Protections> Context for Cx<P> {
         let job = &inner.jobs[self.slot];
         match inner.block(self.slot) {
             _ if job.rewritten => read(&job.head),
-            Some(block) if !job.is_timer => read(block.head(&job.desc)),
+            Some(block) if !job.is_timer => read(block.head(&block.descs[job.at])),
             _ => read(&[]),
         }
     }
@@ -378,7 +379,8 @@ impl<P: Protections> Context for Cx<P> {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
         if let Some(block) = inner.block(self.slot).filter(|_| !job.is_timer && !job.rewritten) {
-            return read(&block.meta(&job.desc).parsed, block.head(&job.desc));
+            let desc = &block.descs[job.at];
+            return read(&block.meta(desc).parsed, block.head(desc));
         }
         drop(inner);
         let parsed = self.parsed();
@@ -402,7 +404,7 @@ impl<P: Protections> Context for Cx<P> {
             job.head.clear();
             let block = job.block.as_ref().or(inner.current.as_ref());
             if let Some(block) = block.filter(|_| !job.is_timer) {
-                job.head.extend_from_slice(block.head(&job.desc));
+                job.head.extend_from_slice(block.head(&block.descs[job.at]));
             }
         }
         change(&mut job.head)

@@ -148,7 +148,7 @@ enum Phase {
 /// A packet that waits behind another of its lane.
 struct Waiting {
     block: BlockRef,
-    desc: Desc,
+    at: usize,
 }
 
 /// Makes the future of a job.
@@ -427,7 +427,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 self.fire_due();
             }
             let hint = self.hints.get(at).copied().unwrap_or(Hint::NONE);
-            self.accept(block, desc, hint);
+            self.accept(block, at, hint);
         }
         self.env.inner().current = None;
     }
@@ -486,25 +486,26 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// A packet that is new here.
     #[inline(always)]
-    fn accept(&mut self, block: &BlockRef, desc: &Desc, hint: Hint) {
+    fn accept(&mut self, block: &BlockRef, at: usize, hint: Hint) {
+        let desc = &block.descs[at];
         let quiet = self.lanes.is_empty() && self.config.poisoned.is_empty();
         if quiet && self.env.inner().records.due().is_empty() {
             if self.nf.passes(packet_hint(desc)) {
                 return self.splitter.forward(block, desc);
             }
-            if (!N::TRANSLATES || self.in_order) && self.run_at_once(block, desc, hint) {
+            if (!N::TRANSLATES || self.in_order) && self.run_at_once(block, at, hint) {
                 return;
             }
         }
         if !self.lanes.is_empty() {
             let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
             if self.lanes.blocks(lane, &desc.position()) {
-                return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), desc: *desc });
+                return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
             }
         }
-        if !self.run_packet(block, desc, hint) {
+        if !self.run_packet(block, at, hint) {
             let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
-            self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), desc: *desc });
+            self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
         }
     }
 
@@ -514,7 +515,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Runs a packet that nothing of its lane is in front of. False if it must wait: for lower packets
     /// of the input, for a timer of its flow, or for a free slot.
-    fn run_packet(&mut self, block: &BlockRef, desc: &Desc, hint: Hint) -> bool {
+    fn run_packet(&mut self, block: &BlockRef, at: usize, hint: Hint) -> bool {
+        let desc = &block.descs[at];
         let position = desc.position();
         let meta = block.meta(desc);
         let carried = meta.parsed.identity();
@@ -541,7 +543,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             return true;
         }
         let Some(slot) = self.take_slot(&position) else { return false };
-        self.begin_packet(slot, desc, meta, (identity, hash, hint), identity != carried);
+        self.begin_packet(slot, (block, at), (identity, hash, hint), identity != carried);
         let lane = (&carried, desc.hash);
         self.run(slot, None, block, lane, &position);
         true
@@ -549,10 +551,11 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Handles a packet without a future, if the function can.
     #[inline(always)]
-    fn run_at_once(&mut self, block: &BlockRef, desc: &Desc, hint: Hint) -> bool {
+    fn run_at_once(&mut self, block: &BlockRef, at: usize, hint: Hint) -> bool {
+        let desc = &block.descs[at];
         let slot = self.futures.len();
         let meta = block.meta(desc);
-        self.begin_packet(slot, desc, meta, (meta.parsed.identity(), desc.hash, hint), false);
+        self.begin_packet(slot, (block, at), (meta.parsed.identity(), desc.hash, hint), false);
         self.config.running.note(&desc.position());
         let verdict = self.nf.at_once(&self.at_once);
         self.config.running.returned();
@@ -565,16 +568,17 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     fn begin_packet(
         &mut self,
         slot: usize,
-        desc: &Desc,
-        meta: &Meta,
+        (block, at): (&BlockRef, usize),
         (identity, hash, hint): (Identity, u64, Hint),
         renamed: bool,
     ) {
+        let desc = &block.descs[at];
+        let meta = block.meta(desc);
         let mut inner = self.env.inner();
         let job = &mut inner.jobs[slot];
         job.reset();
         job.is_timer = false;
-        job.desc = *desc;
+        job.at = at;
         job.position = desc.position();
         job.now = meta.time;
         job.number = meta.number;
@@ -726,7 +730,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         }
         // What a timer did is in its record and its events.
         let Some(block) = block.filter(|_| !job.is_timer) else { return };
-        let desc = job.desc;
+        let desc = &block.descs[job.at];
         match verdict {
             Verdict::Drop(reason) => self.splitter.dropped(DropRecord { position: job.position, reason }),
             Verdict::Forward if job.rewritten || job.renamed => {
@@ -760,14 +764,15 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// Runs what waits in a lane until it is busy, empty, or its head must wait.
     fn advance(&mut self, lane: LaneId) {
         while let Some((_, head)) = self.lanes.head(lane) {
-            let (block, desc) = (head.block.clone(), head.desc);
+            let (block, at) = (head.block.clone(), head.at);
             // It leaves the lane first: its own place in the queue is not a reason to wait.
             self.lanes.pop(lane);
             let previous = self.env.inner().current.replace(block.clone());
-            let ran = self.run_packet(&block, &desc, Hint::NONE);
+            let ran = self.run_packet(&block, at, Hint::NONE);
             self.env.inner().current = previous;
             if !ran {
-                self.lanes.push(lane, desc.position(), Waiting { block, desc });
+                let position = block.descs[at].position();
+                self.lanes.push(lane, position, Waiting { block, at });
                 return;
             }
         }
