@@ -60,7 +60,7 @@ pub enum InstanceEvent {
     Data(Data),
     /// Results of operations.
     Reply(Reply),
-    /// A shard has everything of this session up to this batch in its log.
+    /// A shard has everything of the session up to this batch in its log.
     Acknowledged {
         /// The shard.
         shard: ShardId,

@@ -59,7 +59,7 @@ pub struct ShardConfig {
 pub enum ShardEffect {
     /// Results for an instance.
     Reply(Reply),
-    /// Everything of this session up to this batch is in the shard's log.
+    /// Everything of the session up to this batch is in the shard's log.
     Acknowledge {
         /// The session's instance.
         to: InstanceId,

@@ -735,14 +735,14 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             Verdict::Drop(reason) => self.splitter.dropped(DropRecord { position: job.position, reason }),
             Verdict::Forward if job.rewritten || job.renamed => {
                 let identity = job.renamed.then(|| {
-                    let meta = block.meta(&desc);
+                    let meta = block.meta(desc);
                     let Identity { key, direction } = job.identity;
                     (Meta { parsed: Parsed { key, direction, ..meta.parsed }, ..*meta }, job.hash)
                 });
-                let head = if job.rewritten { &job.head } else { block.head(&desc) };
-                self.splitter.forward_changed(block, &desc, head, identity);
+                let head = if job.rewritten { &job.head } else { block.head(desc) };
+                self.splitter.forward_changed(block, desc, head, identity);
             }
-            Verdict::Forward => self.splitter.forward(block, &desc),
+            Verdict::Forward => self.splitter.forward(block, desc),
         }
     }
 
