@@ -15,116 +15,33 @@
 //! closed only when everything below it is finished and every shard has acknowledged what was written
 //! below it. Memory is bounded by the root's window. Paper: sections 4.2, 4.3, 5.3, 5.4.
 
+mod progress;
+
+pub use super::config::{InstanceConfig, InstanceCounts, Mode, Running};
+
 use super::context::{Cx, Env, Inner, State, waker};
 use super::lanes::{LaneId, Lanes};
 use super::records::Records;
 use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
 use crate::seen::SeenSet;
-use crate::splitter::{Route, Splitter};
+use crate::splitter::Splitter;
 use chc_api::nf::PacketHint;
 use chc_api::packet::parse::Parsed;
-use chc_api::state::{ObjectKind, ObjectSpec};
+use chc_api::state::ObjectKind;
 use chc_api::{
     Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Position,
     Protection, Protections, Resolution, ShardId, Slot, Time, TimerEvent, Verdict,
 };
-use chc_runtime::block::{BlockPool, BlockRef, Desc, DropRecord, EventRecord, Meta};
+use chc_runtime::block::{BlockRef, Desc, DropRecord, EventRecord, Meta};
 use chc_store::batch::{Load, Loaded};
-use chc_store::client::{Client, Placement};
+use chc_store::client::Client;
 use chc_store::objects::Objects;
 use chc_store::table::Hint;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll};
-
-/// Where an instance keeps state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// In itself: lost when it dies. No log, duplicate suppression or store.
-    Traditional,
-    /// In the store, cached; nobody waits for acknowledgements.
-    Store,
-}
-
-/// What an instance is told at its creation.
-#[derive(Clone)]
-pub struct InstanceConfig {
-    /// Which instance.
-    pub id: InstanceId,
-    /// Which incarnation.
-    pub generation: Generation,
-    /// Clocks in an epoch.
-    pub epoch: u64,
-    /// The root's window, in clocks.
-    pub window: u64,
-    /// The vertex's declarations.
-    pub specs: Vec<ObjectSpec>,
-    /// How traffic to this vertex is partitioned.
-    pub own: Route,
-    /// The next vertex, if there is one.
-    pub next: Option<Route>,
-    /// Those who send to this instance: for each edge of the chain all senders.
-    pub upstream: Vec<Vec<Source>>,
-    /// Where state is.
-    pub mode: Mode,
-    /// Where objects live.
-    pub placement: Placement,
-    /// Packets that can wait for the store at once.
-    pub parking: usize,
-    /// Positions whose handling panicked too often: they are dropped.
-    pub poisoned: Vec<Position>,
-    /// Blocks for outputs.
-    pub pool: Arc<BlockPool>,
-    /// Where the packet being handled is noted, for whoever finds this instance dead.
-    pub running: Arc<Running>,
-}
-
-/// The packet an instance is handling: what a panic is blamed on.
-#[derive(Default, Debug)]
-pub struct Running {
-    clock: AtomicU64,
-    path: AtomicU64,
-    inside: AtomicBool,
-}
-
-impl Running {
-    fn note(&self, position: &Position) {
-        self.clock.store(position.clock.0, Ordering::Relaxed);
-        self.path.store(u64::from(position.path.0), Ordering::Relaxed);
-        self.inside.store(true, Ordering::Relaxed);
-    }
-
-    fn returned(&self) {
-        self.inside.store(false, Ordering::Relaxed);
-    }
-
-    /// The packet whose handling began and did not return; a timer without its origin.
-    #[must_use]
-    pub fn unfinished(&self) -> Option<Position> {
-        let path = chc_api::Path(self.path.load(Ordering::Relaxed) as u32);
-        let position = Position::packet(Clock(self.clock.load(Ordering::Relaxed)), path);
-        self.inside.load(Ordering::Relaxed).then_some(position)
-    }
-}
-
-/// What an instance counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InstanceCounts {
-    /// Packets accepted.
-    pub packets: u64,
-    /// Packets an edge had delivered before.
-    pub duplicates: u64,
-    /// Packets and timers that waited for the store.
-    pub parked: u64,
-    /// Timers fired.
-    pub timers: u64,
-    /// Data messages of replaced generations.
-    pub fenced: u64,
-}
 
 struct Sender {
     source: Source,
@@ -824,39 +741,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         }
     }
 
-    /// No output below this position will come any more.
-    fn progress(&self) -> Position {
-        let inner = self.env.inner();
-        let due = inner.records.due().keys().next().copied();
-        let parked = self.parked.keys().next().copied();
-        [parked, self.lanes.lowest(), due].into_iter().flatten().fold(self.input, Position::min)
-    }
-
-    /// For each ordered object the lowest position that may still issue an operation on it.
-    fn find_frontier(&mut self) {
-        self.frontier.clear();
-        let inner = self.env.inner();
-        let due = inner.records.due().keys().next().copied();
-        let start = self.lanes.lowest().map_or(self.input, |lowest| lowest.min(self.input));
-        let timeout_min = inner.records.timeout_min();
-        for (at, object) in inner.ordered.iter().enumerate() {
-            let mut lowest = due.filter(|_| inner.timers_issue(at)).map_or(start, |due| due.min(start));
-            for (position, slot) in &self.parked {
-                if *position >= lowest && timeout_min.is_none() {
-                    break;
-                }
-                if inner.may_issue(*slot, at) {
-                    lowest = lowest.min(*position);
-                } else if let Some(timeout) = timeout_min.filter(|_| inner.timers_issue(at)) {
-                    // It may still arm a timer, which may issue one.
-                    let due = inner.steps.due(inner.jobs[*slot].now + timeout, true);
-                    lowest = due.map_or(lowest, |clock| lowest.min(Position::before(clock)));
-                }
-            }
-            self.frontier.push((object.object, lowest));
-        }
-    }
-
     fn trim(&mut self, cut: Clock) {
         if cut <= self.floor {
             return;
@@ -867,33 +751,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         }
         self.splitter.trim(cut);
         self.env.inner().steps.trim(cut);
-    }
-
-    fn report_closing(&mut self, out: &mut Vec<InstanceEffect>) {
-        let Some((boundary, needs)) = &self.closing else { return };
-        let settled = match &self.env.inner().state {
-            State::Store(client) => client.settled(needs) || !P::on(Protection::AcknowledgedClosing),
-            State::Local(_) => true,
-        };
-        if settled {
-            self.closed = *boundary;
-            out.push(InstanceEffect::Closed(*boundary));
-            self.closing = None;
-        }
-    }
-
-    /// Queues what must be in the store before the newest boundary passed can be closed.
-    fn begin_closing(&mut self) -> Option<Clock> {
-        let boundary = self.progress().clock.floor(self.config.epoch);
-        if self.closing.is_some() || boundary <= self.closed {
-            return None;
-        }
-        let inner = &mut *self.env.inner();
-        if let State::Store(client) = &mut inner.state {
-            inner.records.flush(boundary);
-            client.gather_counts();
-        }
-        Some(boundary)
     }
 }
 

@@ -3,17 +3,21 @@
 
 use super::*;
 use crate::messages::Destination;
+use crate::splitter::Route;
 use crate::splitter::tests::{SEED, clocks, packets, pool, route};
 use chc_api::nf::FlowLookup;
 use chc_api::state::FlowOptions;
+use chc_api::state::ObjectSpec;
 use chc_api::{
     All, Consistency, Context, Counter, Declarations, Event, EventKind, Flow, ObjectKey, Op, OpValue, Path,
     Scope, StateError, Step, VertexId,
 };
 use chc_runtime::block::BlockBuilder;
 use chc_store::batch::Batch;
+use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
 use chc_store::objects::Shown;
+use std::sync::Arc;
 use std::time::Duration;
 
 const EPOCH: u64 = 8;

@@ -1,11 +1,13 @@
 //! An instance: one running copy of a network function with its splitter.
 //!
 //! * [`core`] decides: duplicate suppression, order within flows, timers, progress, closing, replay.
+//! * [`config`] is what it is told and what it counts.
 //! * [`context`] is what network-function code sees of it.
 //! * [`records`] holds the cached per-flow records and their timers.
 //! * [`lanes`] keeps packets of a flow in order behind one that waits.
 
 pub mod actor;
+pub mod config;
 pub mod context;
 pub mod core;
 pub mod lanes;

@@ -1,0 +1,68 @@
+//! Progress, frontiers and closing: what an instance may promise to others.
+
+use super::{InstanceCore, Spawn};
+use crate::instance::context::State;
+use crate::messages::InstanceEffect;
+use chc_api::{Clock, NetworkFunction, Position, Protection, Protections};
+
+impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
+    /// No output below this position will come any more.
+    pub(super) fn progress(&self) -> Position {
+        let inner = self.env.inner();
+        let due = inner.records.due().keys().next().copied();
+        let parked = self.parked.keys().next().copied();
+        [parked, self.lanes.lowest(), due].into_iter().flatten().fold(self.input, Position::min)
+    }
+
+    /// For each ordered object the lowest position that may still issue an operation on it.
+    pub(super) fn find_frontier(&mut self) {
+        self.frontier.clear();
+        let inner = self.env.inner();
+        let due = inner.records.due().keys().next().copied();
+        let start = self.lanes.lowest().map_or(self.input, |lowest| lowest.min(self.input));
+        let timeout_min = inner.records.timeout_min();
+        for (at, object) in inner.ordered.iter().enumerate() {
+            let mut lowest = due.filter(|_| inner.timers_issue(at)).map_or(start, |due| due.min(start));
+            for (position, slot) in &self.parked {
+                if *position >= lowest && timeout_min.is_none() {
+                    break;
+                }
+                if inner.may_issue(*slot, at) {
+                    lowest = lowest.min(*position);
+                } else if let Some(timeout) = timeout_min.filter(|_| inner.timers_issue(at)) {
+                    // It may still arm a timer, which may issue one.
+                    let due = inner.steps.due(inner.jobs[*slot].now + timeout, true);
+                    lowest = due.map_or(lowest, |clock| lowest.min(Position::before(clock)));
+                }
+            }
+            self.frontier.push((object.object, lowest));
+        }
+    }
+
+    pub(super) fn report_closing(&mut self, out: &mut Vec<InstanceEffect>) {
+        let Some((boundary, needs)) = &self.closing else { return };
+        let settled = match &self.env.inner().state {
+            State::Store(client) => client.settled(needs) || !P::on(Protection::AcknowledgedClosing),
+            State::Local(_) => true,
+        };
+        if settled {
+            self.closed = *boundary;
+            out.push(InstanceEffect::Closed(*boundary));
+            self.closing = None;
+        }
+    }
+
+    /// Queues what must be in the store before the newest boundary passed can be closed.
+    pub(super) fn begin_closing(&mut self) -> Option<Clock> {
+        let boundary = self.progress().clock.floor(self.config.epoch);
+        if self.closing.is_some() || boundary <= self.closed {
+            return None;
+        }
+        let inner = &mut *self.env.inner();
+        if let State::Store(client) = &mut inner.state {
+            inner.records.flush(boundary);
+            client.gather_counts();
+        }
+        Some(boundary)
+    }
+}
