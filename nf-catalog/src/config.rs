@@ -1,8 +1,8 @@
 //! Configuration keys of network functions: read with all their problems at once.
 
+use core::net::Ipv4Addr;
 use serde_json::{Map, Value};
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 

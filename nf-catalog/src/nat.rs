@@ -192,7 +192,7 @@ impl Nat {
 
     /// Which external address an internal host has, as an index.
     fn external_of(&self, host: u32) -> usize {
-        let hash = ObjectKey::host(std::net::Ipv4Addr::from_bits(host).into()).hash(self.seed);
+        let hash = ObjectKey::host(core::net::Ipv4Addr::from_bits(host).into()).hash(self.seed);
         ((u128::from(hash) * self.external.len() as u128) >> 64) as usize
     }
 

@@ -462,7 +462,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let Some(slot) = self.take_slot(&position) else { return false };
         self.begin_packet(slot, (block, at), (identity, hash, hint), identity != carried);
         let lane = (&carried, desc.hash);
-        self.run(slot, None, block, lane, &position);
+        self.run_future(slot, None, Some(block), lane, &position);
         true
     }
 
@@ -557,17 +557,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.run_future(slot, Some(event), None, lane, position);
         self.env.inner().current = previous;
         true
-    }
-
-    fn run(
-        &mut self,
-        slot: usize,
-        timer: Option<TimerEvent>,
-        block: &BlockRef,
-        lane: (&Identity, u64),
-        position: &Position,
-    ) {
-        self.run_future(slot, timer, Some(block), lane, position);
     }
 
     #[inline]

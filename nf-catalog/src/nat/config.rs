@@ -2,8 +2,8 @@
 
 use crate::config::{ConfigProblem, Keys, Prefix};
 use chc_api::Consistency;
+use core::net::Ipv4Addr;
 use serde_json::Value;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// The private ranges of RFC 1918.

@@ -5,7 +5,7 @@
 //! headers give them; changed fields must lie at an even offset of the summed data, as those of IP, TCP, UDP and
 //! ICMP do.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 /// A ones' complement sum in the making.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,7 +1,7 @@
 //! IPv6 and its extension headers, RFC 8200.
 
+use core::net::Ipv6Addr;
 use std::fmt;
-use std::net::Ipv6Addr;
 
 use zerocopy::byteorder::network_endian::{U16, U32, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -7,7 +7,7 @@
 //! Bounds: 12 tags, 4 tunnels, 16 extension headers each, 65,535 bytes (offsets are 16 bits; what lies behind is
 //! not looked at).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ethernet::{ETHERNET_LEN, EtherType};
 use super::icmp::{self, ECHO_IDENTIFIER, ECHO_NEEDED, ICMP_LEN, ICMP_NEEDED};

@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use etherparse::{Icmpv4Type, PacketBuilder, VlanId};
 use proptest::prelude::*;
