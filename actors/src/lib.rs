@@ -16,4 +16,5 @@ pub mod seen;
 pub mod shard;
 pub mod splitter;
 pub mod steps;
+pub mod topology;
 pub mod trace;

@@ -7,8 +7,8 @@ use chc_api::nf::PacketHint;
 use chc_api::packet::{PacketKind, Parsed, protocol};
 use chc_api::state::{ArmedTimer, Plain, ValueBytes};
 use chc_api::{
-    Context, Counter, Declarations, Direction, Event, Flow, FlowKey, Identity, NetworkFunction, ObjectId,
-    ObjectKey, Op, OpValue, Path, Position, Resolution, Step, Time, TimerEvent, Verdict, VertexId,
+    Attachment, Context, Counter, Declarations, Direction, Event, Flow, FlowKey, Identity, NetworkFunction,
+    ObjectId, ObjectKey, Op, OpValue, Path, Position, Resolution, Step, Time, TimerEvent, Verdict, VertexId,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// What the vertices of a chain write down.
 #[derive(Default)]
@@ -55,6 +56,10 @@ struct Run {
     identity: Identity,
     parsed: Parsed,
     frame: Vec<u8>,
+    wire_len: u32,
+    /// Packets of the function's own, and where they go.
+    extra: Vec<(chc_api::Output, Vec<u8>)>,
+    attached: Option<(&'static str, ValueBytes)>,
     operations: u32,
     events: u32,
 }
@@ -77,6 +82,9 @@ impl<N: NetworkFunction> Typed<N> {
             identity: Identity::default(),
             parsed: nothing_parsed(),
             frame: Vec::new(),
+            wire_len: 0,
+            extra: Vec::new(),
+            attached: None,
             operations: 0,
             events: 0,
         };
@@ -91,6 +99,9 @@ impl<N: NetworkFunction> Typed<N> {
         run.identity = identity;
         run.parsed = nothing_parsed();
         run.frame = Vec::new();
+        run.wire_len = 0;
+        run.extra.clear();
+        run.attached = None;
         run.operations = 0;
         run.events = 0;
         IdealContext(self.run.clone())
@@ -146,6 +157,7 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
         {
             let mut run = self.run.borrow_mut();
             run.parsed = *parsed;
+            run.wire_len = packet.wire_len;
             run.frame = std::mem::take(&mut packet.frame);
         }
         let verdict = finish(self.nf.packet(context)).unwrap_or(Verdict::Drop("nf_panic"));
@@ -247,6 +259,34 @@ impl Context for IdealContext {
 
     fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R {
         change(&mut self.0.borrow_mut().frame)
+    }
+
+    fn payload<R>(&self, len_max: usize, read: impl FnOnce(&[u8]) -> R) -> R {
+        let run = self.0.borrow();
+        let payload =
+            if run.parsed.is(PacketKind::ICMP_ERROR) { &[] } else { run.parsed.payload(&run.frame) };
+        read(&payload[..payload.len().min(len_max)])
+    }
+
+    fn wire_len(&self) -> u32 {
+        self.0.borrow().wire_len
+    }
+
+    fn emit(&self, output: chc_api::Output, frame: &[u8]) {
+        self.0.borrow_mut().extra.push((output, frame.to_vec()));
+    }
+
+    fn attach<T: Attachment>(&self, value: T) {
+        self.0.borrow_mut().attached = Some((T::NAME, ValueBytes::of(&value)));
+    }
+
+    fn attached<T: Attachment>(&self) -> Option<T> {
+        let (name, value) = self.0.borrow().attached?;
+        (name == T::NAME).then(|| value.read()).flatten()
+    }
+
+    fn pause(&self, _duration: Duration) -> impl Future<Output = ()> {
+        ready(())
     }
 
     fn get<T: Plain>(&self, object: Flow<T>) -> Option<T> {

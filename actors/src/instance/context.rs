@@ -3,10 +3,10 @@
 use super::records::Records;
 use crate::steps::Steps;
 use chc_api::packet::parse::{PacketKind, Parsed};
-use chc_api::state::{ArmedTimer, ObjectKind, ObjectSpec, Plain};
+use chc_api::state::{ArmedTimer, ObjectKind, ObjectSpec, Plain, ValueBytes};
 use chc_api::{
-    Clock, Consistency, Context, Counter, Direction, Event, Flow, FlowKey, Identity, ObjectId, ObjectKey, Op,
-    OpValue, Position, Protection, Protections, StateError, Time,
+    Attachment, Clock, Consistency, Context, Counter, Direction, Event, Flow, FlowKey, Identity, ObjectId,
+    ObjectKey, Op, OpValue, Output, Position, Protection, Protections, StateError, Time,
 };
 use chc_runtime::block::BlockRef;
 use chc_store::batch::{OpItem, OpName};
@@ -56,6 +56,10 @@ pub struct Job {
     pub rewritten: bool,
     /// Whether the identity differs from the packet's.
     pub renamed: bool,
+    /// Packets of the function's own so far, and where they go.
+    pub extra: Vec<(Output, Vec<u8>)>,
+    /// What is attached to the packet.
+    pub attached: Option<(&'static str, ValueBytes)>,
     /// Events so far.
     pub events: Vec<Event>,
     /// Operations issued so far.
@@ -90,6 +94,8 @@ impl Default for Job {
             head: Vec::new(),
             rewritten: false,
             renamed: false,
+            extra: Vec::new(),
+            attached: None,
             events: Vec::new(),
             issued: 0,
             pairs: 0,
@@ -108,6 +114,8 @@ impl Job {
         self.block = None;
         self.rewritten = false;
         self.renamed = false;
+        self.extra.clear();
+        self.attached = None;
         self.events.clear();
         self.issued = 0;
         self.pairs = 0;
@@ -147,6 +155,8 @@ pub struct Inner<P> {
     observed: HashMap<(ObjectId, ObjectKey), OpValue>,
     serial: Vec<bool>,
     seed: u64,
+    /// A payload that lies in two places, put together.
+    scratch: Vec<u8>,
 }
 
 /// Shared by an instance and the contexts of its jobs; one thread only.
@@ -175,6 +185,7 @@ impl<P: Protections> Env<P> {
             observed: HashMap::new(),
             serial: serial.collect(),
             seed,
+            scratch: Vec::new(),
         })))
     }
 
@@ -409,6 +420,53 @@ impl<P: Protections> Context for Cx<P> {
         }
         change(&mut job.head)
     }
+
+    fn payload<R>(&self, len_max: usize, read: impl FnOnce(&[u8]) -> R) -> R {
+        let mut inner = self.env.inner();
+        let Inner { jobs, current, scratch, .. } = &mut *inner;
+        let job = &jobs[self.slot];
+        let Some(block) = job.block.as_ref().or(current.as_ref()).filter(|_| !job.is_timer) else {
+            return read(&[]);
+        };
+        let desc = &block.descs[job.at];
+        let (parsed, head, tail) = (&block.meta(desc).parsed, block.head(desc), block.tail(desc));
+        if parsed.is(PacketKind::ICMP_ERROR) {
+            return read(&[]);
+        }
+        let range = parsed.payload_range(head);
+        let end = range.end.min(range.start + len_max).min(head.len() + tail.len());
+        let start = range.start.min(end);
+        if end <= head.len() {
+            return read(&head[start..end]);
+        }
+        // It lies in two places.
+        scratch.clear();
+        scratch.extend_from_slice(&head[start.min(head.len())..]);
+        scratch.extend_from_slice(&tail[start.saturating_sub(head.len())..end - head.len()]);
+        read(scratch)
+    }
+
+    fn wire_len(&self) -> u32 {
+        let inner = self.env.inner();
+        let job = &inner.jobs[self.slot];
+        let block = inner.block(self.slot).filter(|_| !job.is_timer);
+        block.map_or(0, |block| block.descs[job.at].wire_len)
+    }
+
+    fn emit(&self, output: Output, frame: &[u8]) {
+        self.env.inner().jobs[self.slot].extra.push((output, frame.to_vec()));
+    }
+
+    fn attach<T: Attachment>(&self, value: T) {
+        self.env.inner().jobs[self.slot].attached = Some((T::NAME, ValueBytes::of(&value)));
+    }
+
+    fn attached<T: Attachment>(&self) -> Option<T> {
+        let (name, value) = self.env.inner().jobs[self.slot].attached?;
+        (name == T::NAME).then(|| value.read()).flatten()
+    }
+
+    async fn pause(&self, _duration: std::time::Duration) {}
 
     fn get<T: Plain>(&self, object: Flow<T>) -> Option<T> {
         let inner = self.env.inner();

@@ -639,7 +639,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let desc = &block.descs[job.at];
         match verdict {
             Verdict::Drop(reason) => self.splitter.dropped(DropRecord { position: job.position, reason }),
-            Verdict::Forward if job.rewritten || job.renamed => {
+            Verdict::Forward | Verdict::Send(_) if job.rewritten || job.renamed => {
                 let identity = job.renamed.then(|| {
                     let meta = block.meta(desc);
                     let Identity { key, direction } = job.identity;
@@ -648,7 +648,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 let head = if job.rewritten { &job.head } else { block.head(desc) };
                 self.splitter.forward_changed(block, desc, head, identity);
             }
-            Verdict::Forward => self.splitter.forward(block, desc),
+            Verdict::Forward | Verdict::Send(_) => self.splitter.forward(block, desc),
         }
     }
 

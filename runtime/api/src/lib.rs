@@ -13,6 +13,7 @@
 pub mod event;
 pub mod identity;
 pub mod ids;
+pub mod matching;
 pub mod nf;
 pub mod packet;
 pub mod position;
@@ -23,11 +24,11 @@ pub mod time;
 pub use event::{Event, EventKind};
 pub use identity::{Direction, FlowKey, Identity};
 pub use ids::{Generation, InstanceId, ObjectId, ShardId, Slot, VertexId};
-pub use nf::{Context, NetworkFunction, Resolution, TimerEvent, Verdict};
+pub use nf::{Attachment, Context, NetworkFunction, Resolution, TimerEvent, Verdict};
 pub use position::{Clock, Path, Position, Step, TimerOrigin};
 pub use protection::{All, Protection, Protections};
 pub use state::{
-    Consistency, Counter, CustomOp, Declarations, Flow, ObjectKey, Op, OpValue, Pool, Scope, Shared,
+    Consistency, Counter, CustomOp, Declarations, Flow, ObjectKey, Op, OpValue, Output, Pool, Scope, Shared,
     StateError,
 };
 pub use time::Time;

@@ -14,17 +14,27 @@ use crate::identity::{FlowKey, Identity};
 use crate::ids::{ObjectId, Slot};
 use crate::packet::parse::Parsed;
 use crate::position::Position;
-use crate::state::{Counter, Flow, ObjectKey, Op, OpValue, Plain, Pool, Shared, ValueBytes};
+use crate::state::{Counter, Flow, ObjectKey, Op, OpValue, Output, Plain, Pool, Shared, ValueBytes};
 use crate::time::Time;
 use std::future::Future;
+use std::time::Duration;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on to the next vertex.
+    /// It goes on by the vertex's first output.
     Forward,
+    /// It goes on by one of the outputs the function declared.
+    Send(Output),
     /// It is dropped, for a named reason that is counted.
     Drop(&'static str),
+}
+
+/// Something typed that a function attaches to a packet for functions further down the chain, at most
+/// [`crate::state::VALUE_LEN_MAX`] bytes. A packet has one at a time; copies have it, too.
+pub trait Attachment: Plain {
+    /// Its name, unique in a chain: who asks for another type than was attached gets nothing.
+    const NAME: &'static str;
 }
 
 /// A timer that became due.
@@ -135,6 +145,23 @@ pub trait Context: Clone {
     }
     /// Changes the header region. The packet gets a fresh one: whoever retained it keeps the old.
     fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R;
+
+    /// Reads up to `len_max` bytes of what follows the transport header, as far as captured; for an ICMP
+    /// error or a packet without transport header nothing.
+    fn payload<R>(&self, len_max: usize, read: impl FnOnce(&[u8]) -> R) -> R;
+    /// Length of the packet on the wire, in bytes; 0 for a timer.
+    fn wire_len(&self) -> u32;
+    /// Sends a packet of the function's own: a whole frame with the same link type as the packet that is
+    /// handled, whose position it gets, one place further on. A function declares how many it sends at most
+    /// ([`crate::state::Declarations::extra_packets`]). Timers send none.
+    fn emit(&self, output: Output, frame: &[u8]);
+    /// Attaches something to the packet, in place of what was.
+    fn attach<T: Attachment>(&self, value: T);
+    /// What was attached to the packet, if it is of this type.
+    fn attached<T: Attachment>(&self) -> Option<T>;
+    /// Waits for as long on the wall clock: a slow function. It changes when packets are handled, nothing
+    /// else; in the ideal chain it takes no time.
+    fn pause(&self, duration: Duration) -> impl Future<Output = ()>;
 
     /// Reads this connection's record.
     fn get<T: Plain>(&self, object: Flow<T>) -> Option<T>;

@@ -37,6 +37,18 @@ impl Path {
     pub const FIRST: Path = Path(0x0100_0000);
     /// Boundaries, progress values and timers.
     pub const ZERO: Path = Path(0);
+    /// Indices a path has room for.
+    pub const PLACES: usize = 4;
+
+    /// The path with one more index, which is not 0. What does not fit is left off: chains that need more
+    /// than [`Path::PLACES`] are refused.
+    #[must_use]
+    pub fn append(self, index: u8) -> Path {
+        // Indices are never 0, so the zero bytes are those that are free.
+        let used = Path::PLACES as u32 - self.0.trailing_zeros().min(32) / 8;
+        debug_assert!(index > 0 && (used as usize) < Path::PLACES, "{self:?} has no room for {index}");
+        Path(self.0 | u32::from(index) << (24 - 8 * used.min(3)))
+    }
 }
 
 /// What makes a timer's position unique: who armed it, on which object, which of its timers.
@@ -126,6 +138,14 @@ mod tests {
         let timer = Position::timer(Clock(7), origin);
         let packet = Position::packet(Clock(7), Path::FIRST);
         assert!(boundary < timer && timer < packet && packet < Position::before(Clock(8)));
+    }
+
+    #[test]
+    fn what_comes_of_a_packet_follows_it() {
+        let copy = Path::FIRST.append(7);
+        assert_eq!((copy, copy.append(255)), (Path(0x0107_0000), Path(0x0107_ff00)));
+        assert!(Path::FIRST < copy && copy < copy.append(1) && copy.append(255) < Path::FIRST.append(8));
+        assert_eq!(Path::FIRST.append(0x80).append(0x40).append(0x10), Path(0x0180_4010));
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub enum Consistency {
     Serial,
 }
 
+/// Most outputs of a vertex.
+pub const OUTPUTS_MAX: usize = 16;
+
 /// Longest value of one object, in bytes.
 pub const VALUE_LEN_MAX: usize = 64;
 
@@ -391,11 +394,39 @@ pub struct FlowOptions {
     pub index: Option<FlowIndexFn>,
 }
 
+/// Handle of an output: where a packet leaves a vertex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Output(u8);
+
+impl Output {
+    /// The output every function has.
+    pub const FIRST: Output = Output(0);
+
+    /// Its number, from 0.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// Name of the output every function has.
+pub const FIRST_OUTPUT: &str = "out";
+
 /// The declarations of one vertex, filled by its network function.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Declarations {
     /// The objects; an [`ObjectId`] is an index into it.
     pub objects: Vec<ObjectSpec>,
+    /// Names of the outputs, [`FIRST_OUTPUT`] first.
+    pub outputs: Vec<&'static str>,
+    /// Most packets of its own the function sends for one packet.
+    pub extra_packets_max: u8,
+}
+
+impl Default for Declarations {
+    fn default() -> Self {
+        Self { objects: Vec::new(), outputs: vec![FIRST_OUTPUT], extra_packets_max: 0 }
+    }
 }
 
 impl Declarations {
@@ -404,6 +435,22 @@ impl Declarations {
             ObjectId(u16::try_from(self.objects.len()).expect("a vertex declares fewer than 65,536 objects"));
         self.objects.push(spec);
         id
+    }
+
+    /// Declares an output beside the first. What is sent there and no edge leads on from leaves by egress.
+    ///
+    /// # Panics
+    /// If the vertex has 16 outputs already or one of that name: a mistake in the network function's code.
+    pub fn output(&mut self, name: &'static str) -> Output {
+        assert!(!self.outputs.contains(&name), "two outputs are called {name}");
+        assert!(self.outputs.len() < OUTPUTS_MAX, "a vertex has at most {OUTPUTS_MAX} outputs");
+        self.outputs.push(name);
+        Output(self.outputs.len() as u8 - 1)
+    }
+
+    /// Declares that the function sends up to `max` packets of its own for one packet.
+    pub fn extra_packets(&mut self, max: u8) {
+        self.extra_packets_max = max;
     }
 
     /// Declares a counter: cross-flow, written mostly, read rarely.

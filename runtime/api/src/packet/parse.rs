@@ -8,6 +8,7 @@
 //! not looked at).
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::ops::Range;
 
 use super::ethernet::{ETHERNET_LEN, EtherType};
 use super::icmp::{self, ECHO_IDENTIFIER, ECHO_NEEDED, ICMP_LEN, ICMP_NEEDED};
@@ -116,7 +117,15 @@ impl Parsed {
     /// The captured bytes behind the transport header of `frame`, from which this was parsed; empty without a
     /// transport header or when the header alone fills the packet. Of a protocol without a known header: all.
     pub fn payload<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        frame.get(self.payload_range(frame)).unwrap_or_default()
+    }
+
+    /// Where the payload lies in the frame; `frame` needs to hold it as far as the transport header only.
+    pub fn payload_range(&self, frame: &[u8]) -> Range<usize> {
         let l4 = usize::from(self.l4);
+        if self.l4 == 0 {
+            return 0..0;
+        }
         let header_len = match self.protocol {
             protocol::TCP => {
                 let words = frame.get(l4 + 12).map_or(0, |byte| byte >> 4);
@@ -126,10 +135,8 @@ impl Parsed {
             other if protocol::has_ports(other) => UDP_LEN,
             _ => 0,
         };
-        if self.l4 == 0 {
-            return &[];
-        }
-        frame.get(l4 + header_len..usize::from(self.end)).unwrap_or_default()
+        let end = usize::from(self.end);
+        (l4 + header_len).min(end)..end
     }
 }
 

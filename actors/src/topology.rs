@@ -1,0 +1,247 @@
+//! The shape of a chain: which vertex's packets go where, and how each packet that comes of another one is
+//! named.
+//!
+//! Vertices are numbered so that every edge leads to a higher number. A packet that leaves by an output
+//! takes the first way that matches its connection; without one it leaves by egress (behind a vertex that
+//! only copies reach, it ends there). Copies are taken of what leaves and of what enters a vertex.
+//!
+//! **Names.** The packet itself keeps its path. Every other packet that can come of it has a *tap*, a number
+//! that is unique in the chain, which is appended to the path: so no two packets of a clock ever have the
+//! same position, whatever way they take, and each comes after the one it was made of.
+
+use chc_api::matching::Match;
+use chc_api::{FlowKey, Output, Path, VertexId};
+
+/// A way a packet may take.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Where it leads.
+    pub to: VertexId,
+    /// Which packets take it; `None`: all.
+    pub matching: Option<Match>,
+}
+
+impl Way {
+    /// Whether packets of a connection take it.
+    #[inline]
+    #[must_use]
+    pub fn takes(&self, key: &FlowKey) -> bool {
+        self.matching.as_ref().is_none_or(|m| m.takes(key))
+    }
+}
+
+/// One vertex.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// Where packets go on, by output.
+    pub outputs: Vec<Vec<Way>>,
+    /// Who gets copies of what leaves.
+    pub copies: Vec<Way>,
+    /// Who gets copies of what enters.
+    pub copies_in: Vec<Way>,
+    /// Most packets of its own it sends for one packet.
+    pub extra_packets_max: u8,
+    /// Whether only copies reach it: what leaves it by no edge is discarded.
+    pub off_path: bool,
+    /// Those whose packets or copies come here, ascending; `None` is the root.
+    pub upstream: Vec<Option<VertexId>>,
+    /// The first of its taps.
+    first_tap: u8,
+}
+
+impl Node {
+    /// How many taps it needs.
+    fn taps(&self) -> usize {
+        let packets = usize::from(self.extra_packets_max) + 1;
+        packets * self.copies.len() + usize::from(self.extra_packets_max) + self.copies_in.len()
+    }
+
+    /// Tap of the copy to `copies[at]` of the packet itself (`of` 0) or of the `of`-th packet of its own.
+    #[must_use]
+    pub fn copy_tap(&self, of: u8, at: usize) -> u8 {
+        self.first_tap + (usize::from(of) * self.copies.len() + at) as u8
+    }
+
+    /// Tap of the `of`-th packet of its own, from 1.
+    #[must_use]
+    pub fn extra_tap(&self, of: u8) -> u8 {
+        let copies = (usize::from(self.extra_packets_max) + 1) * self.copies.len();
+        self.first_tap + copies as u8 + of - 1
+    }
+
+    /// Tap of the copy to `copies_in[at]` of what enters.
+    #[must_use]
+    pub fn copy_in_tap(&self, at: usize) -> u8 {
+        let copies = (usize::from(self.extra_packets_max) + 1) * self.copies.len();
+        self.first_tap + (copies + usize::from(self.extra_packets_max) + at) as u8
+    }
+
+    /// The way a packet of this connection takes from an output.
+    #[must_use]
+    pub fn way(&self, output: Output, key: &FlowKey) -> Option<&Way> {
+        self.outputs.get(usize::from(output.number()))?.iter().find(|way| way.takes(key))
+    }
+
+    /// All ways on, copies included.
+    pub fn ways(&self) -> impl Iterator<Item = &Way> {
+        self.outputs.iter().flatten().chain(&self.copies).chain(&self.copies_in)
+    }
+}
+
+/// A chain's shape.
+#[derive(Clone, Debug, Default)]
+pub struct Topology {
+    /// Where packets from the root go.
+    pub entry: Vec<Way>,
+    /// The vertices.
+    pub vertices: Vec<Node>,
+}
+
+/// Why a chain cannot have this shape.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// An edge leads to a vertex that does not come after its own.
+    #[error("an edge of vertex {0} leads back to vertex {1}")]
+    Backwards(u16, u16),
+    /// More taps than a byte can number.
+    #[error("packets can be multiplied in {0} ways; at most {TAPS_MAX} can be told apart")]
+    Taps(usize),
+    /// A packet may be multiplied more often on its way than a path has places for.
+    #[error("behind vertex {0} a packet can have been multiplied more than {DEPTH_MAX} times on its way")]
+    Depth(u16),
+}
+
+/// Most taps in a chain.
+pub const TAPS_MAX: usize = 254;
+/// How often a packet may be multiplied on its way.
+pub const DEPTH_MAX: usize = Path::PLACES - 1;
+
+impl Topology {
+    /// Numbers the taps, finds who is upstream of whom and which vertices only copies reach.
+    ///
+    /// # Errors
+    /// What cannot be kept.
+    pub fn new(entry: Vec<Way>, vertices: Vec<Node>) -> Result<Self, ShapeError> {
+        let mut shape = Self { entry, vertices };
+        // 0 ends a path and 1 is the packet the root stamped.
+        let mut next = 2;
+        for node in &mut shape.vertices {
+            node.first_tap = next.min(usize::from(u8::MAX)) as u8;
+            next += node.taps();
+        }
+        if next - 2 > TAPS_MAX {
+            return Err(ShapeError::Taps(next - 2));
+        }
+        let count = shape.vertices.len();
+        let mut on_path = vec![false; count];
+        let mut upstream = vec![Vec::new(); count];
+        let mut depth = vec![0; count];
+        for way in &shape.entry {
+            on_path[usize::from(way.to.0)] = true;
+            upstream[usize::from(way.to.0)].push(None);
+        }
+        for (at, node) in shape.vertices.iter().enumerate() {
+            for way in node.ways() {
+                let to = usize::from(way.to.0);
+                if to <= at {
+                    return Err(ShapeError::Backwards(at as u16, way.to.0));
+                }
+                upstream[to].push(Some(VertexId(at as u16)));
+            }
+            let extra = usize::from(node.extra_packets_max > 0);
+            for way in node.outputs.iter().flatten() {
+                let to = usize::from(way.to.0);
+                on_path[to] |= on_path[at];
+                depth[to] = depth[to].max(depth[at] + extra);
+            }
+            for way in node.copies.iter().chain(&node.copies_in) {
+                let to = usize::from(way.to.0);
+                depth[to] = depth[to].max(depth[at] + 1);
+            }
+            if depth[at] + extra > DEPTH_MAX {
+                return Err(ShapeError::Depth(at as u16));
+            }
+        }
+        for (at, node) in shape.vertices.iter_mut().enumerate() {
+            node.off_path = !on_path[at];
+            node.upstream = std::mem::take(&mut upstream[at]);
+            node.upstream.sort_unstable();
+            node.upstream.dedup();
+        }
+        Ok(shape)
+    }
+
+    /// A chain of vertices one behind the other, with one output each.
+    #[must_use]
+    pub fn line(count: u16) -> Self {
+        let to = |vertex| vec![Way { to: VertexId(vertex), matching: None }];
+        let node = |at| Node {
+            outputs: vec![if at + 1 < count { to(at + 1) } else { Vec::new() }],
+            ..Node::default()
+        };
+        Self::new(to(0), (0..count).map(node).collect()).unwrap_or_default()
+    }
+
+    /// The way a packet of this connection takes from the root.
+    #[must_use]
+    pub fn entry_way(&self, key: &FlowKey) -> Option<&Way> {
+        self.entry.iter().find(|way| way.takes(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(vertex: u16) -> Vec<Way> {
+        vec![Way { to: VertexId(vertex), matching: None }]
+    }
+
+    #[test]
+    fn every_packet_that_can_come_of_another_has_a_tap_of_its_own() {
+        let node = |copies: &[u16], copies_in: &[u16], extra| Node {
+            outputs: vec![to(2)],
+            copies: copies.iter().flat_map(|v| to(*v)).collect(),
+            copies_in: copies_in.iter().flat_map(|v| to(*v)).collect(),
+            extra_packets_max: extra,
+            ..Node::default()
+        };
+        let last = Node { outputs: vec![Vec::new()], ..Node::default() };
+        let mut first = node(&[2, 3], &[3], 2);
+        first.outputs = vec![to(1)];
+        let shape = Topology::new(to(0), vec![first, node(&[3], &[], 1), last.clone(), last]).unwrap();
+        let taps = |node: &Node| {
+            let mut taps = Vec::new();
+            for of in 0..=node.extra_packets_max {
+                taps.extend((0..node.copies.len()).map(|at| node.copy_tap(of, at)));
+            }
+            taps.extend((1..=node.extra_packets_max).map(|of| node.extra_tap(of)));
+            taps.extend((0..node.copies_in.len()).map(|at| node.copy_in_tap(at)));
+            taps
+        };
+        let all: Vec<u8> = shape.vertices.iter().flat_map(taps).collect();
+        assert_eq!(all, (2..2 + all.len() as u8).collect::<Vec<_>>());
+        assert_eq!(
+            shape.vertices.iter().map(|n| n.off_path).collect::<Vec<_>>(),
+            [false, false, false, true]
+        );
+        assert_eq!(shape.vertices[3].upstream, [Some(VertexId(0)), Some(VertexId(1))]);
+        assert_eq!(shape.vertices[0].upstream, [None]);
+    }
+
+    #[test]
+    fn what_a_path_cannot_name_is_refused() {
+        let node = |next: Option<u16>| Node {
+            outputs: vec![next.map(to).unwrap_or_default()],
+            extra_packets_max: 1,
+            ..Node::default()
+        };
+        let line =
+            |count: u16| (0..count).map(|at| node((at + 1 < count).then_some(at + 1))).collect::<Vec<_>>();
+        assert!(Topology::new(to(0), line(3)).is_ok());
+        assert_eq!(Topology::new(to(0), line(4)).unwrap_err(), ShapeError::Depth(3));
+        let many = Node { outputs: vec![Vec::new()], extra_packets_max: 255, ..Node::default() };
+        assert_eq!(Topology::new(to(0), vec![many]).unwrap_err(), ShapeError::Taps(255));
+        assert_eq!(Topology::new(to(0), vec![node(Some(0))]).unwrap_err(), ShapeError::Backwards(0, 0));
+    }
+}
