@@ -7,6 +7,7 @@ pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod egress;
+pub mod functions;
 pub mod ideal;
 pub mod instance;
 pub mod manager;

@@ -5,6 +5,7 @@ use chc_api::ShardId;
 use chc_api::{Clock, Generation, InstanceId, Position, Step};
 use chc_runtime::block::BlockRef;
 use chc_store::batch::{Loaded, Reply};
+use std::time::Duration;
 
 /// Who sends data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +68,8 @@ pub enum InstanceEvent {
         /// The batch.
         number: u64,
     },
+    /// A pause of the packet or timer at this position is over.
+    PauseOver(Position),
     /// The chain's cut moved.
     Cut(Clock),
     /// A new generation downstream wants what was sent to its predecessor.
@@ -95,6 +98,10 @@ pub enum InstanceEffect {
     Register,
     /// Tell the root that everything below the boundary is finished and logged.
     Closed(Clock),
+    /// Say when as much time has passed.
+    Pause(Position, Duration),
+    /// The network function did what it had not declared: the chain cannot go on.
+    Defect(String),
     /// A new generation reached what had been stamped when it began.
     CaughtUp {
         /// Packets that ran again.

@@ -1,15 +1,26 @@
 //! Which positions an edge has delivered: the memory behind duplicate suppression.
 //!
-//! First packets of a clock are a bit each, so an edge costs a window of bits whatever the traffic,
-//! and checking a packet is one word operation; all other positions are kept in a set. Everything
-//! below the cut is forgotten.
+//! Packets of one path are a bit each, so an edge costs a window of bits for each path that comes there
+//! (one, as a rule: copies of one kind have the same), whatever the traffic, and checking a packet is one
+//! word operation. All other positions are kept in a set. Everything below the cut is forgotten.
 
 use chc_api::{Clock, Path, Position};
 use std::collections::BTreeSet;
 
+/// Most paths that have bits of their own. More come only where packets are multiplied again and again.
+const PLANES_MAX: usize = 32;
+
+/// The clocks seen of one path.
+struct Plane {
+    path: Path,
+    words: Vec<u64>,
+}
+
 /// Positions seen since the cut.
 pub struct SeenSet {
-    words: Vec<u64>,
+    planes: Vec<Plane>,
+    /// The plane of the last packet.
+    last: usize,
     mask: u64,
     floor: Clock,
     others: BTreeSet<Position>,
@@ -21,21 +32,34 @@ impl SeenSet {
     pub fn new(window: u64) -> Self {
         // One word more than the window covers: the window seldom begins on a word.
         let words = (window.div_ceil(64) + 1).next_power_of_two();
-        Self { words: vec![0; words as usize], mask: words - 1, floor: Clock(0), others: BTreeSet::new() }
+        let first = Plane { path: Path::FIRST, words: vec![0; words as usize] };
+        Self { planes: vec![first], last: 0, mask: words - 1, floor: Clock(0), others: BTreeSet::new() }
     }
 
     /// Adds a position at or above the cut; false if it was there.
     #[inline(always)]
     pub fn insert(&mut self, clock: Clock, path: Path) -> bool {
-        debug_assert!(clock >= self.floor && clock.0 < self.floor.0 + self.words.len() as u64 * 64);
-        if path != Path::FIRST {
+        debug_assert!(clock >= self.floor && clock.0 < self.floor.0 + (self.mask + 1) * 64);
+        if self.planes[self.last].path != path && !self.turn_to(path) {
             return self.others.insert(Position::packet(clock, path));
         }
-        let word = &mut self.words[((clock.0 >> 6) & self.mask) as usize];
+        let word = &mut self.planes[self.last].words[((clock.0 >> 6) & self.mask) as usize];
         let bit = 1 << (clock.0 & 63);
         let fresh = *word & bit == 0;
         *word |= bit;
         fresh
+    }
+
+    /// Makes the plane of a path the last one; false if it has none.
+    fn turn_to(&mut self, path: Path) -> bool {
+        let known = self.planes.iter().position(|plane| plane.path == path);
+        if known.is_none() && self.planes.len() < PLANES_MAX {
+            self.planes.push(Plane { path, words: vec![0; self.mask as usize + 1] });
+        } else if known.is_none() {
+            return false;
+        }
+        self.last = known.unwrap_or(self.planes.len() - 1);
+        true
     }
 
     /// Adds the position of a timer's output.
@@ -52,8 +76,10 @@ impl SeenSet {
             return;
         }
         let (from, to) = (self.floor.0 >> 6, cut.0 >> 6);
-        for word in from..to.min(from + self.words.len() as u64) {
-            self.words[(word & self.mask) as usize] = 0;
+        for plane in &mut self.planes {
+            for word in from..to.min(from + self.mask + 1) {
+                plane.words[(word & self.mask) as usize] = 0;
+            }
         }
         // Bits below the cut in its own word stay: nobody asks for them again, and the word is cleared
         // before its place is used for a later clock.
@@ -69,13 +95,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set_above_the_cut(steps in proptest::collection::vec((0u64..100, 0u32..3, 0u64..40), 1..300)) {
+        fn it_is_a_set_above_the_cut(steps in proptest::collection::vec((0u64..100, 0u32..40, 0u64..40), 1..300)) {
             let window = 100;
             let mut seen = SeenSet::new(window);
             let mut model = BTreeSet::new();
             let mut cut = 0;
             for (ahead, path, advance) in steps {
-                let path = if path == 0 { Path(0x0200_0000) } else { Path::FIRST };
+                // More paths than have planes.
+                let path = if path < 3 { Path::FIRST } else { Path::FIRST.append(path as u8) };
                 let clock = Clock(cut + ahead);
                 prop_assert_eq!(seen.insert(clock, path), model.insert((clock, path)));
                 cut += advance;

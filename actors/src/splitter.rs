@@ -1,17 +1,22 @@
-//! The splitter behind the root and behind every instance: it partitions outputs among the instances
-//! of the next vertex, retains what it sent since the cut, and sends it again to a new generation.
+//! The splitter behind the root and behind every instance: it finds the way each output takes, partitions
+//! it among the instances of that vertex, makes copies, retains what it sent since the cut, and sends it
+//! again to a new generation.
 //!
 //! Retained outputs are references to the blocks that were sent, so retaining costs nothing a packet;
 //! memory is bounded by the root's window. Paper: splitters of section 4.1, queues of section 4.2.
 
 use crate::messages::{Data, Destination, Source};
 use crate::steps::Steps;
+use crate::topology::{Node, Topology, Way};
+use chc_api::matching::Match;
 use chc_api::{
-    Clock, FlowKey, Generation, Identity, InstanceId, Position, Protection, Protections, Scope, Slot,
-    VertexId,
+    Clock, FlowKey, Generation, Identity, InstanceId, Output, Path, Position, Protection, Protections, Scope,
+    Slot, VertexId,
 };
-use chc_runtime::block::{BlockBuilder, BlockPool, BlockRef, Desc, DropRecord, EventRecord, Meta};
-use std::collections::VecDeque;
+use chc_runtime::block::{
+    BlockBuilder, BlockPool, BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta,
+};
+use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -76,30 +81,77 @@ struct Edge {
     full: Vec<BlockRef>,
 }
 
+/// A vertex packets may go to: which take the way, how they are partitioned, the first of its edges.
+struct Target {
+    matching: Option<Match>,
+    route: Route,
+    edge: usize,
+    /// Appended to the path of what goes there; 0 for the packet itself.
+    tap: u8,
+}
+
+impl Target {
+    #[inline]
+    fn takes(&self, key: impl FnOnce() -> FlowKey) -> bool {
+        self.matching.as_ref().is_none_or(|m| m.takes(&key()))
+    }
+
+    #[inline]
+    fn pick(&self, hash: u64, identity: impl FnOnce() -> Identity) -> usize {
+        self.edge + self.route.instance(hash, identity)
+    }
+}
+
+/// Where the packets of one sender go.
+#[derive(Clone)]
+pub struct Ways {
+    /// The sender's place in the chain; for the root a vertex with the chain's entries as its only output.
+    pub node: Node,
+    /// How traffic to each vertex is partitioned, by [`VertexId`].
+    pub routes: Arc<[Route]>,
+}
+
+impl Ways {
+    /// The ways from the root.
+    #[must_use]
+    pub fn of_root(topology: &Topology, routes: Arc<[Route]>) -> Self {
+        Self { node: Node { outputs: vec![topology.entry.clone()], ..Node::default() }, routes }
+    }
+
+    /// Whether a packet may take none of the ways of some output.
+    fn may_leave(&self) -> bool {
+        let all = |ways: &Vec<Way>| ways.iter().any(|way| way.matching.is_none());
+        !self.node.off_path && !self.node.outputs.iter().all(all)
+    }
+}
+
 /// The outputs of one sender.
 pub struct Splitter<P> {
     from: Source,
     generation: Generation,
-    route: Option<Route>,
-    /// One a downstream instance; the egress is the last.
+    /// One a downstream instance, those of a vertex one after the other; then the egress.
     edges: Vec<Edge>,
+    /// The edge to the egress; none at a root all of whose packets enter the chain.
+    egress: Option<usize>,
+    /// Where packets go on, by output; of those that take a packet the first.
+    outputs: Vec<Vec<Target>>,
+    copies: Vec<Target>,
+    copies_in: Vec<Target>,
+    node: Node,
     retain: bool,
     protections: PhantomData<P>,
 }
 
 impl<P: Protections> Splitter<P> {
-    /// A splitter that is not connected to any instance yet. Without `route` packets go to the egress.
+    /// A splitter that is not connected to any instance yet.
     #[must_use]
     pub fn new(
         from: Source,
         generation: Generation,
-        route: Option<Route>,
-        to_egress: bool,
+        ways: &Ways,
         pool: &Arc<BlockPool>,
         retain: bool,
     ) -> Self {
-        let instances = route.as_ref().map_or(0, |r| r.instances);
-        let vertex = route.as_ref().map(|r| r.vertex);
         let edge = |to, connected| Edge {
             to,
             generation: Generation(0),
@@ -110,23 +162,49 @@ impl<P: Protections> Splitter<P> {
             progress: Position::before(Clock(0)),
             full: Vec::new(),
         };
-        let mut edges: Vec<Edge> = (0..instances)
-            .filter_map(|index| {
-                vertex.map(|vertex| edge(Destination::Instance(InstanceId { vertex, index }), false))
-            })
-            .collect();
-        if to_egress {
+        let mut edges: Vec<Edge> = Vec::new();
+        let mut first = BTreeMap::new();
+        let mut target = |way: &Way, tap: u8| {
+            let route = &ways.routes[usize::from(way.to.0)];
+            let edge = *first.entry(way.to).or_insert_with(|| {
+                let instance = |index| Destination::Instance(InstanceId { vertex: way.to, index });
+                edges.extend((0..route.instances).map(|index| edge(instance(index), false)));
+                edges.len() - usize::from(route.instances)
+            });
+            Target { matching: way.matching.clone(), route: route.clone(), edge, tap }
+        };
+        let node = &ways.node;
+        let outputs = node.outputs.iter().map(|on| on.iter().map(|way| target(way, 0)).collect()).collect();
+        let copies =
+            node.copies.iter().enumerate().map(|(at, way)| target(way, node.copy_tap(0, at))).collect();
+        let copies_in =
+            node.copies_in.iter().enumerate().map(|(at, way)| target(way, node.copy_in_tap(at))).collect();
+        let egress = (from != Source::Root || ways.may_leave()).then_some(edges.len());
+        if egress.is_some() {
             edges.push(edge(Destination::Egress, true));
         }
-        Self { from, generation, route, edges, retain, protections: PhantomData }
+        let node = node.clone();
+        Self {
+            from,
+            generation,
+            edges,
+            egress,
+            outputs,
+            copies,
+            copies_in,
+            node,
+            retain,
+            protections: PhantomData,
+        }
     }
 
-    /// The edge a packet takes.
+    /// The edge a packet takes from an output; none if it is discarded.
     #[inline]
-    pub fn pick(&self, hash: u64, identity: impl FnOnce() -> Identity) -> usize {
-        match &self.route {
-            Some(route) => route.instance(hash, identity),
-            None => self.edges.len() - 1,
+    pub fn pick(&self, output: Output, hash: u64, identity: impl Fn() -> Identity) -> Option<usize> {
+        let targets = self.outputs.get(usize::from(output.number()))?;
+        match targets.iter().find(|target| target.takes(|| identity().key)) {
+            Some(target) => Some(target.pick(hash, identity)),
+            None => self.egress.filter(|_| !self.node.off_path),
         }
     }
 
@@ -142,51 +220,111 @@ impl<P: Protections> Splitter<P> {
 
     /// Sends a packet on, unchanged.
     #[inline]
-    pub fn forward(&mut self, from: &BlockRef, desc: &Desc) {
-        let edge = self.pick(desc.hash, || from.meta(desc).parsed.identity());
-        self.builder(edge).forward(from, desc);
+    pub fn forward(&mut self, output: Output, from: &BlockRef, desc: &Desc) {
+        if let Some(edge) = self.pick(output, desc.hash, || from.meta(desc).parsed.identity()) {
+            self.builder(edge).forward(from, desc);
+        }
+        if !self.copies.is_empty() {
+            self.copy(from, desc);
+        }
     }
 
-    /// Whether all packets go the same way.
+    /// Copies of a packet that leaves unchanged.
+    fn copy(&mut self, from: &BlockRef, desc: &Desc) {
+        for at in 0..self.copies.len() {
+            copy_to(&self.copies[at], &mut self.edges, from, desc);
+        }
+    }
+
+    /// Copies of a packet that enters.
+    #[inline]
+    pub fn enter(&mut self, from: &BlockRef, desc: &Desc) {
+        for at in 0..self.copies_in.len() {
+            copy_to(&self.copies_in[at], &mut self.edges, from, desc);
+        }
+    }
+
+    /// Where all packets of the first output go, if that is one place.
+    fn sole_receiver(&self) -> Option<usize> {
+        match self.outputs.first().map(Vec::as_slice) {
+            Some([]) | None => self.egress,
+            Some([target, ..]) => {
+                (target.matching.is_none() && target.route.instances == 1).then_some(target.edge)
+            }
+        }
+    }
+
+    /// Whether all packets of the first output go the same way.
     #[must_use]
     pub fn has_one_receiver(&self) -> bool {
-        self.route.as_ref().is_none_or(|route| route.instances == 1)
+        self.sole_receiver().is_some()
     }
 
     /// Sends a block of packets on as it is; there is one receiver.
     pub fn forward_whole(&mut self, block: &BlockRef) {
-        let at = if self.route.is_some() { 0 } else { self.edges.len() - 1 };
-        let edge = &mut self.edges[at];
-        edge.full.extend(edge.builder.finish());
-        edge.full.push(block.clone());
+        let Some(at) = self.sole_receiver() else { return };
+        if Some(at) != self.egress || !self.node.off_path {
+            let edge = &mut self.edges[at];
+            edge.full.extend(edge.builder.finish());
+            edge.full.push(block.clone());
+        }
+        if !(self.copies.is_empty() && self.copies_in.is_empty()) {
+            for desc in &block.descs {
+                self.enter(block, desc);
+                self.copy(block, desc);
+            }
+        }
     }
 
-    /// Sends a packet on with a header region, and perhaps an identity, of its own.
+    /// Sends a packet on with what a function changed of it.
     #[inline]
-    pub fn forward_changed(
-        &mut self,
-        from: &BlockRef,
-        desc: &Desc,
-        head: &[u8],
-        identity: Option<(Meta, u64)>,
-    ) {
-        let hash = identity.as_ref().map_or(desc.hash, |(_, hash)| *hash);
-        let edge = self.pick(hash, || {
-            identity.as_ref().map_or_else(|| from.meta(desc).parsed.identity(), |(m, _)| m.parsed.identity())
-        });
-        self.builder(edge).forward_changed(from, desc, head, identity);
+    pub fn forward_changed(&mut self, output: Output, from: &BlockRef, desc: &Desc, changed: &Changed<'_>) {
+        let hash = changed.meta.as_ref().map_or(desc.hash, |(_, _, hash)| *hash);
+        let identity =
+            || changed.meta.as_ref().map_or_else(|| from.meta(desc), |(meta, ..)| meta).parsed.identity();
+        if let Some(edge) = self.pick(output, hash, identity) {
+            self.builder(edge).forward_changed(from, desc, desc.path, changed);
+        }
+        for at in 0..self.copies.len() {
+            let copy = &self.copies[at];
+            if copy.takes(|| identity().key) {
+                let (edge, path) = (copy.pick(hash, identity), desc.path.append(copy.tap));
+                self.builder(edge).forward_changed(from, desc, path, changed);
+            }
+        }
+    }
+
+    /// Sends the `of`-th packet (from 1) of the function's own for a packet of `path`, and its copies.
+    pub fn emit(&mut self, of: u8, output: Output, frame: &[u8], path: Path, ingest: Ingest, meta: Meta) {
+        let identity = || meta.parsed.identity();
+        let head_len = meta.parsed.head_len();
+        let path = |tap| path.append(tap);
+        if let Some(edge) = self.pick(output, ingest.hash, identity) {
+            let ingest = Ingest { path: path(self.node.extra_tap(of)), ..ingest };
+            self.builder(edge).ingest(frame, head_len, ingest, meta);
+        }
+        for at in 0..self.copies.len() {
+            let copy = &self.copies[at];
+            if copy.takes(|| identity().key) {
+                let edge = copy.pick(ingest.hash, identity);
+                let ingest = Ingest { path: path(self.node.copy_tap(of, at)), ..ingest };
+                self.builder(edge).ingest(frame, head_len, ingest, meta);
+            }
+        }
     }
 
     /// Reports an event.
     pub fn event(&mut self, event: EventRecord) {
-        let egress = self.edges.len() - 1;
-        self.builder(egress).event(event);
+        if let Some(egress) = self.egress {
+            self.builder(egress).event(event);
+        }
     }
 
-    /// Notes a packet that ended here.
+    /// Notes a packet that ended here. What ends off the path is nobody's loss.
     pub fn dropped(&mut self, record: DropRecord) {
-        let egress = self.edges.len() - 1;
-        self.builder(egress).dropped(record);
+        if let Some(egress) = self.egress.filter(|_| !self.node.off_path) {
+            self.builder(egress).dropped(record);
+        }
     }
 
     /// Sends what was gathered, then the progress, on every edge.
@@ -274,6 +412,18 @@ impl<P: Protections> Splitter<P> {
     #[must_use]
     pub fn retained(&self) -> usize {
         self.edges.iter().map(|e| e.retained.len()).sum()
+    }
+}
+
+/// Sends a copy of a packet to a target, if it takes it.
+fn copy_to(target: &Target, edges: &mut [Edge], from: &BlockRef, desc: &Desc) {
+    let identity = || from.meta(desc).parsed.identity();
+    if target.takes(|| identity().key) {
+        let edge = &mut edges[target.pick(desc.hash, identity)];
+        if edge.builder.is_full() {
+            edge.full.extend(edge.builder.finish());
+        }
+        edge.builder.forward_copy(from, desc, desc.path.append(target.tap));
     }
 }
 

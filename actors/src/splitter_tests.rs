@@ -31,8 +31,9 @@ pub(crate) fn packets(list: &[(u64, u16, &str)]) -> BlockRef {
         let frame = frame(*flow, payload);
         let parsed = parse(LinkType::RAW, &frame);
         let (hash, time) = (parsed.key.hash(SEED), Time(*clock));
-        let meta = Meta { parsed, link: LinkType::RAW, time, captured: time, number: clock + 1 };
-        let ingest = Ingest { clock: Clock(*clock), hash, wire_len: frame.len() as u32, bits: 0 };
+        let meta = Meta::new(parsed, LinkType::RAW, time, time, clock + 1);
+        let wire_len = frame.len() as u32;
+        let ingest = Ingest { clock: Clock(*clock), path: Path::FIRST, hash, wire_len, bits: 0 };
         builder.ingest(&frame, frame.len(), ingest, meta);
     }
     builder.finish().expect("tests send packets")
@@ -47,6 +48,19 @@ pub(crate) fn clocks(data: &Data) -> Vec<u64> {
 pub(crate) fn route(scope: Scope, instances: u16) -> Route {
     let owners = (0..64).map(|slot| slot % instances).collect();
     Route { vertex: VertexId(1), scope, seed: SEED, owners, instances, owner: None }
+}
+
+/// All packets to one vertex.
+pub(crate) fn ways_to(route: Route) -> Ways {
+    let way = Way { to: route.vertex, matching: None };
+    // Routes are found by the vertex's number.
+    let routes = (0..=route.vertex.0).map(|_| route.clone()).collect();
+    Ways { node: Node { outputs: vec![vec![way]], ..Node::default() }, routes }
+}
+
+/// All packets to the egress.
+pub(crate) fn ways_out() -> Ways {
+    Ways { node: Node { outputs: vec![Vec::new()], ..Node::default() }, routes: Arc::new([]) }
 }
 
 fn instance(index: u16) -> InstanceId {
@@ -66,8 +80,8 @@ struct Sender {
 
 impl Sender {
     fn new(instances: u16, retain: bool) -> Self {
-        let route = Some(route(Scope::FiveTuple, instances));
-        let splitter = Splitter::new(Source::Root, Generation(1), route, true, &pool(), retain);
+        let ways = ways_to(route(Scope::FiveTuple, instances));
+        let splitter = Splitter::new(Source::Root, Generation(1), &ways, &pool(), retain);
         Self { splitter, steps: Steps::default(), sent: Vec::new() }
     }
 
@@ -83,7 +97,7 @@ impl Sender {
         let list: Vec<_> = clocks.iter().map(|clock| (*clock, 1, "")).collect();
         self.steps.extend(&clocks.iter().map(|clock| step(*clock)).collect::<Vec<_>>());
         let block = packets(&list);
-        block.descs.iter().for_each(|desc| self.splitter.forward(&block, desc));
+        block.descs.iter().for_each(|desc| self.splitter.forward(Output::FIRST, &block, desc));
         self.flush(progress);
     }
 
@@ -112,18 +126,18 @@ impl Sender {
 fn both_directions_of_a_connection_go_to_one_instance() {
     let pool = pool();
     for scope in [Scope::FiveTuple, Scope::SourceHost, Scope::Global] {
-        let route = Some(route(scope, 3));
-        let splitter = Splitter::<All>::new(Source::Root, Generation(1), route, true, &pool, true);
+        let ways = ways_to(route(scope, 3));
+        let splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool, true);
         let mut used = [0; 3];
         for n in 0..200u16 {
             let (client, server) = (u32::from(n) << 8 | 9, 0x0a00_0001);
             let pick = |(key, direction): (FlowKey, Direction)| {
-                splitter.pick(key.hash(SEED), || Identity { key, direction })
+                splitter.pick(Output::FIRST, key.hash(SEED), || Identity { key, direction })
             };
             let there = pick(FlowKey::v4(6, client, 40_000 + n, server, 443));
             let back = pick(FlowKey::v4(6, server, 443, client, 40_000 + n));
             assert_eq!(there, back, "{scope:?}");
-            used[there] += 1;
+            used[there.expect("nothing is discarded")] += 1;
         }
         let spread = used.iter().filter(|n| **n > 0).count();
         assert_eq!(spread, if scope == Scope::Global { 1 } else { 3 }, "{scope:?}");
@@ -133,11 +147,11 @@ fn both_directions_of_a_connection_go_to_one_instance() {
 #[test]
 fn all_connections_of_a_host_go_to_one_instance_when_split_by_host() {
     let pool = pool();
-    let route = Some(route(Scope::SourceHost, 3));
-    let splitter = Splitter::<All>::new(Source::Root, Generation(1), route, true, &pool, true);
+    let ways = ways_to(route(Scope::SourceHost, 3));
+    let splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool, true);
     let pick = |server: u32, port: u16| {
         let (key, direction) = FlowKey::v4(6, 0x0a00_0009, port, server, 443);
-        splitter.pick(key.hash(SEED), || Identity { key, direction })
+        splitter.pick(Output::FIRST, key.hash(SEED), || Identity { key, direction })
     };
     let first = pick(1, 40_000);
     assert!((0..100).all(|n| pick(u32::from(n), 40_000 + n) == first));
@@ -146,12 +160,12 @@ fn all_connections_of_a_host_go_to_one_instance_when_split_by_host() {
 #[test]
 fn a_packet_to_an_address_the_vertex_gave_out_goes_to_the_slot_that_owns_it() {
     let owner: OwnerFn = Arc::new(|identity| (identity.key.low().port == 53).then_some(Slot(2)));
-    let route = Some(Route { owner: Some(owner), ..route(Scope::FiveTuple, 3) });
-    let splitter = Splitter::<All>::new(Source::Root, Generation(1), route, true, &pool(), true);
+    let ways = ways_to(Route { owner: Some(owner), ..route(Scope::FiveTuple, 3) });
+    let splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool(), true);
     for n in 0..20 {
         let block = packets(&[(0, 1000 + n, "")]);
         let identity = block.meta(&block.descs[0]).parsed.identity();
-        assert_eq!(splitter.pick(block.descs[0].hash, || identity), 2);
+        assert_eq!(splitter.pick(Output::FIRST, block.descs[0].hash, || identity), Some(2));
     }
 }
 
@@ -165,8 +179,8 @@ fn a_packet_with_a_new_identity_goes_where_that_belongs() {
         usize::from(route(Scope::FiveTuple, 3).slot(&block.meta(desc).parsed.identity(), desc.hash).0 % 3)
     };
     let away = new.descs.iter().find(|d| home(&new, d) != home(&old, &old.descs[0])).expect("one of 32");
-    let identity = Some((*new.meta(away), away.hash));
-    sender.splitter.forward_changed(&old, &old.descs[0], old.head(&old.descs[0]), identity);
+    let changed = Changed { head: None, meta: Some((*new.meta(away), None, away.hash)) };
+    sender.splitter.forward_changed(Output::FIRST, &old, &old.descs[0], &changed);
     sender.flush(1);
     assert_eq!(sender.seen(home(&new, away) as u16), [(1, vec![0], 1)]);
 }
@@ -174,10 +188,10 @@ fn a_packet_with_a_new_identity_goes_where_that_belongs() {
 #[test]
 fn events_drops_and_packets_of_the_last_vertex_go_to_the_egress() {
     let from = Source::Instance(instance(0));
-    let mut last = Splitter::<All>::new(from, Generation(2), None, true, &pool(), true);
+    let mut last = Splitter::<All>::new(from, Generation(2), &ways_out(), &pool(), true);
     let block = packets(&[(4, 1, "")]);
     let position = block.descs[0].position();
-    last.forward(&block, &block.descs[0]);
+    last.forward(Output::FIRST, &block, &block.descs[0]);
     last.dropped(DropRecord { position, reason: "test" });
     let kind = EventKind::Nat { opened: true, external: 0, port: 0 };
     let event = Event { kind, key: FlowKey::NONE, direction: Direction::default() };
@@ -188,6 +202,97 @@ fn events_drops_and_packets_of_the_last_vertex_go_to_the_egress() {
     assert_eq!((clocks(data), data.from, data.from_generation), (vec![4], from, Generation(2)));
     let block = data.block.as_ref().expect("seen above");
     assert_eq!((block.events.len(), block.drops.len()), (1, 1));
+}
+
+// Branches and copies.
+
+/// A vertex 0 that sends DNS to vertex 1 and the rest to vertex 2, copies what leaves to 2 and what enters to 1.
+fn branching(off_path: bool) -> Splitter<All> {
+    let way = |to, matching: Option<&str>| Way {
+        to: VertexId(to),
+        matching: matching.map(|m| m.parse().expect("a match")),
+    };
+    let node = Node {
+        outputs: vec![vec![way(1, Some("udp/53"))], vec![way(2, None)]],
+        copies: vec![way(2, None)],
+        copies_in: vec![way(1, Some("udp/1"))],
+        extra_packets_max: 1,
+        off_path,
+        first_tap: 10,
+        ..Node::default()
+    };
+    let routes = (0..3).map(|v| Route { vertex: VertexId(v), ..route(Scope::FiveTuple, 1) }).collect();
+    let from = Source::Instance(InstanceId { vertex: VertexId(0), index: 0 });
+    let mut splitter = Splitter::new(from, Generation(1), &Ways { node, routes }, &pool(), true);
+    for vertex in [1, 2] {
+        let to = InstanceId { vertex: VertexId(vertex), index: 0 };
+        splitter.connect(to, Generation(1), Clock(0));
+    }
+    splitter
+}
+
+/// Paths of the packets each vertex gets; the egress is vertex 9.
+fn sent(splitter: &mut Splitter<All>) -> Vec<(u16, Vec<u32>)> {
+    let mut sent = Vec::new();
+    let mut send = |to, data: Data| {
+        let vertex = if let Destination::Instance(id) = to { id.vertex.0 } else { 9 };
+        let paths: Vec<u32> = data.block.iter().flat_map(|b| &b.descs).map(|d| d.path.0).collect();
+        sent.extend((!paths.is_empty()).then_some((vertex, paths)));
+    };
+    splitter.flush(&Steps::default(), Position::before(Clock(1)), &mut send);
+    sent.sort();
+    sent
+}
+
+const FIRST: u32 = Path::FIRST.0;
+
+#[test]
+fn a_packet_takes_the_first_way_that_matches_and_copies_have_names_of_their_own() {
+    let mut splitter = branching(false);
+    let block = packets(&[(0, 1, "")]);
+    splitter.enter(&block, &block.descs[0]);
+    splitter.forward(Output::FIRST, &block, &block.descs[0]);
+    // Taps: 10 and 11 for the copies of the packet and of the extra one, 12 the extra one, 13 what enters.
+    let tap = |tap: u32| FIRST | tap << 16;
+    assert_eq!(sent(&mut splitter), [(1, vec![tap(13), FIRST]), (2, vec![tap(10)])]);
+    let changed = Changed { head: Some(&[1; 40]), meta: None };
+    splitter.forward_changed(Output::FIRST, &block, &block.descs[0], &changed);
+    assert_eq!(sent(&mut splitter), [(1, vec![FIRST]), (2, vec![tap(10)])]);
+    let meta = *block.meta(&block.descs[0]);
+    let ingest = Ingest { clock: Clock(0), path: Path::FIRST, hash: 0, wire_len: 48, bits: 0 };
+    splitter.emit(1, Output::FIRST, &frame(1, ""), Path::FIRST, ingest, meta);
+    assert_eq!(sent(&mut splitter), [(1, vec![tap(12)]), (2, vec![tap(11)])]);
+}
+
+#[test]
+fn what_no_way_takes_leaves_by_egress_or_ends_off_the_path() {
+    let other = packets(&[(0, 1, "")]);
+    // ICMP matches nothing.
+    let mut meta = *other.meta(&other.descs[0]);
+    meta.parsed.key = FlowKey::v4(1, 1, 0, 2, 0).0;
+    for (off_path, want) in
+        [(false, vec![(2, vec![0x010a_0000]), (9, vec![FIRST])]), (true, vec![(2, vec![0x010a_0000])])]
+    {
+        let mut splitter = branching(off_path);
+        let changed = Changed { head: None, meta: Some((meta, None, 0)) };
+        splitter.forward_changed(Output::FIRST, &other, &other.descs[0], &changed);
+        splitter.dropped(DropRecord { position: Position::packet(Clock(0), Path::FIRST), reason: "test" });
+        assert_eq!(sent(&mut splitter), want);
+    }
+}
+
+#[test]
+fn a_whole_block_is_copied_packet_by_packet() {
+    let ways = {
+        let mut ways = ways_to(route(Scope::FiveTuple, 1));
+        ways.node.copies = ways.node.outputs[0].clone();
+        ways.node.first_tap = 2;
+        ways
+    };
+    let mut splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool(), true);
+    splitter.connect(instance(0), Generation(1), Clock(0));
+    splitter.forward_whole(&packets(&[(0, 1, ""), (1, 2, "")]));
+    assert_eq!(sent(&mut splitter), [(1, vec![FIRST, FIRST]), (1, vec![0x0102_0000; 2])]);
 }
 
 // Progress: DESIGN section 6, "It travels in band after outputs, with each burst and when idle".
@@ -281,7 +386,7 @@ fn a_replay_is_for_the_instance_that_asked() {
     let mut sender = Sender::new(2, true);
     (0..2).for_each(|i| sender.splitter.connect(instance(i), Generation(1), Clock(0)));
     let block = packets(&(0..32).map(|n| (u64::from(n), n, "")).collect::<Vec<_>>());
-    block.descs.iter().for_each(|desc| sender.splitter.forward(&block, desc));
+    block.descs.iter().for_each(|desc| sender.splitter.forward(Output::FIRST, &block, desc));
     sender.flush(32);
     let before = sender.sent.iter().find(|(to, _)| *to == Destination::Instance(instance(1)));
     let before = before.map(|(_, d)| clocks(d)).expect("some of 32");

@@ -11,6 +11,7 @@
 
 use chc_api::matching::Match;
 use chc_api::{FlowKey, Output, Path, VertexId};
+use std::collections::BTreeMap;
 
 /// A way a packet may take.
 #[derive(Clone, Debug)]
@@ -45,8 +46,8 @@ pub struct Node {
     pub off_path: bool,
     /// Those whose packets or copies come here, ascending; `None` is the root.
     pub upstream: Vec<Option<VertexId>>,
-    /// The first of its taps.
-    first_tap: u8,
+    /// The first of its taps; [`Topology::new`] gives them out.
+    pub first_tap: u8,
 }
 
 impl Node {
@@ -182,11 +183,104 @@ impl Topology {
         Self::new(to(0), (0..count).map(node).collect()).unwrap_or_default()
     }
 
+    /// Whether packets of one flow may reach a vertex on several in-edges, so that their order there is not
+    /// that of any one sender. `None` asks this of the egress.
+    #[must_use]
+    pub fn joins(&self, vertex: Option<VertexId>) -> bool {
+        let mut routes = Routes { of: vec![Some(Vec::new()); self.vertices.len()], egress: Some(Vec::new()) };
+        routes.add(None, &[(self.entry.as_slice(), 0)], &[Choices::new()], true);
+        for (at, node) in self.vertices.iter().enumerate() {
+            let outputs: Vec<(&[Way], usize)> =
+                node.outputs.iter().enumerate().map(|(output, ways)| (ways.as_slice(), output)).collect();
+            let Some(here) = routes.of[at].clone() else {
+                // Too many to tell apart: so are those behind it.
+                for way in node.ways() {
+                    routes.of[usize::from(way.to.0)] = None;
+                }
+                if !node.off_path {
+                    routes.egress = None;
+                }
+                continue;
+            };
+            let from = Some(VertexId(at as u16));
+            let here: Vec<Choices> = here.into_iter().map(|route| route.choices).collect();
+            routes.add(from, &outputs, &here, !node.off_path);
+            for copy in node.copies.iter().chain(&node.copies_in) {
+                routes.push(Some(copy.to), from, &here);
+            }
+        }
+        let here = vertex.map_or(&routes.egress, |v| &routes.of[usize::from(v.0)]);
+        here.as_ref().is_none_or(|here| {
+            let pairs = here.iter().enumerate().flat_map(|(at, a)| here[..at].iter().map(move |b| (a, b)));
+            pairs.filter(|(a, b)| a.edge != b.edge).any(|(a, b)| !apart(&a.choices, &b.choices))
+        })
+    }
+
     /// The way a packet of this connection takes from the root.
     #[must_use]
     pub fn entry_way(&self, key: &FlowKey) -> Option<&Way> {
         self.entry.iter().find(|way| way.takes(key))
     }
+}
+
+/// Which way (one more than there are: none) a flow took from each output it passed.
+type Choices = BTreeMap<(Option<VertexId>, usize), usize>;
+
+/// How a flow may come to a vertex.
+#[derive(Clone)]
+struct Route {
+    edge: Option<VertexId>,
+    choices: Choices,
+}
+
+/// Most routes to a vertex that are told apart.
+const ROUTES_MAX: usize = 256;
+
+/// The routes to each vertex; `None`: more than are told apart.
+struct Routes {
+    of: Vec<Option<Vec<Route>>>,
+    egress: Option<Vec<Route>>,
+}
+
+impl Routes {
+    fn push(&mut self, to: Option<VertexId>, edge: Option<VertexId>, choices: &[Choices]) {
+        let there = match to {
+            Some(to) => &mut self.of[usize::from(to.0)],
+            None => &mut self.egress,
+        };
+        if let Some(routes) = there {
+            routes.extend(choices.iter().map(|choices| Route { edge, choices: choices.clone() }));
+            if routes.len() > ROUTES_MAX {
+                *there = None;
+            }
+        }
+    }
+
+    /// Everything that leaves `from`, which packets reach by `here`.
+    fn add(&mut self, from: Option<VertexId>, outputs: &[(&[Way], usize)], here: &[Choices], leaves: bool) {
+        for (ways, output) in outputs {
+            let chosen = |way: usize| -> Vec<Choices> {
+                let choose = |choices: &Choices| {
+                    let mut choices = choices.clone();
+                    choices.insert((from, *output), way);
+                    choices
+                };
+                here.iter().map(choose).collect()
+            };
+            for (at, way) in ways.iter().enumerate() {
+                self.push(Some(way.to), from, &chosen(at));
+            }
+            if leaves && ways.iter().all(|way| way.matching.is_some()) {
+                self.push(None, from, &chosen(ways.len()));
+            }
+        }
+    }
+}
+
+/// Whether no flow comes both ways: somewhere it would have had to choose differently. Which way a flow
+/// takes from an output depends on its identity alone, but by which output its packets leave does not.
+fn apart(a: &Choices, b: &Choices) -> bool {
+    a.iter().any(|(point, way)| b.get(point).is_some_and(|other| other != way))
 }
 
 #[cfg(test)]
@@ -227,6 +321,32 @@ mod tests {
         );
         assert_eq!(shape.vertices[3].upstream, [Some(VertexId(0)), Some(VertexId(1))]);
         assert_eq!(shape.vertices[0].upstream, [None]);
+    }
+
+    #[test]
+    fn flows_that_branch_by_what_they_are_keep_their_order_where_they_meet() {
+        let tcp = |vertex| Way { to: VertexId(vertex), matching: Some("tcp".parse().unwrap()) };
+        let node = |outputs: Vec<Vec<Way>>, copies| Node { outputs, copies, ..Node::default() };
+        let last = || node(vec![Vec::new()], Vec::new());
+        // By protocol to 1 or 2, and both to 3; 3 also copies to 4, as do 1 and 2.
+        let branch = vec![vec![tcp(1), to(2).remove(0)]];
+        let shape = |first: Vec<Vec<Way>>, second: Vec<Way>| {
+            let vertices = vec![
+                node(first, Vec::new()),
+                node(vec![to(3)], second.clone()),
+                node(vec![to(3)], second),
+                last(),
+                last(),
+            ];
+            Topology::new(to(0), vertices).unwrap()
+        };
+        let by_match = shape(branch, to(4));
+        assert!((0..5).all(|v| !by_match.joins(Some(VertexId(v)))) && !by_match.joins(None));
+        let by_output = shape(vec![to(1), to(2)], to(4));
+        assert!(by_output.joins(Some(VertexId(3))) && by_output.joins(Some(VertexId(4))));
+        assert!(!by_output.joins(Some(VertexId(1))) && !by_output.joins(None));
+        let to_both = shape(vec![to(1), Vec::new()], Vec::new());
+        assert!(to_both.joins(None), "packets of a flow leave at 0 and at 3");
     }
 
     #[test]

@@ -11,7 +11,9 @@
 //! outputs hold, plus at most [`SPARE_BLOCKS`] spare blocks.
 
 use chc_api::packet::link::LinkType;
-use chc_api::packet::parse::Parsed;
+use chc_api::packet::parse::{PacketKind, Parsed};
+use chc_api::packet::protocol;
+use chc_api::state::ValueBytes;
 use chc_api::{Clock, Event, Path, Position, Time};
 use parking_lot::Mutex;
 use std::ops::Deref;
@@ -41,6 +43,21 @@ pub struct Meta {
     pub captured: Time,
     /// 1-based number of the input packet.
     pub number: u64,
+    /// What is attached to the packet: 1 more than its place among the attachments of the block this lies in,
+    /// 0 for nothing. Set by the builder.
+    attachment: u16,
+}
+
+/// Something typed that a network function attached to a packet: its name and its bytes.
+pub type Attached = (&'static str, ValueBytes);
+
+impl Meta {
+    /// Metadata of a packet that nothing is attached to.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(parsed: Parsed, link: LinkType, time: Time, captured: Time, number: u64) -> Self {
+        Self { parsed, link, time, captured, number, attachment: 0 }
+    }
 }
 
 /// A packet's descriptor. Sources are 0 for the block itself and `i + 1` for its parent `i`.
@@ -73,6 +90,15 @@ impl Desc {
     pub const TCP: u8 = 1;
     /// An ICMP error.
     pub const ICMP_ERROR: u8 = 2;
+
+    /// The bits of a packet.
+    #[inline]
+    #[must_use]
+    pub fn bits_of(parsed: &Parsed) -> u8 {
+        let tcp = parsed.protocol == protocol::TCP && parsed.is(PacketKind::HAS_L4);
+        let error = parsed.is(PacketKind::ICMP_ERROR);
+        (if tcp { Self::TCP } else { 0 }) | (if error { Self::ICMP_ERROR } else { 0 })
+    }
 
     /// The packet's position.
     #[must_use]
@@ -116,6 +142,7 @@ pub struct Block {
     /// Packets that ended at the sender (for the egress only).
     pub drops: Vec<DropRecord>,
     metas: Vec<Meta>,
+    attachments: Vec<Attached>,
     bytes: Vec<u8>,
     parents: Vec<BlockRef>,
     home: Arc<BlockPool>,
@@ -150,6 +177,14 @@ impl Block {
     #[must_use]
     pub fn meta(&self, desc: &Desc) -> &Meta {
         &self.source(desc.meta_source).metas[usize::from(desc.meta_at)]
+    }
+
+    /// What is attached to a packet.
+    #[must_use]
+    pub fn attached(&self, desc: &Desc) -> Option<Attached> {
+        let source = self.source(desc.meta_source);
+        let at = source.metas[usize::from(desc.meta_at)].attachment.checked_sub(1)?;
+        source.attachments.get(usize::from(at)).copied()
     }
 
     /// The highest clock in it, of packets, events and drops.
@@ -213,6 +248,7 @@ impl BlockPool {
                 events: Vec::new(),
                 drops: Vec::new(),
                 metas: Vec::new(),
+                attachments: Vec::new(),
                 bytes: Vec::new(),
                 parents: Vec::new(),
                 home: self.clone(),
@@ -225,6 +261,7 @@ impl BlockPool {
         block.events.clear();
         block.drops.clear();
         block.metas.clear();
+        block.attachments.clear();
         block.bytes.clear();
         block.bytes.shrink_to(SPARE_BYTES_MAX);
         // Parents go outside the lock: dropping them may give blocks back to this pool.
@@ -294,7 +331,7 @@ impl BlockBuilder {
         block.descs.push(Desc {
             clock: desc.clock,
             hash: desc.hash,
-            path: Path::FIRST,
+            path: desc.path,
             wire_len: desc.wire_len,
             head_at: at as u32,
             head_len: head_len as u16,
@@ -331,6 +368,14 @@ impl BlockBuilder {
         new.tail_at = tail_at;
     }
 
+    /// Adds a copy of packet `desc` of `from`: the same under a name of its own.
+    pub fn forward_copy(&mut self, from: &BlockRef, desc: &Desc, path: Path) {
+        self.forward(from, desc);
+        if let Some(copy) = self.block.descs.last_mut() {
+            copy.path = path;
+        }
+    }
+
     /// Adds a copy of a descriptor, to be changed in its place: put together first and then moved, it
     /// would be read back before its pieces have reached the cache, which stalls every packet.
     #[inline(always)]
@@ -342,32 +387,40 @@ impl BlockBuilder {
         &mut block.descs[at]
     }
 
-    /// Adds packet `desc` of `from` with a header region, and perhaps an identity, of its own.
+    /// Adds packet `desc` of `from` under the name `path`, with what is changed of it.
     #[inline]
-    pub fn forward_changed(
-        &mut self,
-        from: &BlockRef,
-        desc: &Desc,
-        head: &[u8],
-        identity: Option<(Meta, u64)>,
-    ) {
+    pub fn forward_changed(&mut self, from: &BlockRef, desc: &Desc, path: Path, changed: &Changed<'_>) {
         let map = self.map(from);
-        let tail_source = if desc.tail_len == 0 { 0 } else { self.source(map, from, desc.tail_source) };
-        let meta_source = if identity.is_some() { 0 } else { self.source(map, from, desc.meta_source) };
+        let head_source = match changed.head {
+            Some(_) => 0,
+            None => self.source(map, from, desc.head_source),
+        };
+        let (tail_source, tail_at) = match desc.tail_len {
+            0 => (head_source, 0),
+            _ => (self.source(map, from, desc.tail_source), desc.tail_at),
+        };
+        let meta_source = if changed.meta.is_some() { 0 } else { self.source(map, from, desc.meta_source) };
         let (head_at, meta_at) = (self.block.bytes.len() as u32, self.block.metas.len() as u16);
-        self.block.bytes.extend_from_slice(head);
-        let renamed = identity.map(|(meta, hash)| {
-            self.block.metas.push(meta);
-            hash
-        });
+        if let Some(head) = changed.head {
+            self.block.bytes.extend_from_slice(head);
+        }
+        if let Some((meta, attached, _)) = &changed.meta {
+            let attachments = &mut self.block.attachments;
+            attachments.extend(*attached);
+            let attachment = if attached.is_some() { attachments.len() as u16 } else { 0 };
+            self.block.metas.push(Meta { attachment, ..*meta });
+        }
         let new = self.copy(desc);
-        new.head_at = head_at;
-        new.head_source = 0;
-        new.head_len = head.len() as u16;
+        new.path = path;
+        new.head_source = head_source;
+        if let Some(head) = changed.head {
+            new.head_at = head_at;
+            new.head_len = head.len() as u16;
+        }
         new.tail_source = tail_source;
-        new.tail_at = if desc.tail_len == 0 { 0 } else { desc.tail_at };
+        new.tail_at = tail_at;
         new.meta_source = meta_source;
-        if let Some(hash) = renamed {
+        if let Some((_, _, hash)) = changed.meta {
             new.meta_at = meta_at;
             new.hash = hash;
         }
@@ -446,11 +499,22 @@ impl BlockBuilder {
     }
 }
 
+/// What a network function changed of a packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changed<'a> {
+    /// Its header region.
+    pub head: Option<&'a [u8]>,
+    /// Its metadata, what is attached to it, and the hash of its identity.
+    pub meta: Option<(Meta, Option<Attached>, u64)>,
+}
+
 /// What the root decides of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Ingest {
     /// Its stamp.
     pub clock: Clock,
+    /// Which packet of that clock.
+    pub path: Path,
     /// Hash of its identity.
     pub hash: u64,
     /// Length on the wire, in bytes.
@@ -467,9 +531,10 @@ mod tests {
     fn ingest(builder: &mut BlockBuilder, clock: u64, frame: &[u8], head_len: usize) {
         let parsed = parse(LinkType::ETHERNET, frame);
         let time = Time(clock);
-        let meta = Meta { parsed, link: LinkType::ETHERNET, time, captured: time, number: clock + 1 };
+        let meta = Meta::new(parsed, LinkType::ETHERNET, time, time, clock + 1);
         let wire_len = frame.len() as u32;
-        builder.ingest(frame, head_len, Ingest { clock: Clock(clock), hash: clock, wire_len, bits: 0 }, meta);
+        let ingest = Ingest { clock: Clock(clock), path: Path::FIRST, hash: clock, wire_len, bits: 0 };
+        builder.ingest(frame, head_len, ingest, meta);
     }
 
     fn whole(block: &Block, at: usize) -> Vec<u8> {
@@ -486,7 +551,8 @@ mod tests {
         }
         let first = root.finish().unwrap();
         let mut nat = BlockBuilder::new(pool.clone());
-        nat.forward_changed(&first, &first.descs[1], &[9; 10], None);
+        let changed = Changed { head: Some(&[9; 10]), meta: None };
+        nat.forward_changed(&first, &first.descs[1], Path::FIRST, &changed);
         nat.forward(&first, &first.descs[2]);
         let second = nat.finish().unwrap();
         let mut next = BlockBuilder::new(pool);

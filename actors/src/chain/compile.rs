@@ -1,37 +1,28 @@
 //! From a chain's configuration to its physical form: vertices with their instances, slots, routes,
 //! and factories of their network functions.
 
-use crate::config::{ChainConfig, StoreMode};
-use crate::instance::core::{Instance, InstanceConfig, Mode, build};
+use crate::config::{ChainConfig, Edge, StoreMode, VertexConfig};
+use crate::functions::{Function, NfRegistry};
+use crate::instance::core::{InstanceConfig, Mode};
 use crate::messages::Source;
 use crate::root::core::RootConfig;
-use crate::splitter::Route;
-use chc_api::state::ObjectSpec;
-use chc_api::{All, Declarations, Generation, InstanceId, NetworkFunction, Scope, VertexId};
-use chc_nf_catalog::Visitor;
+use crate::splitter::{Route, Ways};
+use crate::topology::{Node, ShapeError, Topology, Way};
+use chc_api::{Declarations, Generation, InstanceId, Scope, VertexId};
 use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, VertexSpec};
 use std::sync::Arc;
-
-/// Makes an instance of a vertex's network function.
-pub type InstanceFactory = Arc<dyn Fn(InstanceConfig) -> Box<dyn Instance> + Send + Sync>;
 
 /// A vertex of the physical chain.
 #[derive(Clone)]
 pub struct VertexPlan {
     /// Its name in the chain file.
     pub name: String,
-    /// The function's name in the catalog.
-    pub nf: String,
-    /// The function's keys.
-    pub config: serde_json::Value,
-    /// The function's declarations.
-    pub specs: Vec<ObjectSpec>,
+    /// Its network function.
+    pub function: Function,
     /// How traffic to it is partitioned.
     pub route: Route,
-    /// Makes its instances.
-    pub factory: InstanceFactory,
 }
 
 /// A chain ready to run.
@@ -39,8 +30,10 @@ pub struct VertexPlan {
 pub struct ChainPlan {
     /// Its name.
     pub name: String,
-    /// Its vertices in the order packets pass them.
+    /// Its vertices, in an order in which every edge leads on.
     pub vertices: Vec<VertexPlan>,
+    /// Its shape.
+    pub topology: Topology,
     /// Clocks in an epoch.
     pub epoch: u64,
     /// The root's window, in clocks.
@@ -68,71 +61,27 @@ const PARKING: usize = 512;
 /// Bytes of packets that may lie above the cut.
 const BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
 
-struct Compile<'a> {
-    id: VertexId,
-    name: &'a str,
-    nf: &'a str,
-    config: &'a serde_json::Value,
-    instances: u16,
-    slots: u16,
-}
-
-impl Visitor for Compile<'_> {
-    type Out = VertexPlan;
-
-    fn visit<N: NetworkFunction>(
-        self,
-        make: impl Fn() -> N + Clone + Send + Sync + 'static,
-        declarations: Declarations,
-    ) -> VertexPlan {
-        // The coarsest scope: what instances share then is least.
-        let scope = declarations.scopes().last().copied().unwrap_or(Scope::FiveTuple);
-        let owner = N::TRANSLATES.then(|| {
-            let nf = make();
-            Arc::new(move |identity: &chc_api::Identity| nf.owner(identity)) as crate::splitter::OwnerFn
-        });
-        // Functions that translate hand out addresses by connection, so slots are connections' slots.
-        let scope = if N::TRANSLATES { Scope::FiveTuple } else { scope };
-        let route = Route {
-            vertex: self.id,
-            scope,
-            seed: SEED,
-            owners: (0..self.slots).map(|slot| slot % self.instances).collect(),
-            instances: self.instances,
-            owner,
-        };
-        VertexPlan {
-            name: self.name.to_owned(),
-            nf: self.nf.to_owned(),
-            config: self.config.clone(),
-            specs: declarations.objects,
-            route,
-            factory: Arc::new(move |config| build::<N, All>(make(), config)),
-        }
-    }
-}
-
-/// Compiles a checked configuration.
+/// Compiles a configuration that was checked against the same registry.
 ///
 /// # Errors
-/// What the catalog says of a vertex, which a checked configuration does not run into.
-pub fn compile(config: &ChainConfig) -> anyhow::Result<ChainPlan> {
+/// What a function says of its keys, which a checked configuration does not run into, or a shape in which
+/// packets could not be told apart.
+pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Result<ChainPlan> {
+    let order = in_order(config);
     let mut vertices = Vec::new();
-    for (at, vertex) in in_order(config).into_iter().enumerate() {
-        let visitor = Compile {
-            id: VertexId(at as u16),
-            name: &vertex.name,
-            nf: &vertex.nf,
-            config: &vertex.config,
-            instances: vertex.instances,
-            slots: vertex.slots,
-        };
-        let plan = chc_nf_catalog::with(&vertex.nf, &vertex.config, vertex.slots, SEED, visitor);
-        vertices.push(plan.map_err(|problems| anyhow::anyhow!("vertex {}: {problems:?}", vertex.name))?);
+    for (at, vertex) in order.iter().enumerate() {
+        let function = registry.function(&vertex.nf, &vertex.config, vertex.slots, SEED);
+        let function =
+            function.map_err(|problems| anyhow::anyhow!("vertex {}: {problems:?}", vertex.name))?;
+        let route = route(VertexId(at as u16), vertex, &function);
+        vertices.push(VertexPlan { name: vertex.name.clone(), function, route });
     }
+    let declared: Vec<&Declarations> = vertices.iter().map(|v| &v.function.declarations).collect();
+    let topology = topology(config, &order, &declared)?;
     Ok(ChainPlan {
         name: config.name.clone(),
         vertices,
+        topology,
         epoch: u64::from(config.store.epoch),
         window: u64::from(config.root.window),
         tick_ns: u64::from(config.root.tick_us) * 1000,
@@ -148,18 +97,54 @@ pub fn compile(config: &ChainConfig) -> anyhow::Result<ChainPlan> {
     })
 }
 
-/// The vertices in the order packets pass them.
-fn in_order(config: &ChainConfig) -> Vec<&crate::config::VertexConfig> {
+/// How traffic to a vertex is partitioned: by the coarsest scope, for what instances share then is least.
+/// Functions that translate hand out addresses by connection, so their slots are connections'.
+fn route(id: VertexId, vertex: &VertexConfig, function: &Function) -> Route {
+    let coarsest = function.declarations.scopes().last().copied().unwrap_or(Scope::FiveTuple);
+    Route {
+        vertex: id,
+        scope: if function.translates { Scope::FiveTuple } else { coarsest },
+        seed: SEED,
+        owners: (0..vertex.slots).map(|slot| slot % vertex.instances).collect(),
+        instances: vertex.instances,
+        owner: function.owner.clone(),
+    }
+}
+
+/// The vertices, each behind all that lead to it; otherwise in the order of the file.
+pub fn in_order(config: &ChainConfig) -> Vec<&VertexConfig> {
+    let leads_to = |vertex: &VertexConfig, name: &str| vertex.edges().any(|edge| edge.to == name);
+    let mut left: Vec<&VertexConfig> = config.vertices.iter().collect();
     let mut order = Vec::new();
-    let mut next = config.entry.first().map(|e| e.to.clone());
-    while let Some((_, vertex)) = next.and_then(|name| config.vertex(&name)) {
-        if order.len() > config.vertices.len() {
-            break;
-        }
-        order.push(vertex);
-        next = vertex.next.first().map(|e| e.to.clone());
+    // A checked chain has no cycle, so there is always one that nothing left leads to.
+    while let Some(at) = left.iter().position(|v| !left.iter().any(|other| leads_to(other, &v.name))) {
+        order.push(left.remove(at));
     }
     order
+}
+
+/// The shape of the chain, vertices numbered in `order`, by what their functions declare.
+///
+/// # Errors
+/// If packets could not be told apart.
+pub fn topology(
+    config: &ChainConfig,
+    order: &[&VertexConfig],
+    declared: &[&Declarations],
+) -> Result<Topology, ShapeError> {
+    let way = |edge: &Edge| {
+        let to = order.iter().position(|vertex| vertex.name == edge.to)?;
+        Some(Way { to: VertexId(to as u16), matching: edge.matching.clone() })
+    };
+    let ways = |edges: &[Edge]| edges.iter().filter_map(way).collect::<Vec<_>>();
+    let node = |(vertex, declared): (&&VertexConfig, &&Declarations)| Node {
+        outputs: declared.outputs.iter().map(|output| ways(vertex.next.on(output))).collect(),
+        copies: ways(&vertex.copy),
+        copies_in: ways(&vertex.copy_in),
+        extra_packets_max: declared.extra_packets_max,
+        ..Node::default()
+    };
+    Topology::new(ways(&config.entry), order.iter().zip(declared).map(node).collect())
 }
 
 impl ChainPlan {
@@ -179,10 +164,16 @@ impl ChainPlan {
         Placement { shards: self.shards, seed: SEED }
     }
 
-    /// The vertex after one.
+    /// How traffic to each vertex is partitioned.
+    fn routes(&self) -> Arc<[Route]> {
+        self.vertices.iter().map(|vertex| vertex.route.clone()).collect()
+    }
+
+    /// Who sends to the egress: every instance, if only events, and the root if packets pass the chain by.
     #[must_use]
-    pub fn next(&self, vertex: VertexId) -> Option<&VertexPlan> {
-        self.vertices.get(usize::from(vertex.0) + 1)
+    pub fn egress_senders(&self) -> Vec<Source> {
+        let root = self.topology.entry.iter().all(|way| way.matching.is_some()).then_some(Source::Root);
+        root.into_iter().chain(self.instances().into_iter().map(Source::Instance)).collect()
     }
 
     /// The root's part.
@@ -193,7 +184,8 @@ impl ChainPlan {
             window: self.window,
             bytes_max: BYTES_IN_FLIGHT_MAX,
             tick_ns: self.tick_ns,
-            route: self.vertices[0].route.clone(),
+            ways: Ways::of_root(&self.topology, self.routes()),
+            seed: SEED,
             instances: self.instances(),
             retain: self.mode == Mode::Store,
             pool: pool.clone(),
@@ -204,7 +196,7 @@ impl ChainPlan {
     #[must_use]
     pub fn shard(&self, shard: chc_api::ShardId, record_choices: bool) -> ShardConfig {
         let spec = |v: &VertexPlan| VertexSpec {
-            objects: v.specs.clone(),
+            objects: v.function.declarations.objects.clone(),
             instances: v.route.instances,
             owners: v.route.owners.clone(),
         };
@@ -220,11 +212,12 @@ impl ChainPlan {
     #[must_use]
     pub fn instance(&self, id: InstanceId, pool: &Arc<BlockPool>) -> InstanceConfig {
         let at = usize::from(id.vertex.0);
-        let upstream = match at.checked_sub(1).map(|up| &self.vertices[up].route) {
+        let node = &self.topology.vertices[at];
+        let senders = |from: &Option<VertexId>| match from {
             None => vec![Source::Root],
-            Some(up) => {
-                let source = |index| Source::Instance(InstanceId { vertex: up.vertex, index });
-                (0..up.instances).map(source).collect()
+            Some(vertex) => {
+                let instances = self.vertices[usize::from(vertex.0)].route.instances;
+                (0..instances).map(|index| Source::Instance(InstanceId { vertex: *vertex, index })).collect()
             }
         };
         InstanceConfig {
@@ -232,10 +225,11 @@ impl ChainPlan {
             generation: Generation(1),
             epoch: self.epoch,
             window: self.window,
-            specs: self.vertices[at].specs.clone(),
+            specs: self.vertices[at].function.declarations.objects.clone(),
             own: self.vertices[at].route.clone(),
-            next: self.next(id.vertex).map(|v| v.route.clone()),
-            upstream: vec![upstream],
+            ways: Ways { node: node.clone(), routes: self.routes() },
+            upstream: node.upstream.iter().map(senders).collect(),
+            joins: self.topology.joins(Some(id.vertex)),
             mode: self.mode,
             placement: self.placement(),
             parking: PARKING,

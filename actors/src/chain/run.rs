@@ -156,6 +156,10 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
             Ok(Notice::CaughtUp { instance, replayed, at, .. }) => {
                 recoveries.caught_up(plan, instance, replayed, at);
             }
+            Ok(Notice::Defect { instance, reason }) => {
+                let vertex = &plan.vertices[usize::from(instance.vertex.0)].name;
+                bail!("vertex {vertex} is stopped: {reason}")
+            }
             Ok(Notice::Done(report)) => break *report,
             Err(flume::RecvTimeoutError::Timeout) => {}
             Err(flume::RecvTimeoutError::Disconnected) => bail!("the chain's actors have ended"),
@@ -192,7 +196,7 @@ fn start<S: PacketSource, K: Sink + Send + 'static>(
             .collect(),
         shards: (0..plan.shards).map(|_| Address::default()).collect(),
         egress: Address::default(),
-        next: plan.vertices.iter().map(|v| plan.next(v.route.vertex).map(|n| n.route.vertex)).collect(),
+        next: plan.topology.vertices.iter().map(|node| node.ways().map(|way| way.to).collect()).collect(),
         notices: notify,
         offered: Arc::default(),
     });
@@ -252,11 +256,12 @@ fn egress_child<K: Sink + Send + 'static>(
     sink: K,
 ) -> ChildSpec {
     let (epoch, window) = (plan.epoch, plan.window);
-    let (instances, suppress) = (plan.instances(), plan.mode == Mode::Store);
+    let (senders, suppress) = (plan.egress_senders(), plan.mode == Mode::Store);
+    let hold = plan.topology.joins(None);
     let links = addresses.clone();
     let sink = Mutex::new(Some(sink));
     ChildSpec::actor("egress", home, ActorOptions::default(), &addresses.egress, move |_: Birth<_, _>| {
-        let core = EgressCore::new(epoch, window, &instances, suppress);
+        let core = EgressCore::new(epoch, window, &senders, suppress, hold);
         // A second generation would need the first one's files; its supervisor tolerates none.
         let sink = sink.lock().take().expect("the egress is built once");
         EgressActor::new(core, sink, Links::new(links.clone()))
@@ -281,7 +286,8 @@ fn vertex_child(
         for index in 0..vertex.route.instances {
             let id = InstanceId { vertex: vertex.route.vertex, index };
             let config = plan.instance(id, &pool);
-            let (factory, links, totals) = (vertex.factory.clone(), addresses.clone(), totals.clone());
+            let (factory, links, totals) =
+                (vertex.function.factory.clone(), addresses.clone(), totals.clone());
             let lineage = Mutex::new(Lineage { panics: BTreeMap::new(), poisoned: Vec::new(), last: None });
             let panics_max = plan.nf_panics_max;
             let address = &addresses.instances[at][usize::from(index)];

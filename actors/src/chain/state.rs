@@ -18,7 +18,7 @@ pub fn add_objects(
     objects: impl Iterator<Item = (VertexId, ObjectId, ObjectKey, Shown)>,
 ) {
     for (vertex, object, key, shown) in objects {
-        let spec = &plan.vertices[usize::from(vertex.0)].specs[usize::from(object.0)];
+        let spec = &plan.vertices[usize::from(vertex.0)].function.declarations.objects[usize::from(object.0)];
         let value = match (shown, &spec.kind) {
             (Shown::Int(0), ObjectKind::Counter) => continue,
             (Shown::Int(n), ObjectKind::Int { initial }) if n == *initial => continue,
@@ -40,7 +40,7 @@ pub fn add_records(
     records: impl Iterator<Item = (VertexId, ObjectId, FlowKey, Record)>,
 ) {
     for (vertex, object, key, record) in records {
-        let spec = &plan.vertices[usize::from(vertex.0)].specs[usize::from(object.0)];
+        let spec = &plan.vertices[usize::from(vertex.0)].function.declarations.objects[usize::from(object.0)];
         let Some(shape) = RecordShape::of(&spec.kind) else { continue };
         let timers = (0..shape.timers).filter_map(|i| Some((i as u8, record.timer(shape, i)?))).collect();
         let value = StateValue::Record { value: record.value(shape), timers };

@@ -4,7 +4,7 @@
 //! Where an object is `serial`, the real run's choices are given to the ideal chain, which checks that
 //! each was legal at its position and then follows it; so everything can be compared byte for byte.
 
-use super::compile::{ChainPlan, SEED};
+use super::compile::ChainPlan;
 use super::run::{RunOptions, RunOutcome, run};
 use super::sinks::{CaptureSource, Everything, KeepingSink};
 use crate::ideal::{Choices, IdealChain, Input, Outcome, Output};
@@ -82,10 +82,7 @@ pub fn compare(
 ) -> anyhow::Result<Comparison> {
     let mut chain = IdealChain::new(plan.window, Some(choices(outcome)));
     for vertex in &plan.vertices {
-        let slots = vertex.route.owners.len() as u16;
-        let id = vertex.route.vertex;
-        chc_nf_catalog::with(&vertex.nf, &vertex.config, slots, SEED, chain.append(id))
-            .map_err(|problems| anyhow::anyhow!("vertex {}: {problems:?}", vertex.name))?;
+        (vertex.function.ideal)(&mut chain, vertex.route.vertex);
     }
     let mut comparison = Comparison { relations: relations(plan), ..Comparison::default() };
     let mut outputs = RealOutputs::new(real, &mut comparison);
@@ -135,7 +132,8 @@ pub fn compare(
 }
 
 fn relations(plan: &ChainPlan) -> Vec<String> {
-    let pools = plan.vertices.iter().flat_map(|v| v.specs.iter().map(move |s| (v, s)));
+    let pools =
+        plan.vertices.iter().flat_map(|v| v.function.declarations.objects.iter().map(move |s| (v, s)));
     pools
         .filter(|(_, s)| matches!(s.kind, ObjectKind::Pool { .. }))
         .map(|(v, s)| format!("{}.{}: every member was free and rested when it was taken", v.name, s.name))

@@ -52,6 +52,13 @@ pub enum Notice {
         /// When.
         at: Instant,
     },
+    /// A network function did what it had not declared.
+    Defect {
+        /// The instance that found it.
+        instance: InstanceId,
+        /// What it did.
+        reason: String,
+    },
     /// Everything is finished and logged.
     Done(Box<RootReport>),
 }
@@ -66,8 +73,8 @@ pub struct Addresses {
     pub shards: Vec<Address<ShardControl, BatchMessage>>,
     /// The egress.
     pub egress: Address<EgressControl, DataMessage>,
-    /// The vertex after each vertex.
-    pub next: Vec<Option<VertexId>>,
+    /// The vertices each vertex sends to.
+    pub next: Vec<Vec<VertexId>>,
     /// Whoever runs the chain.
     pub notices: flume::Sender<Notice>,
     /// Input packets read so far.
@@ -203,8 +210,8 @@ impl Links {
         of: InstanceId,
         mut all: Vec<(InstanceId, Generation)>,
     ) -> Vec<(InstanceId, Generation)> {
-        let next = self.to.next[usize::from(of.vertex.0)];
-        all.retain(|(id, _)| Some(id.vertex) == next);
+        let next = &self.to.next[usize::from(of.vertex.0)];
+        all.retain(|(id, _)| next.contains(&id.vertex));
         all
     }
 

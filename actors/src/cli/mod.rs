@@ -9,7 +9,8 @@ use crate::chain::compile::{ChainPlan, compile};
 use crate::chain::run::{RunOptions, RunOutcome, run};
 use crate::chain::sinks::{CaptureSource, Failure, FileSink};
 use crate::chain::verify::verify;
-use crate::config::{Catalog, load};
+use crate::config::load;
+use crate::functions::Catalog;
 use chc_runtime::capture::{CaptureError, CaptureReader, CaptureWriter, scan};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -159,7 +160,7 @@ fn check(files: &[PathBuf], set: &[String]) -> Result<(), Exit> {
 
 fn plan(chain: &Path, set: &[String]) -> Result<ChainPlan, Exit> {
     let config = load(chain, set, &Catalog).map_err(|d| Exit::Usage(d.to_string()))?;
-    Ok(compile(&config)?)
+    Ok(compile(&config, &Catalog)?)
 }
 
 /// The packets of a capture, as far as it can be read.

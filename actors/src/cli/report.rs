@@ -52,7 +52,7 @@ impl RunReport {
         let mut drops = outcome.egress.drops.clone();
         if plan.mode == Mode::Traditional {
             // What was at an instance when it died: nothing replays it.
-            let ended = outcome.egress.packets + drops.values().sum::<u64>();
+            let ended = outcome.egress.packets + drops.values().sum::<u64>() - outcome.egress.extra;
             let lost = counts.packets.saturating_sub(ended);
             drops.extend((lost > 0).then_some(("lost_with_instance", lost)));
         }
@@ -60,7 +60,7 @@ impl RunReport {
             // What was offered: ingest drops were packets, too.
             packets_in: counts.packets + outcome.root.ingest_drops,
             packets_out: outcome.egress.packets,
-            packets_extra: 0,
+            packets_extra: outcome.egress.extra,
             drops,
             ingest_drops: outcome.root.ingest_drops,
             alerts,

@@ -1,16 +1,19 @@
 //! A chain in code, checked like a file.
 
+use super::check;
 use super::diagnostic::{Diagnostics, Place, Report};
 use super::file::Node;
 use super::model::{
     ChainConfig, Edge, EgressConfig, IoConfig, RootConfig, RuntimeConfig, StoreConfig, VertexConfig,
 };
-use super::{NfRegistry, check};
+use crate::functions::NfRegistry;
+use chc_api::state::FIRST_OUTPUT;
 
 /// Builds a chain in code; [`build`](Self::build) applies the checks of a chain file.
 ///
 /// ```
-/// use chc_actors::config::{Catalog, ChainBuilder};
+/// use chc_actors::config::ChainBuilder;
+/// use chc_actors::functions::Catalog;
 ///
 /// let chain = ChainBuilder::new("enterprise")
 ///     .vertex("nat", "nat", |v| v.instances(2).config(serde_json::json!({ "external": ["203.0.113.1"] })))
@@ -64,11 +67,18 @@ impl ChainBuilder {
     /// entry, which otherwise is the first vertex.
     #[must_use]
     pub fn next(mut self, to: impl Into<String>) -> Self {
-        let edges = match self.draft.vertices.last_mut() {
-            Some(vertex) => &mut vertex.next,
-            None => &mut self.draft.entry,
-        };
-        edges.push(Edge { to: to.into() });
+        let edge = Edge::new(to);
+        match self.draft.vertices.last_mut() {
+            Some(vertex) => vertex.next.push(FIRST_OUTPUT, edge),
+            None => self.draft.entry.push(edge),
+        }
+        self
+    }
+
+    /// Adds an entry: packets that match take it, if no entry before did.
+    #[must_use]
+    pub fn entry(mut self, edge: Edge) -> Self {
+        self.draft.entry.push(edge);
         self
     }
 
@@ -104,7 +114,7 @@ impl ChainBuilder {
     pub fn build(mut self, registry: &dyn NfRegistry) -> Result<ChainConfig, Diagnostics> {
         let mut report = Report::default();
         if let (true, Some(first)) = (self.draft.entry.is_empty(), self.draft.vertices.first()) {
-            self.draft.entry.push(Edge { to: first.name.clone() });
+            self.draft.entry.push(Edge::new(&first.name));
         }
         for (i, vertex) in self.draft.vertices.iter().enumerate() {
             if self.draft.vertices[..i].iter().any(|earlier| earlier.name == vertex.name) {
@@ -130,6 +140,27 @@ impl VertexBuilder {
     #[must_use]
     pub fn instances(mut self, instances: u16) -> Self {
         self.draft.instances = instances;
+        self
+    }
+
+    /// Adds an edge from one of the function's outputs.
+    #[must_use]
+    pub fn next(mut self, output: &str, edge: Edge) -> Self {
+        self.draft.next.push(output, edge);
+        self
+    }
+
+    /// Sends copies of what leaves.
+    #[must_use]
+    pub fn copy(mut self, edge: Edge) -> Self {
+        self.draft.copy.push(edge);
+        self
+    }
+
+    /// Sends copies of what enters.
+    #[must_use]
+    pub fn copy_in(mut self, edge: Edge) -> Self {
+        self.draft.copy_in.push(edge);
         self
     }
 

@@ -8,34 +8,13 @@ use super::diagnostic::{Place, Report, suggest};
 use super::file::{Node, Value};
 use super::graph::{self, PlacedVertex};
 use super::model::{
-    ChainConfig, Edge, EgressConfig, IoConfig, RootConfig, RuntimeConfig, StoreConfig, VertexConfig,
+    ChainConfig, EgressConfig, IoConfig, Next, RootConfig, RuntimeConfig, StoreConfig, VertexConfig,
 };
 use super::section::{PlacedEdge, Section, integer};
-use chc_nf_catalog::ConfigProblem;
-
-/// The network functions a chain can be built of.
-pub trait NfRegistry {
-    /// The names a vertex's `nf` can have.
-    fn names(&self) -> Vec<&str>;
-    /// Every mistake in the table `config` given to the function `nf`, one of [`names`](Self::names), in a
-    /// vertex of `slots` slots. A problem's key is a path within the table, such as `external` or
-    /// `services[1].match`.
-    fn check_config(&self, nf: &str, config: &serde_json::Value, slots: u16) -> Vec<ConfigProblem>;
-}
-
-/// The network functions that come with this program.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Catalog;
-
-impl NfRegistry for Catalog {
-    fn names(&self) -> Vec<&str> {
-        chc_nf_catalog::names().to_vec()
-    }
-
-    fn check_config(&self, nf: &str, config: &serde_json::Value, slots: u16) -> Vec<ConfigProblem> {
-        chc_nf_catalog::check_config(nf, config, slots)
-    }
-}
+use crate::chain::compile::{SEED, in_order, topology};
+use crate::functions::NfRegistry;
+use crate::topology::ShapeError;
+use chc_api::Declarations;
 
 const SECTIONS: [(&str, &[&str]); 6] = [
     ("chain", &["name", "entry"]),
@@ -74,16 +53,38 @@ pub(crate) fn check(root: &Node, registry: &dyn NfRegistry, report: &mut Report)
     let vertices = vertices(&file, registry, report);
     graph::check(&vertices, &entry, report);
     let (root, store) = root_and_store(&file, report);
-    ChainConfig {
+    let chain = ChainConfig {
         name,
-        entry: entry.into_iter().map(|edge| Edge { to: edge.to }).collect(),
-        vertices: vertices.into_iter().map(|vertex| vertex.config).collect(),
+        entry: entry.into_iter().map(|edge| edge.edge).collect(),
+        vertices: vertices.iter().map(|vertex| vertex.config.clone()).collect(),
         root,
         store,
         egress: egress(&file, report),
         io: io(&file, report),
         runtime: runtime(&file, report),
+    };
+    if report.is_empty() {
+        shape(&chain, &vertices, report);
     }
+    chain
+}
+
+/// Whether all packets that can come of one another can be told apart.
+fn shape(chain: &ChainConfig, vertices: &[PlacedVertex], report: &mut Report) {
+    let order = in_order(chain);
+    let placed = |vertex: &&VertexConfig| vertices.iter().find(|placed| placed.config.name == vertex.name);
+    let declared: Vec<&Declarations> =
+        order.iter().filter_map(|vertex| placed(vertex)?.declarations.as_ref()).collect();
+    let Err(error) = topology(chain, &order, &declared) else { return };
+    let at = match error {
+        ShapeError::Depth(at) | ShapeError::Backwards(at, _) => order.get(usize::from(at)).and_then(placed),
+        ShapeError::Taps(_) => None,
+    };
+    let (place, key) = match at {
+        Some(vertex) => (vertex.place, format!("vertex.{}", vertex.config.name)),
+        None => (Place::Whole, "vertex".to_owned()),
+    };
+    report.push(place, key, error.to_string(), "make fewer copies on the way there");
 }
 
 fn chain(file: &Section<'_>, report: &mut Report) -> (String, Vec<PlacedEdge>) {
@@ -98,7 +99,7 @@ fn chain(file: &Section<'_>, report: &mut Report) -> (String, Vec<PlacedEdge>) {
         }
         _ => {}
     }
-    let entry = chain.edges("entry", report);
+    let entry = chain.edges("entry", false, report);
     match (chain.get("entry"), entry.len()) {
         (None, _) if chain.is_table => {
             let remedy = "add entry = [\"VERTEX\"] to [chain], the first vertex after the root";
@@ -107,10 +108,6 @@ fn chain(file: &Section<'_>, report: &mut Report) -> (String, Vec<PlacedEdge>) {
         (Some(Node { value: Value::List(items), .. }), _) if items.is_empty() => {
             let remedy = "name the first vertex after the root";
             report.push(chain.place_of("entry"), "chain.entry", "the list is empty", remedy);
-        }
-        (_, 2..) => {
-            let problem = "several entry vertices are not available yet";
-            report.push(chain.place_of("entry"), "chain.entry", problem, "name one vertex");
         }
         _ => {}
     }
@@ -166,26 +163,28 @@ fn vertex(
             format!("use at most {slots} instances, or raise {} to {instances}", section.key("slots"));
         report.push(section.place_of("instances"), section.key("instances"), problem, remedy);
     }
-    let edges = section.edges("next", report);
-    if edges.len() > 1 && matches!(section.get("next").map(|next| &next.value), Some(Value::List(_))) {
-        let problem = "several edges are not available yet";
-        report.push(section.place_of("next"), section.key("next"), problem, "name one vertex");
-    }
-    for key in ["copy", "copy_in"] {
-        section.refuse(key, "remove it; put the vertex on the path with next", report);
-    }
+    let next = section.edges("next", true, report);
+    let copy = section.edges("copy", false, report);
+    let copy_in = section.edges("copy_in", false, report);
     section.refuse("policy", "remove the table; set instances", report);
     let nf = nf(&section, name, registry, report);
-    let config = nf_config(&section, nf.as_deref(), slots, registry, report);
+    let (config, declarations) = nf_config(&section, nf.as_deref(), slots, registry, report);
+    let mut outputs = Next::default();
+    for edge in &next {
+        outputs.push(&edge.output, edge.edge.clone());
+    }
     let config = VertexConfig {
         instances,
-        next: edges.iter().map(|edge| Edge { to: edge.to.clone() }).collect(),
+        next: outputs,
+        copy: copy.iter().map(|edge| edge.edge.clone()).collect(),
+        copy_in: copy_in.iter().map(|edge| edge.edge.clone()).collect(),
         order: section.choice("order", defaults.order, report),
         slots,
         config,
         ..VertexConfig::new(name, nf.unwrap_or_default())
     };
-    PlacedVertex { config, place: node.place, edges }
+    let edges = next.into_iter().chain(copy).chain(copy_in).collect();
+    PlacedVertex { config, place: node.place, edges, declarations }
 }
 
 /// What a vertex may be called, if `name` is not that.
@@ -216,14 +215,14 @@ fn nf(section: &Section<'_>, name: &str, registry: &dyn NfRegistry, report: &mut
     None
 }
 
-/// The function's own keys, checked by the function.
+/// The function's own keys, checked by the function, and what it declares with them.
 fn nf_config(
     section: &Section<'_>,
     nf: Option<&str>,
     slots: u16,
     registry: &dyn NfRegistry,
     report: &mut Report,
-) -> serde_json::Value {
+) -> (serde_json::Value, Option<Declarations>) {
     let empty = serde_json::Value::Object(serde_json::Map::new());
     let node = section.get("config");
     let table = section.section("config", report);
@@ -232,14 +231,22 @@ fn nf_config(
         Some(node) if !node.is_table() => None,
         Some(node) => to_json(node, &table.path, report),
     };
-    if let (Some(nf), Some(json)) = (nf, &json) {
-        for found in registry.check_config(nf, json, slots) {
-            let place = node.map_or(section.place, |node| place_within(node, &found.key));
-            let dot = if found.key.is_empty() || found.key.starts_with('[') { "" } else { "." };
-            report.push(place, format!("{}{dot}{}", table.path, found.key), found.problem, found.remedy);
-        }
-    }
-    json.unwrap_or(empty)
+    let declared = match (nf, &json) {
+        (Some(nf), Some(json)) => match registry.function(nf, json, slots, SEED) {
+            Ok(function) => Some(function.declarations),
+            Err(problems) => {
+                for found in problems {
+                    let place = node.map_or(section.place, |node| place_within(node, &found.key));
+                    let dot = if found.key.is_empty() || found.key.starts_with('[') { "" } else { "." };
+                    let key = format!("{}{dot}{}", table.path, found.key);
+                    report.push(place, key, found.problem, found.remedy);
+                }
+                None
+            }
+        },
+        _ => None,
+    };
+    (json.unwrap_or(empty), declared)
 }
 
 /// None if something in it has no counterpart in JSON, which is reported.

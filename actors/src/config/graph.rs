@@ -3,13 +3,17 @@
 use super::diagnostic::{Place, Report, nearest, suggest};
 use super::model::VertexConfig;
 use super::section::PlacedEdge;
+use chc_api::Declarations;
 
 /// A vertex as the file gives it.
 pub(crate) struct PlacedVertex {
     pub(crate) config: VertexConfig,
     /// Where its table is.
     pub(crate) place: Place,
+    /// Its edges, those of copies included.
     pub(crate) edges: Vec<PlacedEdge>,
+    /// What its function declares, if its configuration is right.
+    pub(crate) declarations: Option<Declarations>,
 }
 
 /// The chain as a graph of vertex numbers.
@@ -31,6 +35,22 @@ pub(crate) fn check(vertices: &[PlacedVertex], entry: &[PlacedEdge], report: &mu
     if !entry.is_empty() {
         shape.unreachable(&entry, report);
     }
+    for vertex in vertices {
+        outputs(vertex, report);
+    }
+}
+
+/// Edges of outputs the function does not have.
+fn outputs(vertex: &PlacedVertex, report: &mut Report) {
+    let Some(declarations) = &vertex.declarations else { return };
+    let mut reported = Vec::new();
+    for edge in vertex.edges.iter().filter(|edge| !declarations.outputs.contains(&edge.output.as_str())) {
+        if !reported.contains(&&edge.output) {
+            reported.push(&edge.output);
+            let problem = format!("\"{}\" has no output \"{}\"", vertex.config.nf, edge.output);
+            report.push(edge.place, &edge.key, problem, suggest(&edge.output, &declarations.outputs));
+        }
+    }
 }
 
 /// The vertices the edges lead to. An edge to nowhere is reported; where a name is nearly right it is taken
@@ -39,13 +59,13 @@ fn resolve<'a>(names: &[&str], edges: &'a [PlacedEdge], report: &mut Report) -> 
     let mut resolved = Vec::new();
     for edge in edges {
         let index_of = |to: &str| names.iter().position(|name| *name == to);
-        if let Some(to) = index_of(&edge.to) {
+        if let Some(to) = index_of(&edge.edge.to) {
             resolved.push((to, edge));
             continue;
         }
-        let problem = format!("there is no vertex \"{}\"", edge.to);
-        report.push(edge.place, &edge.key, problem, suggest(&edge.to, names));
-        if let Some(to) = nearest(&edge.to, names.iter().copied()).and_then(index_of) {
+        let problem = format!("there is no vertex \"{}\"", edge.edge.to);
+        report.push(edge.place, &edge.key, problem, suggest(&edge.edge.to, names));
+        if let Some(to) = nearest(&edge.edge.to, names.iter().copied()).and_then(index_of) {
             resolved.push((to, edge));
         }
     }
@@ -93,7 +113,8 @@ impl Shape<'_> {
             }
         }
         for (vertex, name) in self.names.iter().enumerate().filter(|&(vertex, _)| !reached[vertex]) {
-            let remedy = "name it in entry or in the next of a vertex that is reached, or remove it";
+            let remedy =
+                "name it in entry or in next, copy or copy_in of a vertex that is reached, or remove it";
             report.push(
                 self.places[vertex],
                 format!("vertex.{name}"),

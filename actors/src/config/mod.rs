@@ -20,15 +20,14 @@ mod section;
 mod tests;
 
 pub use builder::{ChainBuilder, VertexBuilder};
-pub use chc_nf_catalog::ConfigProblem;
-pub use check::{Catalog, NfRegistry};
 pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use file::Format;
 pub use model::{
-    Backend, ChainConfig, Delete, Edge, EgressConfig, IoConfig, Order, Placement, RootConfig, RootLog,
+    Backend, ChainConfig, Delete, Edge, EgressConfig, IoConfig, Next, Order, Placement, RootConfig, RootLog,
     RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
 };
 
+use crate::functions::NfRegistry;
 use diagnostic::Report;
 use std::path::Path;
 

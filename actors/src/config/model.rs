@@ -3,6 +3,8 @@
 //! Serialised, a [`ChainConfig`] is the chain file again with every default written out: reading it back
 //! gives an equal model. Reports carry it as the effective configuration.
 
+use chc_api::matching::Match;
+use chc_api::state::FIRST_OUTPUT;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -89,11 +91,59 @@ choice! {
 pub struct Edge {
     /// Name of the vertex it leads to.
     pub to: String,
+    /// Which packets take it; `None`: all that no edge before it took.
+    pub matching: Option<Match>,
+}
+
+impl Edge {
+    /// An edge that every packet takes.
+    pub fn new(to: impl Into<String>) -> Self {
+        Self { to: to.into(), matching: None }
+    }
 }
 
 impl Serialize for Edge {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to)
+        let Some(matching) = &self.matching else { return serializer.serialize_str(&self.to) };
+        let mut table = serializer.serialize_map(Some(2))?;
+        table.serialize_entry("to", &self.to)?;
+        table.serialize_entry("match", matching.as_str())?;
+        table.end()
+    }
+}
+
+/// Where packets go on, by name of the output they leave by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Next(pub Vec<(String, Vec<Edge>)>);
+
+impl Next {
+    /// The edges of an output, tried in this order; empty: packets leave by egress.
+    #[must_use]
+    pub fn on(&self, output: &str) -> &[Edge] {
+        self.0.iter().find(|(name, _)| name == output).map_or(&[], |(_, edges)| edges)
+    }
+
+    /// Adds an edge to an output.
+    pub fn push(&mut self, output: &str, edge: Edge) {
+        match self.0.iter_mut().find(|(name, _)| name == output) {
+            Some((_, edges)) => edges.push(edge),
+            None => self.0.push((output.to_owned(), vec![edge])),
+        }
+    }
+
+    /// All edges.
+    pub fn edges(&self) -> impl Iterator<Item = &Edge> {
+        self.0.iter().flat_map(|(_, edges)| edges)
+    }
+}
+
+impl Serialize for Next {
+    /// The first output alone is a list, several are a table of lists.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.iter().all(|(name, _)| name == FIRST_OUTPUT) {
+            return self.on(FIRST_OUTPUT).serialize(serializer);
+        }
+        serializer.collect_map(self.0.iter().map(|(name, edges)| (name, edges)))
     }
 }
 
@@ -107,8 +157,12 @@ pub struct VertexConfig {
     pub nf: String,
     /// Running copies at the start, 1 to 64 and at most `slots`.
     pub instances: u16,
-    /// Where its packets go; empty: they leave by egress.
-    pub next: Vec<Edge>,
+    /// Where its packets go; those that no edge takes leave by egress.
+    pub next: Next,
+    /// Who gets copies of what leaves it.
+    pub copy: Vec<Edge>,
+    /// Who gets copies of what enters it.
+    pub copy_in: Vec<Edge>,
     /// In which order packets are processed.
     pub order: Order,
     /// Shares the traffic is cut into, the unit of ownership, 1 to 4096.
@@ -124,11 +178,20 @@ impl VertexConfig {
             name: name.into(),
             nf: nf.into(),
             instances: 1,
-            next: Vec::new(),
+            next: Next::default(),
+            copy: Vec::new(),
+            copy_in: Vec::new(),
             order: Order::Flow,
             slots: 64,
             config: serde_json::Value::Object(serde_json::Map::new()),
         }
+    }
+}
+
+impl VertexConfig {
+    /// All edges that lead on from it, of packets and of copies.
+    pub fn edges(&self) -> impl Iterator<Item = &Edge> {
+        self.next.edges().chain(&self.copy).chain(&self.copy_in)
     }
 }
 

@@ -3,7 +3,9 @@
 
 use super::diagnostic::{Place, Report, suggest};
 use super::file::{Node, Value};
-use super::model::Choice;
+use super::model::{Choice, Edge};
+use chc_api::matching::{MATCH_REMEDY, Match};
+use chc_api::state::FIRST_OUTPUT;
 use std::ops::RangeInclusive;
 
 /// A table, the path that leads to it, and where its header is.
@@ -18,7 +20,9 @@ pub(crate) struct Section<'a> {
 /// An edge as written.
 #[derive(Clone, Debug)]
 pub(crate) struct PlacedEdge {
-    pub(crate) to: String,
+    /// The output it leads from.
+    pub(crate) output: String,
+    pub(crate) edge: Edge,
     pub(crate) key: String,
     pub(crate) place: Place,
 }
@@ -140,27 +144,30 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The edges of an `entry` or a `next`. Edges written in a form that is refused are returned as well, so
-    /// that what they lead to is not reported as unreachable.
-    pub(crate) fn edges(&self, key: &str, report: &mut Report) -> Vec<PlacedEdge> {
+    /// The edges of an `entry`, a `copy` or, with `outputs`, a `next`, which may be a table of outputs.
+    pub(crate) fn edges(&self, key: &str, outputs: bool, report: &mut Report) -> Vec<PlacedEdge> {
         let mut edges = Vec::new();
         let Some(node) = self.get(key) else { return edges };
         let path = self.key(key);
         match &node.value {
-            Value::List(items) => edge_list(items, &path, &mut edges, report),
-            Value::Table(entries) if node.get("to").is_none() => {
-                let problem = "named outputs are not available yet";
-                report.push(node.place, &path, problem, format!("write {key} = [\"VERTEX\"]"));
-                for (output, edge) in entries {
-                    if let Value::List(items) = &edge.value {
-                        edge_list(items, &format!("{path}.{output}"), &mut edges, report);
+            Value::List(items) => edge_list(items, &path, FIRST_OUTPUT, &mut edges, report),
+            Value::Table(entries) if outputs && node.get("to").is_none() => {
+                for (output, on) in entries {
+                    let path = format!("{path}.{output}");
+                    match &on.value {
+                        Value::List(items) => edge_list(items, &path, output, &mut edges, report),
+                        _ => {
+                            wrong_type(on, &path, "a list", &format!("write {output} = [\"VERTEX\"]"), report)
+                        }
                     }
                 }
             }
-            Value::Table(_) => edges.extend(edge(node, &path, report)),
+            Value::Table(_) => edges.extend(edge(node, &path, FIRST_OUTPUT, report)),
             Value::Text(to) => {
                 wrong_type(node, &path, "a list", &format!("write {key} = [{to:?}]"), report);
-                edges.push(PlacedEdge { to: to.clone(), key: path, place: node.place });
+                // What it leads to is not to be reported as unreachable.
+                let (output, edge) = (FIRST_OUTPUT.to_owned(), Edge::new(to));
+                edges.push(PlacedEdge { output, edge, key: path, place: node.place });
             }
             _ => wrong_type(node, &path, "a list", &format!("write {key} = [\"VERTEX\"]"), report),
         }
@@ -168,33 +175,57 @@ impl<'a> Section<'a> {
     }
 }
 
-fn edge_list(items: &[Node], path: &str, edges: &mut Vec<PlacedEdge>, report: &mut Report) {
-    edges
-        .extend(items.iter().enumerate().filter_map(|(i, item)| edge(item, &format!("{path}[{i}]"), report)));
+/// The edges of one output: the first that takes a packet has it, so none may follow one that takes all.
+fn edge_list(items: &[Node], path: &str, output: &str, edges: &mut Vec<PlacedEdge>, report: &mut Report) {
+    let first = edges.len();
+    edges.extend(
+        items.iter().enumerate().filter_map(|(i, item)| edge(item, &format!("{path}[{i}]"), output, report)),
+    );
+    let takes_all = |edge: &PlacedEdge| edge.edge.matching.is_none();
+    let is_copy = path.ends_with(".copy") || path.ends_with(".copy_in");
+    if let Some(at) = edges[first..].iter().position(takes_all).filter(|_| !is_copy)
+        && let Some(edge) = edges.get(first + at + 1)
+    {
+        let problem =
+            format!("no packet takes this edge: the one to \"{}\" takes all", edges[first + at].edge.to);
+        report.push(
+            edge.place,
+            &edge.key,
+            problem,
+            "give the edges before it a match, or use copy for copies",
+        );
+    }
 }
 
-/// `"x"` or `{ to = "x" }`.
-fn edge(node: &Node, key: &str, report: &mut Report) -> Option<PlacedEdge> {
-    let to = match &node.value {
-        Value::Text(to) => to.clone(),
+/// `"x"`, `{ to = "x" }` or `{ to = "x", match = "tcp/21" }`.
+fn edge(node: &Node, key: &str, output: &str, report: &mut Report) -> Option<PlacedEdge> {
+    let edge = match &node.value {
+        Value::Text(to) => Edge::new(to),
         Value::Table(entries) => {
             let section = Section::of(Some(node), key, node.place, report);
-            section.refuse("match", "remove it: every packet takes the edge", report);
             for (name, entry) in entries.iter().filter(|(name, _)| !["to", "match"].contains(&name.as_str()))
             {
-                report.push(entry.place, section.key(name), "unknown key", suggest(name, &["to"]));
+                report.push(entry.place, section.key(name), "unknown key", suggest(name, &["to", "match"]));
             }
             if section.get("to").is_none() {
                 report.push(node.place, section.key("to"), "missing", "add to = \"VERTEX\"");
             }
-            section.text("to", report)?
+            let matching = section.text("match", report).and_then(|text| match text.parse::<Match>() {
+                Ok(matching) => Some(matching),
+                Err(error) => {
+                    let problem = format!("\"{text}\" is no match: {error}");
+                    report.push(section.place_of("match"), section.key("match"), problem, MATCH_REMEDY);
+                    None
+                }
+            });
+            Edge { to: section.text("to", report)?, matching }
         }
         _ => {
             wrong_type(node, key, "the name of a vertex", "write it in quotes", report);
             return None;
         }
     };
-    Some(PlacedEdge { to, key: key.to_owned(), place: node.place })
+    Some(PlacedEdge { output: output.to_owned(), edge, key: key.to_owned(), place: node.place })
 }
 
 /// An integer within `range`.

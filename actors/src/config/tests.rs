@@ -2,6 +2,8 @@
 //! other.
 
 use super::*;
+use crate::functions::{Catalog, Function, NfRegistry};
+use chc_nf_catalog::ConfigProblem;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
@@ -14,7 +16,13 @@ impl NfRegistry for Registry {
         vec!["nat", "portscan"]
     }
 
-    fn check_config(&self, nf: &str, config: &Json, slots: u16) -> Vec<ConfigProblem> {
+    fn function(
+        &self,
+        nf: &str,
+        config: &Json,
+        slots: u16,
+        seed: u64,
+    ) -> Result<Function, Vec<ConfigProblem>> {
         let mut found = Vec::new();
         let mut push = |key: String, problem: &str, remedy: &str| {
             found.push(ConfigProblem { key, problem: problem.to_owned(), remedy: remedy.to_owned() });
@@ -59,7 +67,10 @@ impl NfRegistry for Registry {
         {
             push("pick".to_owned(), "unknown value", "use every");
         }
-        found
+        if !found.is_empty() {
+            return Err(found);
+        }
+        Catalog.function("portscan", &json!({}), slots, seed)
     }
 }
 
@@ -113,7 +124,7 @@ fn lines(result: Result<ChainConfig, Diagnostics>) -> Vec<String> {
 fn defaults_are_those_of_the_file_format() {
     let chain = toml(CHAIN).unwrap();
     assert_eq!(chain.name, "enterprise");
-    assert_eq!(chain.entry, [Edge { to: "nat".to_owned() }]);
+    assert_eq!(chain.entry, [Edge::new("nat")]);
     let names: Vec<&str> = chain.vertices.iter().map(|vertex| vertex.name.as_str()).collect();
     assert_eq!(names, ["nat", "portscan"]);
     assert_eq!((chain.vertices[0].instances, chain.vertices[1].instances), (2, 1));
@@ -323,7 +334,7 @@ fn an_edge_to_nowhere_a_cycle_and_an_unreachable_vertex_are_reported() {
         (
             "next = [\"portscan\"]\n",
             "",
-            "16: vertex.portscan: no packet reaches this vertex; name it in entry or in the next of a vertex that is reached, or remove it",
+            "16: vertex.portscan: no packet reaches this vertex; name it in entry or in next, copy or copy_in of a vertex that is reached, or remove it",
         ),
         (
             "entry = [\"nat\"]\n",
@@ -418,20 +429,6 @@ fn a_missing_function_configuration_is_reported_at_the_vertex() {
 
 #[test]
 fn what_is_not_available_yet_is_refused_with_what_is() {
-    for (from, to, expected) in [
-        (
-            r#"["portscan"]"#,
-            r#"{ pass = ["portscan"] }"#,
-            r#"8: vertex.nat.next: named outputs are not available yet; write next = ["VERTEX"]"#,
-        ),
-        (
-            r#"["portscan"]"#,
-            r#"[{ to = "portscan", match = "tcp/21" }]"#,
-            r#"8: vertex.nat.next[0].match: "match" is not available yet; remove it: every packet takes the edge"#,
-        ),
-    ] {
-        assert_eq!(edited(from, to), [format!("chain.toml:{expected}")]);
-    }
     for (text, expected) in [
         ("[root]\ninstances = 2", "21: root.instances: 2 is not available yet; use 1"),
         ("[root]\nlog = \"store\"", r#"21: root.log: "store" is not available yet; use "local""#),
@@ -472,14 +469,6 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
         ("[io]\nbackend = \"netmap\"", r#"21: io.backend: "netmap" is not available yet; use "auto""#),
         (r#"order = "chain""#, r#"20: vertex.portscan.order: "chain" is not available yet; use "flow""#),
         (
-            r#"copy = ["nat"]"#,
-            r#"20: vertex.portscan.copy: "copy" is not available yet; remove it; put the vertex on the path with next"#,
-        ),
-        (
-            r#"copy_in = ["nat"]"#,
-            r#"20: vertex.portscan.copy_in: "copy_in" is not available yet; remove it; put the vertex on the path with next"#,
-        ),
-        (
             "[vertex.portscan.policy]\nimbalance = 1.25",
             r#"20: vertex.portscan.policy: "policy" is not available yet; remove the table; set instances"#,
         ),
@@ -489,23 +478,77 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
 }
 
 #[test]
-fn a_branch_is_not_available_yet() {
+fn edges_have_matches_and_outputs_and_there_are_copies() {
+    let text = CHAIN.replacen(r#"["nat"]"#, r#"[{ to = "x", match = "udp/53" }, "nat"]"#, 1).replacen(
+        r#"["portscan"]"#,
+        r#"{ out = [{ to = "x", match = "tcp/21" }, "portscan"] }"#,
+        1,
+    ) + "copy = [\"x\"]\ncopy_in = [{ to = \"y\", match = \"tcp\" }]\n\
+           [vertex.x]\nnf = \"portscan\"\n[vertex.y]\nnf = \"portscan\"";
+    let chain = toml(&text).unwrap();
+    let edges = |edges: &[Edge]| -> Vec<String> {
+        let show = |e: &Edge| e.matching.as_ref().map_or(e.to.clone(), |m| format!("{} if {m}", e.to));
+        edges.iter().map(show).collect()
+    };
+    assert_eq!(edges(&chain.entry), ["x if udp/53", "nat"]);
+    let (_, nat) = chain.vertex("nat").unwrap();
+    assert_eq!(edges(nat.next.on("out")), ["x if tcp/21", "portscan"]);
+    assert!(nat.next.on("reset").is_empty());
+    let (_, portscan) = chain.vertex("portscan").unwrap();
+    assert_eq!(
+        (edges(&portscan.copy), edges(&portscan.copy_in)),
+        (vec!["x".into()], vec!["y if tcp".into()])
+    );
+}
+
+#[test]
+fn what_is_wrong_with_an_edge_is_said_at_the_edge() {
     let more = "[vertex.x]\nnf = \"portscan\"";
-    for (from, to, expected) in [
+    for (to, expected) in [
         (
-            r#"["portscan"]"#,
             r#"["portscan", "x"]"#,
-            "8: vertex.nat.next: several edges are not available yet; name one vertex",
+            "vertex.nat.next[1]: no packet takes this edge: the one to \"portscan\" takes all; \
+             give the edges before it a match, or use copy for copies",
         ),
         (
-            r#"["nat"]"#,
-            r#"["nat", "x"]"#,
-            "3: chain.entry: several entry vertices are not available yet; name one vertex",
+            r#"[{ to = "x", match = "tpc/21" }, "portscan"]"#,
+            "vertex.nat.next[0].match: \"tpc/21\" is no match: unknown protocol \"tpc\"; \
+             write a protocol and ports, e.g. \"tcp/21\" or \"tcp/80,443 udp/6000-6100\"",
+        ),
+        (
+            r#"{ out = ["portscan"], pass = ["x"] }"#,
+            "vertex.nat.next.pass[0]: \"nat\" has no output \"pass\"; use one of out",
+        ),
+        (
+            r#"{ out = ["portscan"], pass = "x" }"#,
+            "vertex.nat.next.pass: expected a list, found the string \"x\"; write pass = [\"VERTEX\"]",
         ),
     ] {
-        let text = format!("{}\n{more}", CHAIN.replacen(from, to, 1));
-        assert_eq!(lines(toml(&text)), [format!("chain.toml:{expected}")]);
+        let text = format!("{}\n{more}", CHAIN.replacen(r#"["portscan"]"#, to, 1));
+        let found = lines(toml(&text));
+        assert!(found.contains(&format!("chain.toml:8: {expected}")), "{to}: {found:#?}");
     }
+}
+
+#[test]
+fn copies_that_could_not_be_told_apart_are_refused() {
+    let copies = |from: &str, to: &str| format!("[vertex.{from}]\nnf = \"portscan\"\ncopy = [\"{to}\"]\n");
+    let text = format!(
+        "[chain]\nname = \"c\"\nentry = [\"a\"]\n{}{}{}{}[vertex.e]\nnf = \"portscan\"\ncopy = [\"f\"]\n\
+         [vertex.f]\nnf = \"portscan\"",
+        copies("a", "b"),
+        copies("b", "c"),
+        copies("c", "d"),
+        copies("d", "e"),
+    );
+    let found = lines(toml(&text));
+    assert_eq!(
+        found,
+        [
+            "chain.toml:16: vertex.e: behind vertex 4 a packet can have been multiplied more than 3 times on its \
+          way; make fewer copies on the way there"
+        ]
+    );
 }
 
 #[test]

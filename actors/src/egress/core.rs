@@ -1,13 +1,14 @@
 //! The state machine of the egress.
 //!
-//! It accepts every position once on each in-edge, hands it to a sink at once (packets of a flow arrive
-//! in order), and closes boundaries like a vertex: when every sender's progress has passed one,
-//! everything below it has left. Memory: the window. Paper: section 5.3 (duplicate outputs).
+//! It accepts every position once on each in-edge, hands it to a sink at once, and closes boundaries like a
+//! vertex: when every sender's progress has passed one, everything below it has left. Packets of a flow
+//! arrive in order where they come from one vertex. Where they may come from several, packets are held
+//! until nothing below them can come any more. Memory: the window. Paper: section 5.3 (duplicate outputs).
 
 use crate::messages::{Data, Source};
 use crate::seen::SeenSet;
-use chc_api::{Clock, Generation, InstanceId, Position, Protection, Protections, VertexId};
-use chc_runtime::block::{Block, Desc, DropRecord, EventRecord};
+use chc_api::{Clock, Generation, InstanceId, Path, Position, Protection, Protections};
+use chc_runtime::block::{Block, BlockRef, Desc, DropRecord, EventRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
@@ -32,6 +33,8 @@ pub struct EgressCounts {
     pub bytes: u64,
     /// Events.
     pub events: u64,
+    /// Packets out or dropped that functions made: their own, and copies that came back to the path.
+    pub extra: u64,
     /// Packets that ended in the chain, by reason.
     pub drops: BTreeMap<&'static str, u64>,
     /// Outputs that had been delivered before.
@@ -55,8 +58,11 @@ pub struct EgressCore<P> {
     epoch: u64,
     window: u64,
     suppress: bool,
-    senders: BTreeMap<InstanceId, Sender>,
+    senders: BTreeMap<Source, Sender>,
+    /// The root's, then one a vertex.
     edges: Vec<InEdge>,
+    /// Packets that wait for what comes before them, if they have to.
+    held: Option<BTreeMap<Position, (BlockRef, usize)>>,
     floor: Clock,
     closed: Clock,
     /// What has been counted.
@@ -65,20 +71,21 @@ pub struct EgressCore<P> {
 }
 
 impl<P: Protections> EgressCore<P> {
-    /// An egress behind the given instances. Without `suppress` (traditional mode) nothing is
-    /// remembered.
+    /// An egress behind the given senders. Without `suppress` (traditional mode) nothing is remembered. With
+    /// `hold` packets of a flow may come from several vertices.
     #[must_use]
-    pub fn new(epoch: u64, window: u64, instances: &[InstanceId], suppress: bool) -> Self {
-        let vertices = instances.iter().map(|i| usize::from(i.vertex.0) + 1).max().unwrap_or(0);
+    pub fn new(epoch: u64, window: u64, senders: &[Source], suppress: bool, hold: bool) -> Self {
+        let edges = senders.iter().map(|s| in_edge(*s) + 1).max().unwrap_or(0);
         let sender = |_| Sender { generation: Generation(0), progress: Position::before(Clock(0)) };
         Self {
             epoch,
             window,
             suppress,
-            senders: instances.iter().map(|i| (*i, sender(i))).collect(),
-            edges: (0..vertices)
+            senders: senders.iter().map(|s| (*s, sender(s))).collect(),
+            edges: (0..edges)
                 .map(|_| InEdge { outputs: SeenSet::new(window), events: BTreeSet::new() })
                 .collect(),
+            held: hold.then(BTreeMap::new),
             floor: Clock(0),
             closed: Clock(0),
             counts: EgressCounts::default(),
@@ -88,8 +95,7 @@ impl<P: Protections> EgressCore<P> {
 
     /// Takes a message; what is new goes to the sink.
     pub fn on_data(&mut self, data: &Data, sink: &mut impl Sink) {
-        let Source::Instance(from) = data.from else { return };
-        let Some(sender) = self.senders.get_mut(&from) else { return };
+        let Some(sender) = self.senders.get_mut(&data.from) else { return };
         if sender.generation > data.from_generation {
             self.counts.fenced += 1;
             return;
@@ -98,29 +104,53 @@ impl<P: Protections> EgressCore<P> {
         let promised = sender.progress;
         if let Some(block) = &data.block {
             self.trim(Clock((block.highest().0 + 1).saturating_sub(self.window)));
-            self.on_block(from, block, promised, sink);
+            self.on_packets(in_edge(data.from), block, promised, sink);
+            if let Source::Instance(from) = data.from {
+                self.on_records(from, block, promised, sink);
+            }
         }
-        if let Some(sender) = self.senders.get_mut(&from) {
+        if let Some(sender) = self.senders.get_mut(&data.from) {
             sender.progress = sender.progress.max(data.progress);
         }
+        self.release(sink);
     }
 
-    fn on_block(&mut self, from: InstanceId, block: &Block, promised: Position, sink: &mut impl Sink) {
-        let VertexId(vertex) = from.vertex;
-        for desc in &block.descs {
+    fn on_packets(&mut self, edge: usize, block: &BlockRef, promised: Position, sink: &mut impl Sink) {
+        for (at, desc) in block.descs.iter().enumerate() {
             if self.suppress {
-                let fresh = desc.clock >= self.floor
-                    && self.edges[usize::from(vertex)].outputs.insert(desc.clock, desc.path);
+                let fresh =
+                    desc.clock >= self.floor && self.edges[edge].outputs.insert(desc.clock, desc.path);
                 if !self.admit(fresh, desc.position(), promised) {
                     continue;
                 }
             }
             self.counts.packets += 1;
             self.counts.bytes += u64::from(desc.wire_len);
-            sink.packet(block, desc);
+            self.counts.extra += u64::from(desc.path != Path::FIRST);
+            match &mut self.held {
+                Some(held) => {
+                    held.insert(desc.position(), (block.clone(), at));
+                }
+                None => sink.packet(block, desc),
+            }
         }
+    }
+
+    /// Hands over the packets below which nothing can come any more.
+    fn release(&mut self, sink: &mut impl Sink) {
+        let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) else { return };
+        let Some(progress) = self.senders.values().map(|s| s.progress).min() else { return };
+        while held.first_key_value().is_some_and(|(position, _)| *position <= progress) {
+            if let Some((_, (block, at))) = held.pop_first() {
+                sink.packet(&block, &block.descs[at]);
+            }
+        }
+    }
+
+    fn on_records(&mut self, from: InstanceId, block: &Block, promised: Position, sink: &mut impl Sink) {
+        let at = in_edge(Source::Instance(from));
         for event in &block.events {
-            let edge = &mut self.edges[usize::from(vertex)];
+            let edge = &mut self.edges[at];
             let fresh =
                 event.position.clock >= self.floor && edge.events.insert((event.position, event.index));
             if self.suppress && !self.admit(fresh, event.position, promised) {
@@ -130,11 +160,12 @@ impl<P: Protections> EgressCore<P> {
             sink.event(from, event);
         }
         for record in &block.drops {
-            let edge = &mut self.edges[usize::from(vertex)];
+            let edge = &mut self.edges[at];
             let fresh = record.position.clock >= self.floor && edge.outputs.insert_position(record.position);
             if self.suppress && !self.admit(fresh, record.position, promised) {
                 continue;
             }
+            self.counts.extra += u64::from(record.position.path != Path::FIRST);
             *self.counts.drops.entry(record.reason).or_default() += 1;
             sink.dropped(from, record);
         }
@@ -174,6 +205,14 @@ impl<P: Protections> EgressCore<P> {
             edge.outputs.trim(cut);
             edge.events = edge.events.split_off(&(Position::before(cut), 0));
         }
+    }
+}
+
+/// The in-edge of a sender: the root's is the first, then one a vertex.
+fn in_edge(from: Source) -> usize {
+    match from {
+        Source::Root => 0,
+        Source::Instance(id) => usize::from(id.vertex.0) + 1,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::splitter::tests::{clocks, packets, pool};
-use chc_api::{All, Direction, Event, EventKind, FlowKey, ObjectId, Path, Time, TimerOrigin};
+use chc_api::{All, Direction, Event, EventKind, FlowKey, ObjectId, Path, Time, TimerOrigin, VertexId};
 use chc_runtime::block::{BlockBuilder, BlockRef};
 
 const EPOCH: u64 = 8;
@@ -33,7 +33,37 @@ fn instance(vertex: u16, index: u16) -> InstanceId {
 
 /// An egress behind two instances of vertex 0 and one of vertex 1.
 fn egress(suppress: bool) -> EgressCore<All> {
-    EgressCore::new(EPOCH, WINDOW, &[instance(0, 0), instance(0, 1), instance(1, 0)], suppress)
+    let senders = [instance(0, 0), instance(0, 1), instance(1, 0)].map(Source::Instance);
+    EgressCore::new(EPOCH, WINDOW, &senders, suppress, false)
+}
+
+#[test]
+fn where_a_flow_may_come_from_several_vertices_packets_leave_in_the_order_of_the_input() {
+    for hold in [false, true] {
+        let senders = [instance(0, 0), instance(1, 0)].map(Source::Instance);
+        let mut egress = EgressCore::<All>::new(EPOCH, WINDOW, &senders, true, hold);
+        let mut log = Log::default();
+        egress.on_data(&data(instance(1, 0), 1, packet(3), 4), &mut log);
+        egress.on_data(&data(instance(0, 0), 1, packet(2), 3), &mut log);
+        assert_eq!(log.packets, if hold { vec![2] } else { vec![3, 2] });
+        egress.on_data(&data(instance(0, 0), 1, None, 9), &mut log);
+        assert_eq!(log.packets, if hold { vec![2, 3] } else { vec![3, 2] });
+        assert_eq!(egress.counts.packets, 2, "they are counted when they come");
+    }
+}
+
+#[test]
+fn packets_that_functions_made_are_counted_as_extra() {
+    let mut egress = egress(true);
+    let mut log = Log::default();
+    let mut builder = BlockBuilder::new(pool());
+    let block = packets(&[(1, 1, "")]);
+    builder.forward(&block, &block.descs[0]);
+    builder.forward_copy(&block, &block.descs[0], Path::FIRST.append(9));
+    let position = Position::packet(Clock(1), Path::FIRST.append(7));
+    builder.dropped(DropRecord { position, reason: "test" });
+    egress.on_data(&data(instance(0, 0), 1, builder.finish(), 2), &mut log);
+    assert_eq!((egress.counts.packets, egress.counts.extra, log.drops.len()), (2, 2, 1));
 }
 
 fn data(from: InstanceId, generation: u32, block: Option<BlockRef>, progress: u64) -> Data {

@@ -4,10 +4,14 @@ use super::core::{Instance, InstanceCounts, LocalState};
 use crate::chain::wire::{DataMessage, InstanceControl, Links, Notice, RootControl};
 use crate::messages::{InstanceEffect, InstanceEvent, RootEvent, Source};
 use crate::shard::actor::ShardControl;
-use chc_api::{Generation, InstanceId};
-use chc_runtime::actor::{Actor, Cx};
+use chc_api::{Generation, InstanceId, Position};
+use chc_runtime::actor::{Actor, Cx, Progress};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What timers of the runtime are exact to.
+const TIMER_GRAIN: Duration = Duration::from_millis(2);
 
 /// The actor.
 pub struct InstanceActor {
@@ -16,6 +20,8 @@ pub struct InstanceActor {
     core: Box<dyn Instance>,
     links: Links,
     effects: Vec<InstanceEffect>,
+    /// Pauses of packets and timers, and when they are over.
+    pauses: BTreeSet<(Instant, Position)>,
     published: InstanceCounts,
     totals: Arc<parking_lot::Mutex<InstanceCounts>>,
 }
@@ -36,6 +42,7 @@ impl InstanceActor {
             core,
             links,
             effects: Vec::new(),
+            pauses: BTreeSet::new(),
             published: InstanceCounts::default(),
             totals,
         }
@@ -61,6 +68,10 @@ impl InstanceActor {
                 InstanceEffect::Closed(boundary) => {
                     self.links.tell_root(RootControl::Event(RootEvent::Closed(id, generation, boundary)));
                 }
+                InstanceEffect::Pause(position, duration) => {
+                    self.pauses.insert((Instant::now() + duration, position));
+                }
+                InstanceEffect::Defect(reason) => self.links.notify(Notice::Defect { instance: id, reason }),
                 InstanceEffect::CaughtUp { replayed } => {
                     self.links.notify(Notice::CaughtUp {
                         instance: id,
@@ -77,6 +88,7 @@ impl InstanceActor {
         let counts = self.core.counts();
         let last = std::mem::replace(&mut self.published, counts);
         let mut totals = self.totals.lock();
+        totals.held += counts.held - last.held;
         totals.packets += counts.packets - last.packets;
         totals.duplicates += counts.duplicates - last.duplicates;
         totals.parked += counts.parked - last.parked;
@@ -108,6 +120,26 @@ impl Actor for InstanceActor {
 
     fn on_data(&mut self, DataMessage(data): DataMessage, _cx: &mut Cx) {
         self.core.on_event(InstanceEvent::Data(data), &mut self.effects);
+    }
+
+    /// Ends pauses that are over. They are shorter than a timer can tell: while one is about to end, the actor
+    /// stays busy.
+    fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
+        let Some((first, _)) = self.pauses.first() else { return Progress::Idle };
+        let now = Instant::now();
+        if *first > now + TIMER_GRAIN {
+            return Progress::Idle;
+        }
+        while self.pauses.first().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, position)) = self.pauses.pop_first() {
+                self.core.on_event(InstanceEvent::PauseOver(position), &mut self.effects);
+            }
+        }
+        Progress::Worked
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.pauses.first().and_then(|(at, _)| at.checked_sub(TIMER_GRAIN))
     }
 
     fn drained(&mut self, _cx: &mut Cx) {

@@ -1,7 +1,7 @@
 //! What an instance is told at its creation, and what it counts.
 
 use crate::messages::Source;
-use crate::splitter::Route;
+use crate::splitter::{Route, Ways};
 use chc_api::state::ObjectSpec;
 use chc_api::{Clock, Generation, InstanceId, Position};
 use chc_runtime::block::BlockPool;
@@ -33,10 +33,12 @@ pub struct InstanceConfig {
     pub specs: Vec<ObjectSpec>,
     /// How traffic to this vertex is partitioned.
     pub own: Route,
-    /// The next vertex, if there is one.
-    pub next: Option<Route>,
+    /// Where its packets go.
+    pub ways: Ways,
     /// Those who send to this instance: for each edge of the chain all senders.
     pub upstream: Vec<Vec<Source>>,
+    /// Whether packets of a flow may come by several of those edges.
+    pub joins: bool,
     /// Where state is.
     pub mode: Mode,
     /// Where objects live.
@@ -84,6 +86,8 @@ impl Running {
 pub struct InstanceCounts {
     /// Packets accepted.
     pub packets: u64,
+    /// Packets that waited for what comes before them on other edges.
+    pub held: u64,
     /// Packets an edge had delivered before.
     pub duplicates: u64,
     /// Packets and timers that waited for the store.

@@ -1,9 +1,10 @@
 //! What network-function code sees of an instance: the [`Context`] of one packet or timer.
 
+use super::config::InstanceConfig;
 use super::records::Records;
 use crate::steps::Steps;
 use chc_api::packet::parse::{PacketKind, Parsed};
-use chc_api::state::{ArmedTimer, ObjectKind, ObjectSpec, Plain, ValueBytes};
+use chc_api::state::{ArmedTimer, ObjectKind, Plain, ValueBytes};
 use chc_api::{
     Attachment, Clock, Consistency, Context, Counter, Direction, Event, Flow, FlowKey, Identity, ObjectId,
     ObjectKey, Op, OpValue, Output, Position, Protection, Protections, StateError, Time,
@@ -20,6 +21,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// Where cross-flow objects live.
 pub enum State {
@@ -70,6 +72,8 @@ pub struct Job {
     counted: u64,
     /// Operations issued on each ordered object, in the order of the instance's list of them.
     ordered: [u8; ORDERED_MAX],
+    /// Whether the job pauses.
+    paused: bool,
     /// The operation the job waits for, and its result.
     waits_for: Option<OpName>,
     result: Option<OpValue>,
@@ -101,6 +105,7 @@ impl Default for Job {
             pairs: 0,
             counted: 0,
             ordered: [0; ORDERED_MAX],
+            paused: false,
             waits_for: None,
             result: None,
         }
@@ -121,6 +126,7 @@ impl Job {
         self.pairs = 0;
         self.counted = 0;
         self.ordered = [0; ORDERED_MAX];
+        self.paused = false;
         self.waits_for = None;
         self.result = None;
         self.hint = Hint::NONE;
@@ -157,6 +163,14 @@ pub struct Inner<P> {
     seed: u64,
     /// A payload that lies in two places, put together.
     scratch: Vec<u8>,
+    /// Pauses that begin.
+    pub pauses: Vec<(Position, Duration)>,
+    /// Jobs that pause.
+    paused: usize,
+    /// What the function did that it had not declared.
+    pub defect: Option<String>,
+    outputs: u8,
+    extra_packets_max: u8,
 }
 
 /// Shared by an instance and the contexts of its jobs; one thread only.
@@ -164,7 +178,8 @@ pub struct Env<P>(RefCell<Inner<P>>);
 
 impl<P: Protections> Env<P> {
     /// The environment of an instance with `slots` jobs at once.
-    pub fn new(specs: &[ObjectSpec], records: Records<P>, state: State, slots: usize, seed: u64) -> Rc<Self> {
+    pub fn new(records: Records<P>, state: State, slots: usize, config: &InstanceConfig) -> Rc<Self> {
+        let (specs, seed) = (&config.specs, config.own.seed);
         let ordered = specs.iter().enumerate().filter(|(_, s)| chc_store::objects::is_ordered(s));
         let ordered = ordered.map(|(i, s)| Ordered {
             object: ObjectId(i as u16),
@@ -186,6 +201,11 @@ impl<P: Protections> Env<P> {
             serial: serial.collect(),
             seed,
             scratch: Vec::new(),
+            pauses: Vec::new(),
+            paused: 0,
+            defect: None,
+            outputs: config.ways.node.outputs.len() as u8,
+            extra_packets_max: config.ways.node.extra_packets_max,
         })))
     }
 
@@ -204,10 +224,23 @@ impl<P: Protections> Inner<P> {
         Some(slot)
     }
 
-    /// Operations jobs wait for.
+    /// Operations and pauses jobs wait for.
     #[must_use]
     pub fn waits(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.paused
+    }
+
+    /// A pause is over; false if the job in `slot` does not pause.
+    pub fn pause_over(&mut self, slot: usize) -> bool {
+        let paused = std::mem::take(&mut self.jobs[slot].paused);
+        self.paused -= usize::from(paused);
+        paused
+    }
+
+    /// The function broke its declaration: it is stopped, with the first reason.
+    fn defect(&mut self, slot: usize, what: impl FnOnce() -> String) {
+        let position = self.jobs[slot].position;
+        self.defect.get_or_insert_with(|| format!("at {position:?} the network function {}", what()));
     }
 
     /// Whether the job in `slot` may still issue an operation on the `at`-th ordered object.
@@ -231,10 +264,13 @@ impl<P: Protections> Inner<P> {
         if let Some(at) = self.ordered.iter().position(|o| o.object == object)
             && !matches!(op, Op::Release { .. })
         {
-            let object = &self.ordered[at];
+            let (object_id, object) = (object, &self.ordered[at]);
             let max = if job.is_timer { object.timer_ops_max } else { object.packet_ops_max };
             if job.ordered[at] >= max {
-                // More than declared: the order could not be kept, so the operation is refused.
+                // The order could not be kept.
+                self.defect(slot, || {
+                    format!("issued more operations on object {} than the {max} declared", object_id.0)
+                });
                 return Issued::Done(OpValue::Refused(StateError::OverLimit));
             }
             job.ordered[at] += 1;
@@ -277,6 +313,13 @@ impl<P: Protections> Inner<P> {
                     self.observed.insert((ObjectId(object as u16), ObjectKey::GLOBAL), *value);
                 }
             }
+        }
+    }
+
+    /// An output must be one of those declared.
+    pub fn check_output(&mut self, slot: usize, output: Output) {
+        if output.number() >= self.outputs {
+            self.defect(slot, || format!("has no output {}", output.number()));
         }
     }
 
@@ -337,6 +380,29 @@ impl<P: Protections> Future for Operation<P> {
             }
             None => Poll::Pending,
         }
+    }
+}
+
+/// A pause.
+struct Pause<P: 'static> {
+    cx: Cx<P>,
+    duration: Option<Duration>,
+}
+
+impl<P: Protections> Future for Pause<P> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let mut inner = this.cx.env.inner();
+        let inner = &mut *inner;
+        let job = &mut inner.jobs[this.cx.slot];
+        if let Some(duration) = this.duration.take().filter(|d| !d.is_zero()) {
+            job.paused = true;
+            inner.paused += 1;
+            inner.pauses.push((job.position, duration));
+        }
+        if job.paused { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -454,7 +520,14 @@ impl<P: Protections> Context for Cx<P> {
     }
 
     fn emit(&self, output: Output, frame: &[u8]) {
-        self.env.inner().jobs[self.slot].extra.push((output, frame.to_vec()));
+        let mut inner = self.env.inner();
+        let (job, max) = (&inner.jobs[self.slot], inner.extra_packets_max);
+        let max = if job.is_timer { 0 } else { max };
+        if job.extra.len() >= usize::from(max) {
+            return inner.defect(self.slot, || format!("sent more packets of its own than the {max} it may"));
+        }
+        inner.check_output(self.slot, output);
+        inner.jobs[self.slot].extra.push((output, frame.to_vec()));
     }
 
     fn attach<T: Attachment>(&self, value: T) {
@@ -462,11 +535,18 @@ impl<P: Protections> Context for Cx<P> {
     }
 
     fn attached<T: Attachment>(&self) -> Option<T> {
-        let (name, value) = self.env.inner().jobs[self.slot].attached?;
+        let inner = self.env.inner();
+        let job = &inner.jobs[self.slot];
+        let before = || {
+            inner.block(self.slot).filter(|_| !job.is_timer)?.attached(&inner.block(self.slot)?.descs[job.at])
+        };
+        let (name, value) = job.attached.or_else(before)?;
         (name == T::NAME).then(|| value.read()).flatten()
     }
 
-    async fn pause(&self, _duration: std::time::Duration) {}
+    fn pause(&self, duration: Duration) -> impl Future<Output = ()> {
+        Pause { cx: self.clone(), duration: Some(duration) }
+    }
 
     fn get<T: Plain>(&self, object: Flow<T>) -> Option<T> {
         let inner = self.env.inner();

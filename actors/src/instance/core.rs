@@ -19,20 +19,20 @@ mod progress;
 
 pub use super::config::{InstanceConfig, InstanceCounts, Mode, Running};
 
-use super::context::{Cx, Env, Inner, State, waker};
+use super::context::{Cx, Env, Inner, Job, State, waker};
 use super::lanes::{LaneId, Lanes};
 use super::records::Records;
 use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
 use crate::seen::SeenSet;
 use crate::splitter::Splitter;
 use chc_api::nf::PacketHint;
-use chc_api::packet::parse::Parsed;
+use chc_api::packet::parse::parse;
 use chc_api::state::ObjectKind;
 use chc_api::{
-    Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Position,
+    Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Output, Position,
     Protection, Protections, Resolution, ShardId, Slot, Time, TimerEvent, Verdict,
 };
-use chc_runtime::block::{BlockRef, Desc, DropRecord, EventRecord, Meta};
+use chc_runtime::block::{BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta};
 use chc_store::batch::{Load, Loaded};
 use chc_store::client::Client;
 use chc_store::objects::Objects;
@@ -58,8 +58,12 @@ struct InEdge {
 enum Phase {
     Created,
     Registered,
-    Loading { shards: u16 },
+    Loading {
+        shards: u16,
+    },
     Running,
+    /// Its function did what it had not declared.
+    Defective,
 }
 
 /// A packet that waits behind another of its lane.
@@ -135,6 +139,8 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     /// Whether packets come in position order: an instance upstream sends those that waited for the
     /// store behind others.
     in_order: bool,
+    /// Whether a packet runs only when nothing below it can come any more.
+    holds: bool,
     /// The context of packets that are handled at once; its slot is no other job's.
     at_once: Cx<P>,
     phase: Phase,
@@ -194,12 +200,16 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             senders: senders.iter().map(sender).collect(),
         });
         let from = Source::Instance(config.id);
+        let in_order = config.upstream.iter().flatten().all(|s| *s == Source::Root);
         // One job more than there are slots: that of packets handled at once.
-        let env = Env::new(&config.specs, records, state, slots + 1, seed);
+        let env = Env::new(records, state, slots + 1, &config);
         Self {
             edges: edges.collect(),
-            splitter: Splitter::new(from, config.generation, config.next.clone(), true, &config.pool, stored),
-            in_order: config.upstream.iter().flatten().all(|s| *s == Source::Root),
+            splitter: Splitter::new(from, config.generation, &config.ways, &config.pool, stored),
+            in_order,
+            // A slot's packets run in the order of the input, whatever addresses they carry: a mapping may
+            // be made, used or ended by a lower packet that has not come yet.
+            holds: config.joins || (N::TRANSLATES && !in_order),
             at_once: Cx::new(&env, slots),
             env,
             nf: Rc::new(nf),
@@ -381,6 +391,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     fn passes_whole(&self, block: &BlockRef) -> bool {
         self.lanes.is_empty()
             && self.config.poisoned.is_empty()
+            && !self.holds
             && self.splitter.has_one_receiver()
             && self.env.inner().records.due().is_empty()
             && block.descs.iter().all(|desc| self.nf.passes(packet_hint(desc)))
@@ -395,7 +406,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             self.splitter.forward_whole(block);
         } else {
             for (desc, _) in block.descs.iter().zip(&admitted).filter(|(_, fresh)| **fresh) {
-                self.splitter.forward(block, desc);
+                self.splitter.enter(block, desc);
+                self.splitter.forward(Output::FIRST, block, desc);
             }
         }
         self.admitted = admitted;
@@ -405,12 +417,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     #[inline(always)]
     fn accept(&mut self, block: &BlockRef, at: usize, hint: Hint) {
         let desc = &block.descs[at];
-        let quiet = self.lanes.is_empty() && self.config.poisoned.is_empty();
+        let quiet = self.lanes.is_empty() && self.config.poisoned.is_empty() && !self.holds;
         if quiet && self.env.inner().records.due().is_empty() {
             if self.nf.passes(packet_hint(desc)) {
-                return self.splitter.forward(block, desc);
+                self.splitter.enter(block, desc);
+                return self.splitter.forward(Output::FIRST, block, desc);
             }
-            if (!N::TRANSLATES || self.in_order) && self.run_at_once(block, at, hint) {
+            if self.run_at_once(block, at, hint) {
                 return;
             }
         }
@@ -438,10 +451,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let meta = block.meta(desc);
         let carried = meta.parsed.identity();
         let (mut identity, mut hash, mut hint) = (carried, desc.hash, hint);
-        // A slot's packets run in the order of the input, whatever addresses they carry: a mapping may
-        // be made, used or ended by a lower packet that has not come yet.
-        if N::TRANSLATES && self.input < position && !self.in_order {
+        if self.holds && self.input < position {
             self.stalled = true;
+            self.counts.held += 1;
             return false;
         }
         while let Some(due) = self.due_before(&carried, desc.hash, &position) {
@@ -456,7 +468,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
         } else if self.nf.passes(packet_hint(desc)) && !self.config.poisoned.contains(&position) {
             self.begun += 1;
-            self.splitter.forward(block, desc);
+            self.splitter.enter(block, desc);
+            self.splitter.forward(Output::FIRST, block, desc);
             return true;
         }
         let Some(slot) = self.take_slot(&position) else { return false };
@@ -624,6 +637,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     #[inline(always)]
     fn finish(&mut self, slot: usize, block: Option<&BlockRef>, verdict: Verdict) {
         let inner = &mut *self.env.inner();
+        if let Verdict::Send(output) = verdict {
+            inner.check_output(slot, output);
+        }
         let job = &mut inner.jobs[slot];
         for (index, event) in job.events.iter().enumerate() {
             self.splitter.event(EventRecord {
@@ -637,18 +653,22 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         // What a timer did is in its record and its events.
         let Some(block) = block.filter(|_| !job.is_timer) else { return };
         let desc = &block.descs[job.at];
+        self.splitter.enter(block, desc);
         match verdict {
             Verdict::Drop(reason) => self.splitter.dropped(DropRecord { position: job.position, reason }),
-            Verdict::Forward | Verdict::Send(_) if job.rewritten || job.renamed => {
-                let identity = job.renamed.then(|| {
-                    let meta = block.meta(desc);
-                    let Identity { key, direction } = job.identity;
-                    (Meta { parsed: Parsed { key, direction, ..meta.parsed }, ..*meta }, job.hash)
-                });
-                let head = if job.rewritten { &job.head } else { block.head(desc) };
-                self.splitter.forward_changed(block, desc, head, identity);
+            Verdict::Forward => send(&mut self.splitter, Output::FIRST, block, job),
+            Verdict::Send(output) => send(&mut self.splitter, output, block, job),
+        }
+        if !job.extra.is_empty() {
+            let meta = block.meta(desc);
+            for (at, (output, frame)) in job.extra.iter().enumerate() {
+                let parsed = parse(meta.link, frame);
+                let meta = Meta::new(parsed, meta.link, meta.time, meta.captured, meta.number);
+                let hash = parsed.key.hash(self.config.own.seed);
+                let (clock, wire_len, bits) = (desc.clock, frame.len() as u32, Desc::bits_of(&parsed));
+                let ingest = Ingest { clock, path: desc.path, hash, wire_len, bits };
+                self.splitter.emit(at as u8 + 1, *output, frame, desc.path, ingest, meta);
             }
-            Verdict::Forward | Verdict::Send(_) => self.splitter.forward(block, desc),
         }
     }
 
@@ -751,6 +771,22 @@ fn packet_hint(desc: &Desc) -> PacketHint {
     }
 }
 
+/// Sends on a packet its function has handled.
+#[inline(always)]
+fn send<P: Protections>(splitter: &mut Splitter<P>, output: Output, block: &BlockRef, job: &Job) {
+    let desc = &block.descs[job.at];
+    if !(job.rewritten || job.renamed || job.attached.is_some()) {
+        return splitter.forward(output, block, desc);
+    }
+    let meta = (job.renamed || job.attached.is_some()).then(|| {
+        let mut meta = *block.meta(desc);
+        (meta.parsed.key, meta.parsed.direction) = (job.identity.key, job.identity.direction);
+        (meta, job.attached.or_else(|| block.attached(desc)), job.hash)
+    });
+    let head = job.rewritten.then_some(job.head.as_slice());
+    splitter.forward_changed(output, block, desc, &Changed { head, meta });
+}
+
 /// The least position above one.
 fn after(position: &Position) -> Position {
     let mut next = *position;
@@ -781,6 +817,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
             InstanceEvent::Loaded(loaded) => self.on_loaded(&loaded),
             InstanceEvent::Data(data) => match self.phase {
                 Phase::Running => self.on_data(data),
+                Phase::Defective => {}
                 _ => self.inbox.push_back(data),
             },
             InstanceEvent::Reply(reply) => {
@@ -802,6 +839,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                 }
                 self.report_closing(out);
             }
+            InstanceEvent::PauseOver(position) => {
+                let slot = self.parked.get(&position).copied();
+                if let Some(slot) = slot.filter(|slot| self.env.inner().pause_over(*slot)) {
+                    self.resume(slot);
+                    self.run_waiting();
+                }
+            }
             InstanceEvent::Cut(cut) => self.trim(cut),
             InstanceEvent::Replay { to, generation, boundary } => match self.phase {
                 Phase::Created | Phase::Registered => self.replay_asked.push((to, generation)),
@@ -822,6 +866,14 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                 return out.push(InstanceEffect::Register);
             }
             _ => return,
+        }
+        if let Some(defect) = self.env.inner().defect.take() {
+            // Nothing of it reaches others: not the outputs, nor the operations.
+            self.phase = Phase::Defective;
+            return out.push(InstanceEffect::Defect(defect));
+        }
+        for (position, duration) in self.env.inner().pauses.drain(..) {
+            out.push(InstanceEffect::Pause(position, duration));
         }
         let progress = self.progress();
         let closing = self.begin_closing();
@@ -888,7 +940,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
         assert!(self.progress() <= self.input, "outputs cannot be ahead of inputs");
         assert!(self.closed <= self.progress().clock, "nothing below a closed boundary is unfinished");
         let inner = self.env.inner();
-        assert_eq!(inner.waits(), self.parked.len(), "a parked job waits for one operation");
+        assert_eq!(inner.waits(), self.parked.len(), "a parked job waits for one operation or a pause");
     }
 }
 

@@ -4,13 +4,13 @@
 use super::*;
 use crate::messages::Destination;
 use crate::splitter::Route;
-use crate::splitter::tests::{SEED, clocks, packets, pool, route};
+use crate::splitter::tests::{SEED, clocks, frame, packets, pool, route, ways_out, ways_to};
 use chc_api::nf::FlowLookup;
 use chc_api::state::FlowOptions;
 use chc_api::state::ObjectSpec;
 use chc_api::{
-    All, Consistency, Context, Counter, Declarations, Event, EventKind, Flow, ObjectKey, Op, OpValue, Path,
-    Scope, StateError, Step, VertexId,
+    All, Attachment, Consistency, Context, Counter, Declarations, Event, EventKind, Flow, ObjectKey, Op,
+    OpValue, Path, Scope, StateError, Step, VertexId,
 };
 use chc_runtime::block::BlockBuilder;
 use chc_store::batch::Batch;
@@ -19,12 +19,24 @@ use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
 use chc_store::objects::Shown;
 use std::sync::Arc;
 use std::time::Duration;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const EPOCH: u64 = 8;
 const WINDOW: u64 = 64;
 /// A timer is due this many clocks after the packet that armed it: packet time is the clock.
 const DELAY: u64 = 10;
-const REFUSED: u32 = 999;
+/// What a test attaches to packets.
+#[derive(Clone, Copy, PartialEq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Mark(u64);
+
+impl Attachment for Mark {
+    const NAME: &'static str = "mark";
+}
+
+/// Flow of the packets the function sends itself.
+const EXTRA: u16 = 77;
+const PAUSE: Duration = Duration::from_micros(70);
 
 /// Does what the payload says, a letter at a time.
 #[derive(Clone)]
@@ -34,6 +46,7 @@ struct Probe {
     serial: ObjectId,
     list: ObjectId,
     timed: ObjectId,
+    other: Output,
 }
 
 impl Probe {
@@ -52,6 +65,7 @@ impl Probe {
             serial: d.basic("serial", Scope::Global, Consistency::Serial, int(), (1, 0)),
             list: d.basic("list", Scope::Global, Consistency::Clock, list(), (1, 0)),
             timed: d.basic("timed", Scope::Global, Consistency::Clock, list(), (0, 1)),
+            other: d.output("other"),
         };
         (probe, d.objects)
     }
@@ -80,8 +94,8 @@ impl NetworkFunction for Probe {
                 }
                 b's' => cx.submit(serial, key, Op::Increment(1)),
                 b'l' => match cx.operate(list, key, Op::Push(clock)).await {
-                    OpValue::Refused(StateError::OverLimit) => self.report(&cx, u64::from(REFUSED)),
                     OpValue::Empty => self.report(&cx, 0),
+                    OpValue::Refused(StateError::OverLimit) => {}
                     other => panic!("{other:?}"),
                 },
                 b'D' => cx.done(list),
@@ -95,6 +109,11 @@ impl NetworkFunction for Probe {
                 b'N' => cx.count(self.counter, 2),
                 b'm' => cx.rewrite(|head| head[8] -= 1),
                 b'd' => return Verdict::Drop("test"),
+                b'o' => return Verdict::Send(self.other),
+                b'E' => cx.emit(self.other, &frame(EXTRA, "")),
+                b'a' => cx.attach(Mark(clock)),
+                b'A' => self.report(&cx, cx.attached::<Mark>().map_or(0, |mark| mark.0)),
+                b'p' => cx.pause(PAUSE).await,
                 _ => panic!("the function is broken"),
             }
         }
@@ -161,8 +180,9 @@ fn config() -> InstanceConfig {
         window: WINDOW,
         specs: Probe::declare().1,
         own: Route { vertex: ME.vertex, ..route(Scope::FiveTuple, 1) },
-        next: None,
+        ways: ways_out(),
         upstream: vec![vec![Source::Root]],
+        joins: false,
         mode: Mode::Store,
         placement: Placement { shards: 1, seed: SEED },
         parking: 4,
@@ -739,7 +759,7 @@ fn it_says_when_it_reached_what_was_stamped_before_it_began() {
 
 #[test]
 fn a_downstream_instance_gets_what_was_sent_to_the_one_before_it() {
-    let mut bed = Bed::new(InstanceConfig { next: Some(route(Scope::FiveTuple, 1)), ..config() });
+    let mut bed = Bed::new(InstanceConfig { ways: ways_to(route(Scope::FiveTuple, 1)), ..config() });
     let to = InstanceId { vertex: VertexId(1), index: 0 };
     bed.input(&[(0, A, "")], 1);
     assert!(bed.left().is_empty());
@@ -754,7 +774,7 @@ fn a_downstream_instance_gets_what_was_sent_to_the_one_before_it() {
 
 #[test]
 fn a_downstream_instance_that_asked_too_early_is_connected_at_the_start() {
-    let mut bed = Bed::new(InstanceConfig { next: Some(route(Scope::FiveTuple, 1)), ..config() }).fail();
+    let mut bed = Bed::new(InstanceConfig { ways: ways_to(route(Scope::FiveTuple, 1)), ..config() }).fail();
     let to = InstanceId { vertex: VertexId(1), index: 0 };
     bed.on(InstanceEvent::Replay { to, generation: Generation(5), boundary: Clock(0) });
     bed.go(0, 0);
@@ -813,13 +833,127 @@ fn an_output_that_depends_on_an_observed_value_waits_for_it() {
     assert_eq!(bed.events(), [(1, 1)]);
 }
 
+/// Nothing reaches others of what a function does once it has broken its declaration.
+fn stopped(mut bed: Bed, clock: u64) -> String {
+    assert_eq!(bed.left(), [] as [u64; 0]);
+    assert!(bed.batches.is_empty());
+    bed.input(&[(clock + 1, B, "")], clock + 2);
+    assert_eq!(bed.left(), [] as [u64; 0], "it is stopped");
+    match bed.notes.pop() {
+        Some(InstanceEffect::Defect(defect)) => defect,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn more_operations_than_declared_are_refused() {
+fn a_function_that_does_more_than_it_declared_is_stopped() {
+    let breaks = |what: &str| {
+        let mut bed = Bed::new(branching());
+        bed.batches.clear();
+        bed.input(&[(0, A, what)], 1);
+        bed.store();
+        stopped(bed, 0)
+    };
+    let operations = breaks("ll");
+    assert!(operations.contains("more operations on object 3 than the 1 declared"), "{operations}");
+    let packets = breaks("EEE");
+    assert!(packets.contains("more packets of its own than the 2 it may"), "{packets}");
     let mut bed = Bed::new(config());
-    bed.input(&[(0, A, "ll")], 1);
-    bed.store();
-    assert_eq!(bed.events(), [(0, 0), (0, REFUSED)]);
-    assert_eq!(bed.object(Probe::declare().0.list), Some(Shown::List(vec![0])));
+    bed.batches.clear();
+    bed.input(&[(0, A, "o")], 1);
+    let output = stopped(bed, 0);
+    assert!(output.contains("has no output 1"), "{output}");
+}
+
+// Outputs, packets of its own, attachments, pauses.
+
+/// Two outputs, both to the egress, up to two packets of its own, and copies of what leaves to vertex 1.
+fn branching() -> InstanceConfig {
+    let mut ways = ways_to(route(Scope::FiveTuple, 1));
+    ways.node.copies = std::mem::take(&mut ways.node.outputs[0]);
+    ways.node.outputs = vec![Vec::new(); 2];
+    ways.node.extra_packets_max = 2;
+    ways.node.first_tap = 2;
+    InstanceConfig { ways, ..config() }
+}
+
+/// Clock and the first two places of the path.
+type Names = Vec<(u64, u32)>;
+
+/// The packets sent to the egress and to vertex 1.
+fn named(bed: &mut Bed) -> (Names, Names) {
+    let (mut out, mut copies) = (Vec::new(), Vec::new());
+    for (to, data) in bed.sent.drain(..) {
+        let names = data.block.iter().flat_map(|b| &b.descs).map(|d| (d.clock.0, d.path.0 >> 16));
+        if to == Destination::Egress { out.extend(names) } else { copies.extend(names) }
+    }
+    (out, copies)
+}
+
+#[test]
+fn packets_of_its_own_follow_the_packet_they_are_made_for_even_a_dropped_one() {
+    let mut bed = Bed::new(branching());
+    let to = InstanceId { vertex: VertexId(1), index: 0 };
+    bed.on(InstanceEvent::Replay { to, generation: Generation(1), boundary: Clock(0) });
+    bed.sent.clear();
+    bed.input(&[(0, A, "EE"), (1, A, "Ed"), (2, A, "o")], 3);
+    // Taps: 2, 3 and 4 for copies of the packet, of the first and of the second extra one; 5 and 6 for these.
+    let out = vec![(0, 0x100), (0, 0x105), (0, 0x106), (1, 0x105), (2, 0x100)];
+    let copies = vec![(0, 0x102), (0, 0x103), (0, 0x104), (1, 0x103), (2, 0x102)];
+    assert_eq!(named(&mut bed), (out, copies));
+}
+
+#[test]
+fn what_is_attached_travels_with_the_packet() {
+    let mut bed = Bed::new(branching());
+    bed.input(&[(3, A, "a"), (4, A, "A"), (5, A, "maA")], 6);
+    let attached: Vec<_> = bed
+        .sent
+        .iter()
+        .filter_map(|(_, data)| data.block.as_ref())
+        .flat_map(|block| {
+            block.descs.iter().map(|desc| {
+                block.attached(desc).and_then(|(name, value)| Some((name, value.read::<Mark>()?)))
+            })
+        })
+        .collect();
+    assert_eq!(attached, [Some(("mark", Mark(3))), None, Some(("mark", Mark(5)))]);
+    // It is there for whoever gets the packet next.
+    let blocks: Vec<BlockRef> = bed.sent.iter().filter_map(|(_, data)| data.block.clone()).collect();
+    assert_eq!(bed.events(), [(4, 0), (5, 5)], "nothing was attached to packet 4");
+    let mut next = Bed::new(config());
+    for block in blocks {
+        let data = Data { block: Some(block), ..next.message(Source::Root, &[], 6) };
+        next.on(InstanceEvent::Data(data));
+    }
+    assert_eq!(next.events(), [(4, 0), (5, 5)]);
+}
+
+#[test]
+fn a_packet_that_pauses_holds_its_flow_and_the_progress_until_the_pause_is_over() {
+    let mut bed = Bed::new(config());
+    bed.input(&[(0, A, "p"), (1, A, ""), (2, B, "")], 3);
+    let position = Position::packet(Clock(0), Path::FIRST);
+    let pauses = |bed: &Bed| bed.notes.iter().filter(|n| matches!(n, InstanceEffect::Pause(..))).count();
+    assert!(matches!(bed.notes.last(), Some(InstanceEffect::Pause(p, PAUSE)) if *p == position));
+    assert_eq!((bed.left(), bed.progress), (vec![2], position));
+    bed.on(InstanceEvent::PauseOver(Position::packet(Clock(1), Path::FIRST)));
+    assert_eq!(bed.left(), [] as [u64; 0], "that one does not pause");
+    bed.on(InstanceEvent::PauseOver(position));
+    assert_eq!((bed.left(), bed.progress, pauses(&bed)), (vec![0, 1], Position::before(Clock(3)), 1));
+}
+
+#[test]
+fn where_a_flow_may_come_by_several_edges_packets_wait_for_those_below() {
+    let upstream = vec![vec![sender(0)], vec![sender(1)]];
+    for joins in [false, true] {
+        let mut bed = Bed::new(InstanceConfig { upstream: upstream.clone(), joins, ..config() });
+        bed.input_from(sender(0), &[(1, A, "w"), (3, A, "r")], 4);
+        bed.input_from(sender(1), &[(0, A, "w"), (2, A, "w")], 3);
+        bed.input_from(sender(1), &[], 9);
+        let seen = if joins { [(3, 3)] } else { [(3, 1)] };
+        assert_eq!(bed.events(), seen, "joins: {joins}");
+    }
 }
 
 /// The frontiers of the two ordered objects that were sent last.
@@ -876,7 +1010,7 @@ fn a_frontier_is_sent_when_somebody_waits_for_it() {
 
 #[test]
 fn a_dropped_packet_is_an_output_to_the_egress() {
-    let mut bed = Bed::new(InstanceConfig { next: Some(route(Scope::FiveTuple, 1)), ..config() });
+    let mut bed = Bed::new(InstanceConfig { ways: ways_to(route(Scope::FiveTuple, 1)), ..config() });
     bed.input(&[(0, A, "d")], 1);
     let [(Destination::Egress, data)] = bed.sent.as_slice() else { panic!("{:?}", bed.sent) };
     let block = data.block.as_ref().expect("a drop");

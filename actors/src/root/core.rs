@@ -13,13 +13,12 @@
 
 use super::fragments::Fragments;
 use crate::messages::{RootEffect, RootEvent, Source};
-use crate::splitter::{Route, Splitter};
+use crate::splitter::{Splitter, Ways};
 use crate::steps::Steps;
 use chc_api::packet::ParseReason;
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed, parse};
-use chc_api::packet::protocol;
-use chc_api::{Clock, Generation, InstanceId, Position, Protection, Protections, Step, Time};
+use chc_api::{Clock, Generation, InstanceId, Output, Path, Position, Protection, Protections, Step, Time};
 use chc_runtime::block::{BlockPool, Desc, Ingest, Meta};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -35,8 +34,10 @@ pub struct RootConfig {
     pub bytes_max: u64,
     /// Least distance of time steps; zero for a step at every distinct time.
     pub tick_ns: u64,
-    /// The first vertex.
-    pub route: Route,
+    /// Where packets enter the chain.
+    pub ways: Ways,
+    /// Seed of the identity hash.
+    pub seed: u64,
     /// All instances of the chain.
     pub instances: Vec<InstanceId>,
     /// Whether what is in flight is retained for replay.
@@ -106,7 +107,6 @@ impl<P: Protections> RootCore<P> {
     /// equivalence.
     #[must_use]
     pub fn new(config: RootConfig, record_stamps: bool) -> Self {
-        let route = Some(config.route.clone());
         Self {
             next: Clock(0),
             cut: Clock(0),
@@ -118,7 +118,7 @@ impl<P: Protections> RootCore<P> {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             unflushed_bytes: 0,
-            splitter: Splitter::new(Source::Root, Generation(1), route, false, &config.pool, config.retain),
+            splitter: Splitter::new(Source::Root, Generation(1), &config.ways, &config.pool, config.retain),
             reports: config.instances.iter().map(|i| (*i, (Generation(0), Clock(0)))).collect(),
             egress: Clock(0),
             stamps: Vec::new(),
@@ -177,12 +177,20 @@ impl<P: Protections> RootCore<P> {
         self.counts.bytes += u64::from(arrival.wire_len);
         self.unflushed_bytes += arrival.frame.len() as u64;
 
-        let hash = parsed.key.hash(self.config.route.seed);
-        let meta =
-            Meta { parsed, link: arrival.link, time: self.time, captured: arrival.time, number: self.number };
-        let ingest = Ingest { clock, hash, wire_len: arrival.wire_len, bits: bits(&parsed) };
-        let edge = self.splitter.pick(hash, || parsed.identity());
-        self.splitter.builder(edge).ingest(arrival.frame, head_len(&parsed), ingest, meta);
+        let hash = parsed.key.hash(self.config.seed);
+        let meta = Meta::new(parsed, arrival.link, self.time, arrival.time, self.number);
+        let ingest = Ingest {
+            clock,
+            path: Path::FIRST,
+            hash,
+            wire_len: arrival.wire_len,
+            bits: Desc::bits_of(&parsed),
+        };
+        // Nothing is discarded at the entry: there is an edge.
+        let edge = self.splitter.pick(Output::FIRST, hash, || parsed.identity());
+        if let Some(edge) = edge {
+            self.splitter.builder(edge).ingest(arrival.frame, parsed.head_len(), ingest, meta);
+        }
     }
 
     fn count_reason(&mut self, reason: ParseReason) {
@@ -362,19 +370,6 @@ impl<P: Protections> RootCore<P> {
             "the window bounds what is in flight"
         );
     }
-}
-
-fn bits(parsed: &Parsed) -> u8 {
-    let tcp = parsed.protocol == protocol::TCP && parsed.is(PacketKind::HAS_L4);
-    let error = parsed.is(PacketKind::ICMP_ERROR);
-    (if tcp { Desc::TCP } else { 0 }) | (if error { Desc::ICMP_ERROR } else { 0 })
-}
-
-/// How much of a frame is its header region: to the end of the longest transport header there can be,
-/// and of a quoted packet's headers.
-fn head_len(parsed: &Parsed) -> usize {
-    let transport = usize::from(parsed.l4.max(parsed.l3));
-    if parsed.is(PacketKind::ICMP_ERROR) { transport + 8 + 60 + 60 + 20 } else { transport + 64 }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::messages::{Data, Destination};
-use crate::splitter::tests::{SEED, clocks, frame, pool, route};
+use crate::splitter::tests::{SEED, clocks, frame, pool, route, ways_to};
 use chc_api::{All, Scope, VertexId};
 
 const EPOCH: u64 = 8;
@@ -19,7 +19,8 @@ fn config() -> RootConfig {
         window: WINDOW,
         bytes_max: u64::MAX,
         tick_ns: 0,
-        route: route(Scope::FiveTuple, 1),
+        ways: ways_to(route(Scope::FiveTuple, 1)),
+        seed: SEED,
         instances: vec![instance(1), instance(2)],
         retain: true,
         pool: pool(),

@@ -12,6 +12,7 @@ use chc_actors::egress::core::{EgressCore, Sink};
 use chc_actors::instance::core::{Instance, Mode};
 use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
 use chc_actors::root::core::RootCore;
+use chc_actors::topology::Topology;
 use chc_api::{All, Generation, InstanceId, ShardId, VertexId};
 use chc_runtime::block::{Block, BlockPool, Desc, DropRecord, EventRecord};
 use chc_store::batch::{Batch, Load};
@@ -38,6 +39,7 @@ pub struct Cores {
     to_instances: Vec<Vec<InstanceEvent>>,
     to_shards: Vec<Vec<ShardEvent>>,
     to_egress: Vec<Data>,
+    topology: Topology,
     /// Buffers that are used again.
     root_effects: Vec<RootEffect>,
     instance_effects: Vec<InstanceEffect>,
@@ -60,14 +62,21 @@ impl Cores {
         ensure!(ids.iter().all(|id| id.index == 0), "one instance a vertex");
         let pool = BlockPool::new();
         let instance =
-            |(at, id): (usize, &InstanceId)| (plan.vertices[at].factory)(plan.instance(*id, &pool));
+            |(at, id): (usize, &InstanceId)| (plan.vertices[at].function.factory)(plan.instance(*id, &pool));
         let shards: Vec<ShardEngine<All>> =
             (0..plan.shards).map(|shard| ShardEngine::new(plan.shard(ShardId(shard), false))).collect();
         let mut cores = Self {
             root: RootCore::new(plan.root(&pool), false),
             instances: ids.iter().enumerate().map(instance).collect(),
-            egress: EgressCore::new(plan.epoch, plan.window, &ids, plan.mode == Mode::Store),
+            egress: EgressCore::new(
+                plan.epoch,
+                plan.window,
+                &plan.egress_senders(),
+                plan.mode == Mode::Store,
+                plan.topology.joins(None),
+            ),
             sink: Counted::default(),
+            topology: plan.topology.clone(),
             to_root: Vec::new(),
             to_instances: ids.iter().map(|_| Vec::new()).collect(),
             to_shards: shards.iter().map(|_| Vec::new()).collect(),
@@ -196,6 +205,11 @@ impl Cores {
                 InstanceEffect::Closed(boundary) => {
                     self.to_root.push(RootEvent::Closed(id, GENERATION, boundary));
                 }
+                // Time does not pass here.
+                InstanceEffect::Pause(position, _) => {
+                    self.to_instances[at].push(InstanceEvent::PauseOver(position));
+                }
+                InstanceEffect::Defect(defect) => self.defect = Some(defect),
                 InstanceEffect::CaughtUp { .. } => {}
             }
         }
@@ -253,7 +267,8 @@ impl Cores {
                     self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Data(data));
                 }
                 RootEffect::Go { to, cut, stamped, generations, .. } => {
-                    let is_next = |id: &InstanceId| id.vertex.0 == to.vertex.0 + 1;
+                    let ways = &self.topology.vertices[usize::from(to.vertex.0)];
+                    let is_next = |id: &InstanceId| ways.ways().any(|way| way.to == id.vertex);
                     let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
                     let event = InstanceEvent::Go { cut, stamped, downstream };
                     self.to_instances[usize::from(to.vertex.0)].push(event);

@@ -3,7 +3,8 @@
 use crate::traffic::Traffic;
 use anyhow::Context as _;
 use chc_actors::chain::compile::{ChainPlan, compile};
-use chc_actors::config::{Catalog, ChainBuilder, RuntimeConfig, StoreConfig, StoreMode};
+use chc_actors::config::{ChainBuilder, RuntimeConfig, StoreConfig, StoreMode};
+use chc_actors::functions::Catalog;
 use clap::ValueEnum;
 use serde_json::json;
 
@@ -62,5 +63,5 @@ pub fn plan(functions: &[String], mode: Mode, burst: u16, traffic: &Traffic) -> 
             builder = builder.next(next);
         }
     }
-    compile(&builder.build(&Catalog)?).context("the chain cannot be compiled")
+    compile(&builder.build(&Catalog)?, &Catalog).context("the chain cannot be compiled")
 }

@@ -3,7 +3,8 @@
 use chc_actors::chain::compile::{ChainPlan, compile};
 use chc_actors::chain::run::{Kill, RunOptions, RunOutcome, run};
 use chc_actors::chain::sinks::{CaptureSource, Everything, KeepingSink};
-use chc_actors::config::{Catalog, load};
+use chc_actors::config::load;
+use chc_actors::functions::Catalog;
 use chc_actors::root::actor::PacketSource;
 use chc_actors::trace::{GenerateOptions, write};
 use chc_runtime::capture::CaptureReader;
@@ -19,7 +20,7 @@ pub fn plan(name: &str, overrides: &[impl ToString]) -> ChainPlan {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = load(&crate::command::config(name), &overrides, &Catalog);
     let config = config.unwrap_or_else(|problems| panic!("{name} {overrides:?}: {problems}"));
-    compile(&config).expect("a checked configuration compiles")
+    compile(&config, &Catalog).expect("a checked configuration compiles")
 }
 
 /// A generated capture in a directory of its own.

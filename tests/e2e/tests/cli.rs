@@ -126,9 +126,13 @@ fn what_is_not_built_yet_is_refused_by_name() {
             assert!(answer.stderr.contains(&format!("{one}: not available")), "{one}\n{answer}");
         }
     }
-    let copies = "[chain]\nname = \"c\"\nentry = [\"a\"]\n[vertex.a]\nnf = \"portscan\"\ncopy = [\"b\"]\n[vertex.b]\nnf = \"portscan\"\n";
-    scratch.write("copies.toml", copies);
-    scratch.chc(&["check", "copies.toml"]).expect(2).says(&["copies.toml:6: vertex.a.copy", "not available"]);
+    let policy =
+        "[chain]\nname = \"c\"\nentry = [\"a\"]\n[vertex.a]\nnf = \"portscan\"\npolicy = { period_ms = 9 }\n";
+    scratch.write("policy.toml", policy);
+    scratch
+        .chc(&["check", "policy.toml"])
+        .expect(2)
+        .says(&["policy.toml:6: vertex.a.policy", "not available"]);
 }
 
 #[test]

@@ -73,8 +73,8 @@ fn fragile() -> ChainPlan {
     let mut plan = plan("portscan", &["vertex.portscan.instances=2"]);
     let mut declarations = Declarations::default();
     let nf = Fragile::new(&mut declarations);
-    plan.vertices[0].specs = declarations.objects;
-    plan.vertices[0].factory = Arc::new(move |config| build::<_, All>(nf.clone(), config));
+    plan.vertices[0].function.declarations = declarations;
+    plan.vertices[0].function.factory = Arc::new(move |config| build::<_, All>(nf.clone(), config));
     plan
 }
 

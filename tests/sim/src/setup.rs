@@ -6,6 +6,7 @@ use crate::traffic::TrafficConfig;
 use crate::weaken::Weakened;
 use chc_actors::instance::core::{Instance, InstanceConfig, build};
 use chc_actors::splitter::{OwnerFn, Route};
+use chc_actors::topology::Topology;
 use chc_api::packet::link::LinkType;
 use chc_api::{Consistency, Declarations, Identity, NetworkFunction, Scope, VertexId};
 use chc_nf_catalog::Visitor;
@@ -148,6 +149,12 @@ impl Setup {
     pub fn kits(&self) -> Vec<Kit> {
         let compile = |v: &VertexSetup| v.function.with(v.slots, self.hash_seed, MakeKit);
         self.vertices.iter().map(compile).collect()
+    }
+
+    /// The shape of the chain.
+    #[must_use]
+    pub fn topology(&self, kits: &[Kit]) -> Topology {
+        Topology::line(kits.len() as u16)
     }
 
     /// The route to a vertex.

@@ -16,6 +16,8 @@ use chc_actors::egress::core::EgressCore;
 use chc_actors::instance::core::{Instance, InstanceConfig, Mode, Running};
 use chc_actors::messages::{RootEvent, Source};
 use chc_actors::root::core::{Arrival, RootConfig, RootCore};
+use chc_actors::splitter::{Route, Ways};
+use chc_actors::topology::Topology;
 use chc_api::{EventKind, Generation, InstanceId, VertexId};
 use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
@@ -97,6 +99,8 @@ pub struct World {
     zombies: Vec<(InstanceId, Generation)>,
     links: Links,
     traffic: Traffic,
+    topology: Topology,
+    routes: Arc<[Route]>,
     rng: Rng,
     faults: Faults,
     crashes_left: u64,
@@ -127,6 +131,8 @@ impl World {
     #[must_use]
     pub fn of(setup: Setup, mut rng: Rng, faults: Faults, trace: TraceMode) -> Self {
         let kits = setup.kits();
+        let topology = setup.topology(&kits);
+        let routes: Arc<[Route]> = (0..kits.len()).map(|at| setup.route(at, &kits)).collect();
         let pool = BlockPool::new();
         let ids: Vec<InstanceId> = (setup.vertices.iter().enumerate())
             .flat_map(|(v, s)| {
@@ -138,7 +144,8 @@ impl World {
             window: setup.window,
             bytes_max: 1 << 30,
             tick_ns: setup.tick_ns,
-            route: setup.route(0, &kits),
+            ways: Ways::of_root(&topology, routes.clone()),
+            seed: setup.hash_seed,
             instances: ids.clone(),
             retain: true,
             pool: pool.clone(),
@@ -154,11 +161,15 @@ impl World {
             vertices: kits.iter().enumerate().map(spec).collect(),
             record_choices: true,
         };
+        let root_leaves = topology.entry.iter().all(|way| way.matching.is_some());
+        let senders: Vec<Source> = (root_leaves.then_some(Source::Root).into_iter())
+            .chain(ids.iter().copied().map(Source::Instance))
+            .collect();
         let crashes = faults.nf_crash || faults.zombie;
         let mut world = Self {
             root: RootCore::new(root, true),
             shards: (0..setup.shards).map(|s| ShardEngine::new(shard(s))).collect(),
-            egress: EgressCore::new(setup.epoch, setup.window, &ids, true),
+            egress: EgressCore::new(setup.epoch, setup.window, &senders, true, topology.joins(None)),
             left: Left::default(),
             answered: 0,
             input: Vec::new(),
@@ -178,6 +189,8 @@ impl World {
             hash: Cell::new(0xcbf2_9ce4_8422_2325),
             defect: None,
             setup,
+            topology,
+            routes,
             kits,
             rng,
             faults,
@@ -194,10 +207,11 @@ impl World {
         let at = usize::from(id.vertex.0);
         let generation = self.current[&id].next();
         self.current.insert(id, generation);
-        let upstream = match at.checked_sub(1) {
+        let node = self.topology.vertices[at].clone();
+        let senders = |from: &Option<VertexId>| match from {
             None => vec![Source::Root],
-            Some(before) => (0..self.setup.vertices[before].instances)
-                .map(|index| Source::Instance(InstanceId { vertex: VertexId(before as u16), index }))
+            Some(vertex) => (0..self.setup.vertices[usize::from(vertex.0)].instances)
+                .map(|index| Source::Instance(InstanceId { vertex: *vertex, index }))
                 .collect(),
         };
         let config = InstanceConfig {
@@ -206,9 +220,10 @@ impl World {
             epoch: self.setup.epoch,
             window: self.setup.window,
             specs: self.kits[at].declarations.objects.clone(),
-            own: self.setup.route(at, &self.kits),
-            next: (at + 1 < self.kits.len()).then(|| self.setup.route(at + 1, &self.kits)),
-            upstream: vec![upstream],
+            own: self.routes[at].clone(),
+            upstream: node.upstream.iter().map(senders).collect(),
+            ways: Ways { node, routes: self.routes.clone() },
+            joins: self.topology.joins(Some(id.vertex)),
             mode: Mode::Store,
             placement: Placement { shards: self.setup.shards, seed: self.setup.hash_seed },
             parking: self.setup.vertices[at].parking,

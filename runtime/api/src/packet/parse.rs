@@ -114,6 +114,14 @@ impl Parsed {
         self.kind.contains(fact)
     }
 
+    /// How much of a frame is its header region: to the end of the longest transport header there can be, and
+    /// of a quoted packet's headers.
+    #[inline]
+    pub fn head_len(&self) -> usize {
+        let transport = usize::from(self.l4.max(self.l3));
+        if self.is(PacketKind::ICMP_ERROR) { transport + 8 + 60 + 60 + 20 } else { transport + 64 }
+    }
+
     /// The captured bytes behind the transport header of `frame`, from which this was parsed; empty without a
     /// transport header or when the header alone fills the packet. Of a protocol without a known header: all.
     pub fn payload<'a>(&self, frame: &'a [u8]) -> &'a [u8] {

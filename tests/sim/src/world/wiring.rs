@@ -3,7 +3,7 @@
 use super::World;
 use crate::links::{Actor, LinkId, Message};
 use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
-use chc_api::{Generation, InstanceId, VertexId};
+use chc_api::{Generation, InstanceId};
 use chc_runtime::block::Desc;
 use chc_store::batch::Reply;
 use chc_store::engine::ShardEffect;
@@ -83,8 +83,9 @@ impl World {
             match effect {
                 RootEffect::Data(to, data) => self.send_data(Actor::Root, to, data),
                 RootEffect::Go { to, generation, cut, stamped, generations } => {
-                    let next = VertexId(to.vertex.0 + 1);
-                    let downstream = generations.into_iter().filter(|(id, _)| id.vertex == next).collect();
+                    let node = &self.topology.vertices[usize::from(to.vertex.0)];
+                    let is_next = |id: &InstanceId| node.ways().any(|way| way.to == id.vertex);
+                    let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
                     let go = InstanceEvent::Go { cut, stamped, downstream };
                     self.send(Actor::Root, Actor::Instance(to, generation), Message::Instance(go));
                 }
@@ -133,6 +134,11 @@ impl World {
                 InstanceEffect::Closed(boundary) => {
                     self.send(from, Actor::Root, Message::Root(RootEvent::Closed(id, generation, boundary)));
                 }
+                // A message to itself is as late as any other.
+                InstanceEffect::Pause(position, _) => {
+                    self.send(from, from, Message::Instance(InstanceEvent::PauseOver(position)));
+                }
+                InstanceEffect::Defect(defect) => self.defect = Some(defect),
                 InstanceEffect::CaughtUp { .. } => self.recovered += 1,
             }
         }
