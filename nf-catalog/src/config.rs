@@ -28,14 +28,15 @@ impl fmt::Display for ConfigProblem {
 
 /// The keys of one network function while they are read. A key that is missing has its default; a
 /// problem is noted and the default stands in, so that reading goes on to the next one.
-pub(crate) struct Keys<'a> {
+pub struct Keys<'a> {
     map: Option<&'a Map<String, Value>>,
     known: Vec<&'static str>,
     problems: Vec<ConfigProblem>,
 }
 
 impl<'a> Keys<'a> {
-    pub(crate) fn new(config: &'a Value) -> Self {
+    /// The keys of a table; anything else is a problem.
+    pub fn new(config: &'a Value) -> Self {
         let mut keys = Keys { map: config.as_object(), known: Vec::new(), problems: Vec::new() };
         if keys.map.is_none() && !config.is_null() {
             keys.problem("", format!("the configuration is {config}"), "write a table of keys");
@@ -43,7 +44,8 @@ impl<'a> Keys<'a> {
         keys
     }
 
-    pub(crate) fn problem(&mut self, key: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+    /// Notes a problem with a key.
+    pub fn problem(&mut self, key: &str, problem: impl Into<String>, remedy: impl Into<String>) {
         self.problems.push(ConfigProblem { key: key.into(), problem: problem.into(), remedy: remedy.into() });
     }
 
@@ -53,12 +55,7 @@ impl<'a> Keys<'a> {
     }
 
     /// One of several words.
-    pub(crate) fn choice<T: Copy>(
-        &mut self,
-        key: &'static str,
-        choices: &[(&'static str, T)],
-        default: T,
-    ) -> T {
+    pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)], default: T) -> T {
         let Some(value) = self.value(key) else { return default };
         if let Some((_, choice)) = choices.iter().find(|(word, _)| value.as_str() == Some(*word)) {
             return *choice;
@@ -69,7 +66,7 @@ impl<'a> Keys<'a> {
     }
 
     /// True or false.
-    pub(crate) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+    pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         let Some(value) = self.value(key) else { return default };
         value.as_bool().unwrap_or_else(|| {
             self.problem(key, format!("{value} is neither true nor false"), "write true or false");
@@ -78,7 +75,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A number within `range`.
-    pub(crate) fn number(&mut self, key: &'static str, default: f64, range: RangeInclusive<f64>) -> f64 {
+    pub fn number(&mut self, key: &'static str, default: f64, range: RangeInclusive<f64>) -> f64 {
         let Some(value) = self.value(key) else { return default };
         match value.as_f64() {
             Some(number) if range.contains(&number) => number,
@@ -92,12 +89,12 @@ impl<'a> Keys<'a> {
     }
 
     /// A time-out in seconds, from a millisecond to a week.
-    pub(crate) fn seconds(&mut self, key: &'static str, default: f64) -> Duration {
+    pub fn seconds(&mut self, key: &'static str, default: f64) -> Duration {
         Duration::from_secs_f64(self.number(key, default, 0.001..=604_800.0))
     }
 
     /// A list of texts; `None` when the key is missing.
-    pub(crate) fn texts(&mut self, key: &'static str) -> Option<Vec<&'a str>> {
+    pub fn texts(&mut self, key: &'static str) -> Option<Vec<&'a str>> {
         let value = self.value(key)?;
         let texts: Option<Vec<&str>> =
             value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
@@ -108,7 +105,7 @@ impl<'a> Keys<'a> {
     }
 
     /// An inclusive range of port numbers, `"lo-hi"`.
-    pub(crate) fn ports(&mut self, key: &'static str, default: (u16, u16)) -> (u16, u16) {
+    pub fn ports(&mut self, key: &'static str, default: (u16, u16)) -> (u16, u16) {
         let Some(value) = self.value(key) else { return default };
         let range = value.as_str().and_then(|text| text.split_once('-'));
         let range = range.and_then(|(lo, hi)| Some((lo.trim().parse().ok()?, hi.trim().parse().ok()?)));
@@ -126,7 +123,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Notes the keys nobody asked for and returns all problems.
-    pub(crate) fn finish(mut self) -> Vec<ConfigProblem> {
+    pub fn finish(mut self) -> Vec<ConfigProblem> {
         for key in self.map.into_iter().flat_map(Map::keys) {
             if !self.known.contains(&key.as_str()) {
                 let remedy = format!("the keys are {}", self.known.join(", "));
