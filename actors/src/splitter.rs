@@ -236,7 +236,7 @@ impl<P: Protections> Splitter<P> {
         }
     }
 
-    /// Copies of a packet that enters.
+    /// Copies of a packet that enters; made when all that comes of it has left.
     #[inline]
     pub fn enter(&mut self, from: &BlockRef, desc: &Desc) {
         for at in 0..self.copies_in.len() {
@@ -244,17 +244,19 @@ impl<P: Protections> Splitter<P> {
         }
     }
 
-    /// Where all packets of the first output go, if that is one place.
+    /// Where all packets of the first output go, if that is one place and copies go to others: packets and
+    /// copies for the same receiver are sent in the order of their positions.
     fn sole_receiver(&self) -> Option<usize> {
-        match self.outputs.first().map(Vec::as_slice) {
-            Some([]) | None => self.egress,
-            Some([target, ..]) => {
-                (target.matching.is_none() && target.route.instances == 1).then_some(target.edge)
-            }
-        }
+        let edge = match self.outputs.first().map(Vec::as_slice) {
+            Some([]) | None => self.egress?,
+            Some([target, ..]) if target.matching.is_none() && target.route.instances == 1 => target.edge,
+            Some(_) => return None,
+        };
+        let mut copies = self.copies.iter().chain(&self.copies_in);
+        (!copies.any(|copy| copy.edge == edge)).then_some(edge)
     }
 
-    /// Whether all packets of the first output go the same way.
+    /// Whether all packets of the first output go the same way, and nothing else does.
     #[must_use]
     pub fn has_one_receiver(&self) -> bool {
         self.sole_receiver().is_some()
@@ -270,8 +272,8 @@ impl<P: Protections> Splitter<P> {
         }
         if !(self.copies.is_empty() && self.copies_in.is_empty()) {
             for desc in &block.descs {
-                self.enter(block, desc);
                 self.copy(block, desc);
+                self.enter(block, desc);
             }
         }
     }

@@ -250,18 +250,18 @@ const FIRST: u32 = Path::FIRST.0;
 fn a_packet_takes_the_first_way_that_matches_and_copies_have_names_of_their_own() {
     let mut splitter = branching(false);
     let block = packets(&[(0, 1, "")]);
-    splitter.enter(&block, &block.descs[0]);
     splitter.forward(Output::FIRST, &block, &block.descs[0]);
-    // Taps: 10 and 11 for the copies of the packet and of the extra one, 12 the extra one, 13 what enters.
+    splitter.enter(&block, &block.descs[0]);
+    // Taps: 10 a copy of the packet, 11 and 12 the extra one and its copy, 13 a copy of what enters.
     let tap = |tap: u32| FIRST | tap << 16;
-    assert_eq!(sent(&mut splitter), [(1, vec![tap(13), FIRST]), (2, vec![tap(10)])]);
+    assert_eq!(sent(&mut splitter), [(1, vec![FIRST, tap(13)]), (2, vec![tap(10)])]);
     let changed = Changed { head: Some(&[1; 40]), meta: None };
     splitter.forward_changed(Output::FIRST, &block, &block.descs[0], &changed);
     assert_eq!(sent(&mut splitter), [(1, vec![FIRST]), (2, vec![tap(10)])]);
     let meta = *block.meta(&block.descs[0]);
     let ingest = Ingest { clock: Clock(0), path: Path::FIRST, hash: 0, wire_len: 48, bits: 0 };
     splitter.emit(1, Output::FIRST, &frame(1, ""), Path::FIRST, ingest, meta);
-    assert_eq!(sent(&mut splitter), [(1, vec![tap(12)]), (2, vec![tap(11)])]);
+    assert_eq!(sent(&mut splitter), [(1, vec![tap(11)]), (2, vec![tap(12)])]);
 }
 
 #[test]
@@ -282,17 +282,22 @@ fn what_no_way_takes_leaves_by_egress_or_ends_off_the_path() {
 }
 
 #[test]
-fn a_whole_block_is_copied_packet_by_packet() {
-    let ways = {
-        let mut ways = ways_to(route(Scope::FiveTuple, 1));
-        ways.node.copies = ways.node.outputs[0].clone();
-        ways.node.first_tap = 2;
-        ways
-    };
-    let mut splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool(), true);
-    splitter.connect(instance(0), Generation(1), Clock(0));
-    splitter.forward_whole(&packets(&[(0, 1, ""), (1, 2, "")]));
-    assert_eq!(sent(&mut splitter), [(1, vec![FIRST, FIRST]), (1, vec![0x0102_0000; 2])]);
+fn a_whole_block_goes_on_only_where_no_copies_go() {
+    let way = |to| vec![Way { to: VertexId(to), matching: None }];
+    for (copies_to, whole) in [(1, false), (2, true)] {
+        let node = Node { outputs: vec![way(1)], copies: way(copies_to), first_tap: 2, ..Node::default() };
+        let routes = (0..3).map(|v| Route { vertex: VertexId(v), ..route(Scope::FiveTuple, 1) }).collect();
+        let from = Source::Instance(InstanceId { vertex: VertexId(0), index: 0 });
+        let mut splitter = Splitter::<All>::new(from, Generation(1), &Ways { node, routes }, &pool(), true);
+        assert_eq!(splitter.has_one_receiver(), whole);
+        if whole {
+            let to = InstanceId { vertex: VertexId(2), index: 0 };
+            splitter.connect(instance(0), Generation(1), Clock(0));
+            splitter.connect(to, Generation(1), Clock(0));
+            splitter.forward_whole(&packets(&[(0, 1, ""), (1, 2, "")]));
+            assert_eq!(sent(&mut splitter), [(1, vec![FIRST; 2]), (2, vec![0x0102_0000; 2])]);
+        }
+    }
 }
 
 // Progress: DESIGN section 6, "It travels in band after outputs, with each burst and when idle".

@@ -7,7 +7,10 @@
 //!
 //! **Names.** The packet itself keeps its path. Every other packet that can come of it has a *tap*, a number
 //! that is unique in the chain, which is appended to the path: so no two packets of a clock ever have the
-//! same position, whatever way they take, and each comes after the one it was made of.
+//! same position, whatever way they take, and each comes after the one it was made of. Taps are given out
+//! from the last vertex to the first, and at a vertex in the order in which packets leave it: so a vertex that
+//! handles packets in the order of their positions sends packets in the order of their positions, for what it
+//! makes of one comes before whatever was made of that one further up.
 
 use chc_api::matching::Match;
 use chc_api::{FlowKey, Output, Path, VertexId};
@@ -57,24 +60,27 @@ impl Node {
         packets * self.copies.len() + usize::from(self.extra_packets_max) + self.copies_in.len()
     }
 
+    /// Taps of one packet: its copies, and itself if it is one of the vertex's own.
+    fn group(&self) -> usize {
+        self.copies.len() + 1
+    }
+
     /// Tap of the copy to `copies[at]` of the packet itself (`of` 0) or of the `of`-th packet of its own.
     #[must_use]
     pub fn copy_tap(&self, of: u8, at: usize) -> u8 {
-        self.first_tap + (usize::from(of) * self.copies.len() + at) as u8
+        self.first_tap + (usize::from(of) * self.group() + at) as u8
     }
 
-    /// Tap of the `of`-th packet of its own, from 1.
+    /// Tap of the `of`-th packet of its own, from 1: before those of its copies.
     #[must_use]
     pub fn extra_tap(&self, of: u8) -> u8 {
-        let copies = (usize::from(self.extra_packets_max) + 1) * self.copies.len();
-        self.first_tap + copies as u8 + of - 1
+        self.copy_tap(of, 0) - 1
     }
 
     /// Tap of the copy to `copies_in[at]` of what enters.
     #[must_use]
     pub fn copy_in_tap(&self, at: usize) -> u8 {
-        let copies = (usize::from(self.extra_packets_max) + 1) * self.copies.len();
-        self.first_tap + (copies + usize::from(self.extra_packets_max) + at) as u8
+        self.copy_tap(self.extra_packets_max, self.copies.len() + at)
     }
 
     /// The way a packet of this connection takes from an output.
@@ -126,7 +132,7 @@ impl Topology {
         let mut shape = Self { entry, vertices };
         // 0 ends a path and 1 is the packet the root stamped.
         let mut next = 2;
-        for node in &mut shape.vertices {
+        for node in shape.vertices.iter_mut().rev() {
             node.first_tap = next.min(usize::from(u8::MAX)) as u8;
             next += node.taps();
         }
@@ -181,6 +187,27 @@ impl Topology {
             ..Node::default()
         };
         Self::new(to(0), (0..count).map(node).collect()).unwrap_or_default()
+    }
+
+    /// How many packets of one clock come to a vertex at most.
+    #[must_use]
+    pub fn per_clock(&self, vertex: VertexId) -> u64 {
+        let leads =
+            |ways: &[Way], to: usize| ways.iter().filter(|way| usize::from(way.to.0) == to).count() as u64;
+        let mut most = vec![0_u64; self.vertices.len()];
+        for to in 0..=usize::from(vertex.0) {
+            most[to] = leads(&self.entry, to).min(1);
+            for (node, here) in self.vertices[..to].iter().zip(most.clone()) {
+                let extra = u64::from(node.extra_packets_max);
+                // The packet itself takes one way, those of its own one each.
+                let taken = node.outputs.iter().any(|ways| leads(ways, to) > 0);
+                let copies = leads(&node.copies, to) * (1 + extra) + leads(&node.copies_in, to);
+                let each = copies + if taken { 1 + extra } else { 0 };
+                most[to] = most[to].saturating_add(here.saturating_mul(each));
+            }
+        }
+        // What may be said of none may be said of one.
+        most[usize::from(vertex.0)].clamp(1, u64::from(u32::MAX))
     }
 
     /// Whether packets of one flow may reach a vertex on several in-edges, so that their order there is not
@@ -307,13 +334,13 @@ mod tests {
         let taps = |node: &Node| {
             let mut taps = Vec::new();
             for of in 0..=node.extra_packets_max {
+                taps.extend((of > 0).then(|| node.extra_tap(of)));
                 taps.extend((0..node.copies.len()).map(|at| node.copy_tap(of, at)));
             }
-            taps.extend((1..=node.extra_packets_max).map(|of| node.extra_tap(of)));
             taps.extend((0..node.copies_in.len()).map(|at| node.copy_in_tap(at)));
             taps
         };
-        let all: Vec<u8> = shape.vertices.iter().flat_map(taps).collect();
+        let all: Vec<u8> = shape.vertices.iter().rev().flat_map(taps).collect();
         assert_eq!(all, (2..2 + all.len() as u8).collect::<Vec<_>>());
         assert_eq!(
             shape.vertices.iter().map(|n| n.off_path).collect::<Vec<_>>(),
@@ -321,6 +348,9 @@ mod tests {
         );
         assert_eq!(shape.vertices[3].upstream, [Some(VertexId(0)), Some(VertexId(1))]);
         assert_eq!(shape.vertices[0].upstream, [None]);
+        // The packet and its two own to 1, which makes one for each; 2 gets all of these and three copies of 0.
+        let most = [0, 1, 2, 3].map(|vertex| shape.per_clock(VertexId(vertex)));
+        assert_eq!(most, [1, 3, 3 * 2 + 3, 3 + 1 + 3 * 2]);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct VertexSpec {
     pub instances: u16,
     /// The instance that owns each slot.
     pub owners: Vec<u16>,
+    /// How many packets of one clock come to it at most.
+    pub per_clock: u64,
 }
 
 /// What a shard is told at its start.
@@ -318,7 +320,7 @@ impl<P: Protections> Vertex<P> {
         Self {
             queues: frontiers.keys().map(|id| (*id, BTreeMap::new())).collect(),
             frontiers,
-            objects: Objects::new(spec.objects, rest),
+            objects: Objects::new(spec.objects, rest, spec.per_clock),
             owners: spec.owners,
             generations: vec![Generation(0); usize::from(spec.instances)],
             ledger: BTreeMap::new(),

@@ -34,7 +34,7 @@ fn shard(instances: u16) -> Shard {
     d.pool("ordered pool", Consistency::Clock, Arc::new(|_| 0..MEMBERS));
     d.flow::<u64>("flows", FlowOptions::default());
     let owners = vec![0, instances - 1, 0];
-    let vertices = vec![VertexSpec { objects: d.objects, instances, owners }];
+    let vertices = vec![VertexSpec { objects: d.objects, instances, owners, per_clock: 1 }];
     ShardEngine::new(ShardConfig { shard: ShardId(0), window: WINDOW, vertices, record_choices: true })
 }
 

@@ -12,6 +12,7 @@ pub struct Objects {
     specs: Vec<ObjectSpec>,
     states: Vec<State>,
     window: u64,
+    per_clock: u64,
 }
 
 enum State {
@@ -48,9 +49,10 @@ pub fn is_ordered(spec: &ObjectSpec) -> bool {
 }
 
 impl Objects {
-    /// Objects in their initial state. `window` is how long released pool members rest, in clocks.
+    /// Objects in their initial state. `window` is how long released pool members rest, in clocks; `per_clock`
+    /// how many packets of one clock come to the vertex at most.
     #[must_use]
-    pub fn new(specs: Vec<ObjectSpec>, window: u64) -> Self {
+    pub fn new(specs: Vec<ObjectSpec>, window: u64, per_clock: u64) -> Self {
         let states = specs
             .iter()
             .map(|spec| match spec.kind {
@@ -62,7 +64,7 @@ impl Objects {
                 ObjectKind::Pool { .. } => State::Pools(HashMap::new()),
             })
             .collect();
-        Self { specs, states, window }
+        Self { specs, states, window, per_clock }
     }
 
     /// The declarations.
@@ -124,7 +126,7 @@ impl Objects {
         let pick = if spec.consistency == Consistency::Clock { Pick::LowestInOrder } else { Pick::Any };
         pools
             .entry(key)
-            .or_insert_with(|| PoolState::new(members(key), self.window, pick))
+            .or_insert_with(|| PoolState::new(members(key), self.window, self.per_clock, pick))
             .acquire(at, settled, reached)
     }
 
@@ -229,7 +231,7 @@ mod tests {
         let mut d = Declarations::default();
         d.basic("n", Scope::Global, Consistency::Serial, ObjectKind::Int { initial: 5 }, (1, 0));
         d.basic("l", Scope::Global, Consistency::Serial, ObjectKind::List { len_max: 2 }, (1, 0));
-        Objects::new(d.objects, 0)
+        Objects::new(d.objects, 0, 1)
     }
 
     #[test]

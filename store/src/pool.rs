@@ -25,6 +25,8 @@ pub enum Pick {
 #[derive(Clone, Debug)]
 pub struct PoolState {
     window: u64,
+    /// Most acquisitions of one clock: packets of it that can come to the vertex.
+    per_clock: u64,
     pick: Pick,
     /// Members never used yet.
     fresh: Range<u64>,
@@ -50,9 +52,10 @@ pub enum Acquired {
 impl PoolState {
     /// A pool with all members free.
     #[must_use]
-    pub fn new(members: Range<u64>, window: u64, pick: Pick) -> Self {
+    pub fn new(members: Range<u64>, window: u64, per_clock: u64, pick: Pick) -> Self {
         Self {
             window,
+            per_clock,
             pick,
             fresh: members,
             ready: BTreeSet::new(),
@@ -69,7 +72,8 @@ impl PoolState {
         let settled = settled.min(at);
         self.settle(settled);
         let eligible = self.ready.len() as u64 + (self.fresh.end - self.fresh.start);
-        let early = self.pick == Pick::Any && eligible > at.0.saturating_sub(settled.0);
+        let before = (at.0.saturating_sub(settled.0) + 1) * self.per_clock - 1;
+        let early = self.pick == Pick::Any && eligible > before;
         if !early && !reached {
             return Acquired::Undecided;
         }
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_released_member_rests_for_a_window() {
-        let mut pool = PoolState::new(5..6, 10, Pick::Any);
+        let mut pool = PoolState::new(5..6, 10, 1, Pick::Any);
         assert_eq!(pool.acquire(Clock(1), Clock(1), true), Acquired::Member(5));
         assert!(pool.release(5, 1, Clock(3)));
         assert_eq!(pool.acquire(Clock(12), Clock(12), true), Acquired::None);
@@ -135,7 +139,7 @@ mod tests {
 
     #[test]
     fn only_the_owner_releases() {
-        let mut pool = PoolState::new(5..6, 0, Pick::Any);
+        let mut pool = PoolState::new(5..6, 0, 1, Pick::Any);
         assert_eq!(pool.acquire(Clock(7), Clock(7), true), Acquired::Member(5));
         assert!(!pool.release(5, 8, Clock(9)), "another clock does not own it");
         assert!(pool.release(5, 7, Clock(9)));
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn scarcity_waits_for_the_order() {
-        let mut pool = PoolState::new(0..2, 10, Pick::Any);
+        let mut pool = PoolState::new(0..2, 10, 1, Pick::Any);
         assert_eq!(
             pool.acquire(Clock(9), Clock(0), false),
             Acquired::Undecided,
@@ -163,7 +167,7 @@ mod tests {
     #[test]
     fn a_late_acquire_gets_what_was_free_at_its_clock() {
         for pick in [Pick::Any, Pick::LowestInOrder] {
-            let mut pool = PoolState::new(0..1, 10, pick);
+            let mut pool = PoolState::new(0..1, 10, 1, pick);
             assert_eq!(pool.acquire(Clock(1), Clock(1), true), Acquired::Member(0));
             assert!(pool.release(0, 1, Clock(5)));
             assert_eq!(pool.acquire(Clock(13), Clock(20), true), Acquired::None, "it rests until 15");
@@ -172,8 +176,17 @@ mod tests {
     }
 
     #[test]
+    fn where_a_clock_has_several_packets_each_may_acquire_before() {
+        for (per_clock, want) in [(1, Acquired::Member(0)), (2, Acquired::Undecided)] {
+            // Two members, and one clock between: one acquisition can come before this one, or three.
+            let mut pool = PoolState::new(0..2, 10, per_clock, Pick::Any);
+            assert_eq!(pool.acquire(Clock(6), Clock(5), false), want);
+        }
+    }
+
+    #[test]
     fn the_lowest_member_is_taken_in_order() {
-        let mut pool = PoolState::new(0..4, 0, Pick::LowestInOrder);
+        let mut pool = PoolState::new(0..4, 0, 1, Pick::LowestInOrder);
         assert_eq!(pool.acquire(Clock(1), Clock(0), false), Acquired::Undecided);
         assert_eq!(pool.acquire(Clock(1), Clock(1), true), Acquired::Member(0));
         assert_eq!(pool.acquire(Clock(2), Clock(2), true), Acquired::Member(1));

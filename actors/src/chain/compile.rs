@@ -199,6 +199,7 @@ impl ChainPlan {
             objects: v.function.declarations.objects.clone(),
             instances: v.route.instances,
             owners: v.route.owners.clone(),
+            per_clock: self.topology.per_clock(v.route.vertex),
         };
         ShardConfig {
             shard,

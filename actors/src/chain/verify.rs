@@ -80,7 +80,7 @@ pub fn compare(
     outcome: &RunOutcome,
     real: &Everything,
 ) -> anyhow::Result<Comparison> {
-    let mut chain = IdealChain::new(plan.window, Some(choices(outcome)));
+    let mut chain = IdealChain::new(plan.window, plan.topology.clone(), Some(choices(outcome)));
     for vertex in &plan.vertices {
         (vertex.function.ideal)(&mut chain, vertex.route.vertex);
     }
@@ -118,7 +118,9 @@ pub fn compare(
                 parsed,
                 identity: parsed.identity(),
             });
-            outputs.compare(&ideal, step.clock, &mut comparison);
+            for outcome in &ideal {
+                outputs.compare(outcome, &mut comparison);
+            }
         }
         events.extend(chain.take_events());
     }
@@ -171,13 +173,12 @@ impl<'a> RealOutputs<'a> {
         Self { real, by_position, dropped }
     }
 
-    fn compare(&mut self, ideal: &Outcome, clock: chc_api::Clock, comparison: &mut Comparison) {
+    fn compare(&mut self, ideal: &Outcome, comparison: &mut Comparison) {
         comparison.outputs += 1;
         match ideal {
             Outcome::Forwarded(output) => self.compare_packet(output, comparison),
-            Outcome::Dropped { reason, .. } => {
-                let position = Position::packet(clock, chc_api::Path::FIRST);
-                let found = self.dropped.remove(&position);
+            Outcome::Dropped { position, reason, .. } => {
+                let found = self.dropped.remove(position);
                 if found != Some(reason) {
                     comparison.differ(|| {
                         format!(

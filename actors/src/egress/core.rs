@@ -118,8 +118,8 @@ impl<P: Protections> EgressCore<P> {
     fn on_packets(&mut self, edge: usize, block: &BlockRef, promised: Position, sink: &mut impl Sink) {
         for (at, desc) in block.descs.iter().enumerate() {
             if self.suppress {
-                let fresh =
-                    desc.clock >= self.floor && self.edges[edge].outputs.insert(desc.clock, desc.path);
+                let path = if P::on(Protection::PathPositions) { desc.path } else { Path::FIRST };
+                let fresh = desc.clock >= self.floor && self.edges[edge].outputs.insert(desc.clock, path);
                 if !self.admit(fresh, desc.position(), promised) {
                     continue;
                 }

@@ -2,7 +2,7 @@
 
 use super::serial::Use;
 use super::state::{State, StateKey, StateValue};
-use super::{Choices, EventRecord, Output};
+use super::{Choices, EventRecord, Packet};
 use chc_api::nf::PacketHint;
 use chc_api::packet::{PacketKind, Parsed, protocol};
 use chc_api::state::{ArmedTimer, Plain, ValueBytes};
@@ -19,6 +19,9 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+/// Packets of a function's own, and where they go.
+pub(super) type Extra = Vec<(chc_api::Output, Direction, Vec<u8>)>;
+
 /// What the vertices of a chain write down.
 #[derive(Default)]
 pub(super) struct Journal {
@@ -33,8 +36,9 @@ pub(super) trait Vertex {
     fn id(&self) -> VertexId;
     /// Runs the timers that are due.
     fn step(&mut self, step: &Step);
-    /// Runs one packet: its bytes and identity may change.
-    fn packet(&mut self, packet: &mut Output, parsed: &Parsed) -> Verdict;
+    /// Runs one packet: its bytes, its identity and what is attached to it may change. Returns what becomes
+    /// of it, and the packets that are sent for it.
+    fn packet(&mut self, packet: &mut Packet) -> (Verdict, Extra);
     fn dump(&self, into: &mut BTreeMap<StateKey, StateValue>);
 }
 
@@ -58,7 +62,7 @@ struct Run {
     frame: Vec<u8>,
     wire_len: u32,
     /// Packets of the function's own, and where they go.
-    extra: Vec<(chc_api::Output, Vec<u8>)>,
+    extra: Extra,
     attached: Option<(&'static str, ValueBytes)>,
     operations: u32,
     events: u32,
@@ -139,7 +143,8 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
         }
     }
 
-    fn packet(&mut self, packet: &mut Output, parsed: &Parsed) -> Verdict {
+    fn packet(&mut self, packet: &mut Packet) -> (Verdict, Extra) {
+        let Packet { output, parsed, attached } = packet;
         let is_tcp = parsed.protocol == protocol::TCP && parsed.is(PacketKind::HAS_L4);
         let hint = PacketHint {
             tcp_flags: if is_tcp { parsed.tcp_flags } else { 0 },
@@ -147,22 +152,27 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
             icmp_error: parsed.is(PacketKind::ICMP_ERROR),
         };
         if self.nf.passes(hint) {
-            return Verdict::Forward;
+            return (Verdict::Forward, Vec::new());
         }
-        if let Resolution::Translated(identity) = self.nf.resolve(&packet.identity, &self.run.borrow().state)
+        if let Resolution::Translated(identity) = self.nf.resolve(&output.identity, &self.run.borrow().state)
         {
-            packet.identity = identity;
+            output.identity = identity;
         }
-        let context = self.begin(packet.time, packet.position, packet.number, packet.identity);
+        let context = self.begin(output.time, output.position, output.number, output.identity);
         {
             let mut run = self.run.borrow_mut();
             run.parsed = *parsed;
-            run.wire_len = packet.wire_len;
-            run.frame = std::mem::take(&mut packet.frame);
+            run.wire_len = output.wire_len;
+            run.attached = attached.take();
+            run.frame = std::mem::take(&mut output.frame);
         }
         let verdict = finish(self.nf.packet(context)).unwrap_or(Verdict::Drop("nf_panic"));
-        packet.frame = std::mem::take(&mut self.run.borrow_mut().frame);
-        verdict
+        let mut run = self.run.borrow_mut();
+        output.frame = std::mem::take(&mut run.frame);
+        *attached = run.attached.take();
+        // Whoever comes next is told whose packet it is.
+        (parsed.key, parsed.direction) = (output.identity.key, output.identity.direction);
+        (verdict, std::mem::take(&mut run.extra))
     }
 
     fn dump(&self, into: &mut BTreeMap<StateKey, StateValue>) {
@@ -272,8 +282,8 @@ impl Context for IdealContext {
         self.0.borrow().wire_len
     }
 
-    fn emit(&self, output: chc_api::Output, frame: &[u8]) {
-        self.0.borrow_mut().extra.push((output, frame.to_vec()));
+    fn emit(&self, output: chc_api::Output, direction: Direction, frame: &[u8]) {
+        self.0.borrow_mut().extra.push((output, direction, frame.to_vec()));
     }
 
     fn attach<T: Attachment>(&self, value: T) {

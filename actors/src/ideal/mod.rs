@@ -2,9 +2,9 @@
 //!
 //! This is what chain output equivalence is defined by: whatever happens to the real chain, what
 //! leaves it, what its network functions conclude and the state it leaves behind equal what this one
-//! gives for the same packets with the same clocks. So it is written to be read, not to be fast: a
-//! linear chain, ordered maps, one packet after the other, and it shares no code with the instances
-//! and the store it judges.
+//! gives for the same packets with the same clocks. So it is written to be read, not to be fast:
+//! ordered maps, one packet after the other, and it shares no code with the instances, the splitters and
+//! the store it judges; only the shape of the chain, with the names of the packets in it, is the same.
 //!
 //! * At each clock that is a step, each vertex first runs the timers that have become due (the first
 //!   step whose time reaches the deadline), in the order of their positions, then the packet passes
@@ -21,9 +21,12 @@ mod state;
 
 pub use state::{StateKey, StateValue, StateWord};
 
-use chc_api::packet::{LinkType, Parsed};
+use crate::topology::{Node, Topology};
+use chc_api::packet::{LinkType, Parsed, parse};
+use chc_api::state::ValueBytes;
 use chc_api::{
-    Clock, Declarations, Event, Identity, NetworkFunction, Path, Position, Step, Time, Verdict, VertexId,
+    Clock, Declarations, Event, FlowKey, Identity, NetworkFunction, Path, Position, Step, Time, Verdict,
+    VertexId,
 };
 use chc_nf_catalog::Visitor;
 use context::{Journal, Typed, Vertex};
@@ -77,7 +80,7 @@ pub struct Output {
     pub identity: Identity,
 }
 
-/// What became of a packet.
+/// What became of a packet, or of one that was made of it. What ends off the path is no outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It left the chain.
@@ -86,9 +89,22 @@ pub enum Outcome {
     Dropped {
         /// Where.
         vertex: VertexId,
+        /// Which.
+        position: Position,
         /// Why.
         reason: &'static str,
     },
+}
+
+impl Outcome {
+    /// Which packet.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        match self {
+            Outcome::Forwarded(output) => output.position,
+            Outcome::Dropped { position, .. } => *position,
+        }
+    }
 }
 
 /// An event with its name.
@@ -106,34 +122,83 @@ pub struct EventRecord {
     pub event: Event,
 }
 
-/// A linear chain of vertices and everything it has concluded so far.
+/// A packet on its way.
+#[derive(Clone)]
+struct Packet {
+    output: Output,
+    parsed: Parsed,
+    /// What is attached to it.
+    attached: Option<(&'static str, ValueBytes)>,
+}
+
+impl Packet {
+    fn key(&self) -> FlowKey {
+        self.output.identity.key
+    }
+
+    /// The same under another name.
+    fn named(&self, path: Path) -> Packet {
+        let mut copy = self.clone();
+        copy.output.position.path = path;
+        copy
+    }
+}
+
+/// What comes of a packet: packets that are to be handled, by vertex and position, and what has ended.
+#[derive(Default)]
+struct Course {
+    arriving: BTreeMap<(VertexId, Position), Packet>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Course {
+    fn arrive(&mut self, at: VertexId, packet: Packet) {
+        self.arriving.insert((at, packet.output.position), packet);
+    }
+
+    /// A packet, the `of`-th that came of one of this path, leaves a vertex.
+    fn leave(&mut self, node: &Node, output: chc_api::Output, (of, path): (u8, Path), packet: Packet) {
+        for (at, copy) in node.copies.iter().enumerate().filter(|(_, copy)| copy.takes(&packet.key())) {
+            self.arrive(copy.to, packet.named(path.append(node.copy_tap(of, at))));
+        }
+        match node.way(output, &packet.key()) {
+            Some(way) => self.arrive(way.to, packet),
+            None if node.off_path => {}
+            None => self.outcomes.push(Outcome::Forwarded(packet.output)),
+        }
+    }
+}
+
+/// A chain of vertices and everything it has concluded so far.
 pub struct IdealChain {
     window: u64,
+    topology: Topology,
     vertices: Vec<Box<dyn Vertex>>,
     journal: Rc<RefCell<Journal>>,
     drops: BTreeMap<&'static str, u64>,
 }
 
 impl IdealChain {
-    /// An empty chain whose root has a window of `window` clocks. With `choices`, acquisitions get what
-    /// they say.
+    /// A chain of this shape whose root has a window of `window` clocks and whose vertices are still to be
+    /// appended. With `choices`, acquisitions get what they say.
     #[must_use]
-    pub fn new(window: u64, choices: Option<Choices>) -> Self {
-        let journal = Journal { choices, ..Journal::default() };
-        Self { window, vertices: Vec::new(), journal: Rc::new(RefCell::new(journal)), drops: BTreeMap::new() }
+    pub fn new(window: u64, topology: Topology, choices: Option<Choices>) -> Self {
+        let journal = Rc::new(RefCell::new(Journal { choices, ..Journal::default() }));
+        Self { window, topology, vertices: Vec::new(), journal, drops: BTreeMap::new() }
     }
 
-    /// A visitor that appends a vertex to the chain.
+    /// A visitor that appends the next vertex of the chain.
     pub fn append(&mut self, id: VertexId) -> Append<'_> {
         Append { chain: self, id }
     }
 
-    /// Sends one packet through the chain. Clocks must rise from call to call.
-    pub fn feed(&mut self, input: &Input<'_>) -> Outcome {
+    /// Sends one packet through the chain; returns what became of it and of all that came of it, by position.
+    /// Clocks must rise from call to call, and all vertices be there.
+    pub fn feed(&mut self, input: &Input<'_>) -> Vec<Outcome> {
         if input.is_step {
             self.step(Step { clock: input.clock, time: input.time, number: input.number });
         }
-        let mut output = Output {
+        let output = Output {
             position: Position::packet(input.clock, Path::FIRST),
             time: input.time,
             number: input.number,
@@ -142,13 +207,53 @@ impl IdealChain {
             frame: input.frame.to_vec(),
             identity: input.identity,
         };
-        for vertex in &mut self.vertices {
-            if let Verdict::Drop(reason) = vertex.packet(&mut output, &input.parsed) {
+        let packet = Packet { output, parsed: input.parsed, attached: None };
+        let mut course = Course::default();
+        match self.topology.entry_way(&packet.key()) {
+            Some(way) => course.arrive(way.to, packet),
+            None => course.outcomes.push(Outcome::Forwarded(packet.output)),
+        }
+        while let Some(((vertex, _), packet)) = course.arriving.pop_first() {
+            self.handle(usize::from(vertex.0), packet, &mut course);
+        }
+        course.outcomes.sort_by_key(Outcome::position);
+        for outcome in &course.outcomes {
+            if let Outcome::Dropped { reason, .. } = outcome {
                 *self.drops.entry(reason).or_default() += 1;
-                return Outcome::Dropped { vertex: vertex.id(), reason };
             }
         }
-        Outcome::Forwarded(output)
+        course.outcomes
+    }
+
+    /// One vertex handles one packet.
+    fn handle(&mut self, at: usize, mut packet: Packet, course: &mut Course) {
+        let node = &self.topology.vertices[at];
+        let path = packet.output.position.path;
+        for (copy_at, copy) in node.copies_in.iter().enumerate().filter(|(_, c)| c.takes(&packet.key())) {
+            course.arrive(copy.to, packet.named(path.append(node.copy_in_tap(copy_at))));
+        }
+        let vertex = &mut self.vertices[at];
+        let (verdict, extra) = vertex.packet(&mut packet);
+        for (of, (output, direction, frame)) in (1..).zip(extra) {
+            let identity = Identity { direction, ..packet.output.identity };
+            let mut parsed = parse(packet.output.link, &frame);
+            (parsed.key, parsed.direction) = (identity.key, identity.direction);
+            let made = Packet {
+                output: Output { wire_len: frame.len() as u32, frame, identity, ..packet.output.clone() },
+                parsed,
+                attached: None,
+            };
+            course.leave(node, output, (of, path), made.named(path.append(node.extra_tap(of))));
+        }
+        match verdict {
+            Verdict::Forward => course.leave(node, chc_api::Output::FIRST, (0, path), packet),
+            Verdict::Send(output) => course.leave(node, output, (0, path), packet),
+            Verdict::Drop(_) if node.off_path => {}
+            Verdict::Drop(reason) => {
+                let (vertex, position) = (vertex.id(), packet.output.position);
+                course.outcomes.push(Outcome::Dropped { vertex, position, reason });
+            }
+        }
     }
 
     /// Time reaches `time` at a void clock.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::topology::Way;
 use chc_api::nf::{Context, TimerEvent};
 use chc_api::state::{FlowOptions, ObjectKey};
 use chc_api::{
@@ -40,13 +41,13 @@ impl NetworkFunction for Lender {
 }
 
 fn chain(choices: Option<Choices>) -> IdealChain {
-    let mut chain = IdealChain::new(WINDOW, choices);
+    let mut chain = IdealChain::new(WINDOW, Topology::line(1), choices);
     let mut declarations = Declarations::default();
     let options = FlowOptions { timers: 1, timeout_min: SECOND, index: None };
     let loans = declarations.flow("loans", options);
     let pool = declarations.pool("members", Consistency::Clock, Arc::new(|_| 7..9));
     let nf = Lender { loans, pool };
-    chain.append(VertexId(3)).visit(move || nf.clone(), declarations);
+    chain.append(VertexId(0)).visit(move || nf.clone(), declarations);
     chain
 }
 
@@ -68,9 +69,10 @@ fn feed(chain: &mut IdealChain, clock: u64, ms: u64, connection: u16) -> Result<
         parsed: chc_api::packet::parse(link, &[0]),
         identity: Identity { key: key(connection), direction: Direction::default() },
     };
-    match chain.feed(&input) {
-        Outcome::Forwarded(output) => Ok(output.frame[0]),
-        Outcome::Dropped { reason, .. } => Err(reason),
+    match chain.feed(&input).as_slice() {
+        [Outcome::Forwarded(output)] => Ok(output.frame[0]),
+        [Outcome::Dropped { reason, .. }] => Err(reason),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -86,7 +88,7 @@ fn the_lowest_eligible_member_is_taken_and_none_when_all_are() {
     assert_eq!(feed(&mut chain, 2, 2, 3), Err("none_free"));
     assert_eq!(feed(&mut chain, 3, 3, 1), Ok(0));
     assert_eq!(chain.drops(), &BTreeMap::from([("none_free", 1)]));
-    let pool = (VertexId(3), "members", StateWord::Object(ObjectKey::number(0)));
+    let pool = (VertexId(0), "members", StateWord::Object(ObjectKey::number(0)));
     assert_eq!(chain.state()[&pool], StateValue::Taken(BTreeMap::from([(7, 0), (8, 1)])));
 }
 
@@ -101,7 +103,7 @@ fn a_released_member_is_eligible_a_window_later() {
         TimerOrigin { setter: Clock(0), setter_path: Path::FIRST, object: chc_api::ObjectId(0), index: 0 };
     let events = chain.take_events();
     assert_eq!(events[0].position, Position::timer(Clock(2), origin));
-    assert_eq!((events[0].number, events[0].vertex, events.len()), (None, VertexId(3), 1));
+    assert_eq!((events[0].number, events[0].vertex, events.len()), (None, VertexId(0), 1));
     assert_eq!(feed(&mut chain, 3, 1_001, 2), Ok(8));
     assert_eq!(feed(&mut chain, 5, 1_002, 3), Err("none_free"));
     assert_eq!(feed(&mut chain, 2 + WINDOW, 1_003, 4), Ok(7));
@@ -152,7 +154,7 @@ fn the_end_makes_due_what_is_armed_for_it() {
 #[test]
 fn recorded_choices_are_followed() {
     let choices =
-        Choices::from([((VertexId(3), packet(0), 0), Some(8)), ((VertexId(3), packet(1), 0), Some(7))]);
+        Choices::from([((VertexId(0), packet(0), 0), Some(8)), ((VertexId(0), packet(1), 0), Some(7))]);
     let mut chain = chain(Some(choices));
     assert_eq!(feed(&mut chain, 0, 0, 1), Ok(8));
     assert_eq!(feed(&mut chain, 1, 1, 2), Ok(7));
@@ -161,7 +163,7 @@ fn recorded_choices_are_followed() {
 
 #[test]
 fn illegal_choices_are_reported_with_their_position() {
-    let at = |clock| (VertexId(3), packet(clock), 0);
+    let at = |clock| (VertexId(0), packet(clock), 0);
     let choices = Choices::from([
         (at(0), None),    // although 7 was free
         (at(1), Some(7)), // taken at clock 0 instead
@@ -228,7 +230,7 @@ impl NetworkFunction for Twice {
 
 #[test]
 fn a_timer_may_disarm_another_that_is_due_and_what_it_arms_keeps_its_first_setter() {
-    let mut chain = IdealChain::new(WINDOW, None);
+    let mut chain = IdealChain::new(WINDOW, Topology::line(1), None);
     let mut declarations = Declarations::default();
     let options = FlowOptions { timers: 2, timeout_min: SECOND, index: None };
     let nf = Twice(declarations.flow("runs", options));
@@ -248,4 +250,115 @@ fn a_timer_may_disarm_another_that_is_due_and_what_it_arms_keeps_its_first_sette
     assert_eq!(look(&chain), (Some(1), vec![(0, 3 * second, packet(0))]));
     chain.time_step(Clock(2), Time(3 * second));
     assert_eq!(look(&chain), (Some(2), vec![]));
+}
+
+/// Does what the first byte of the frame says: sends by the second output, sends two packets of its own, or
+/// drops; and counts what comes, by what is attached.
+#[derive(Clone)]
+struct Switch {
+    other: chc_api::Output,
+    seen: chc_api::Counter,
+    attached: chc_api::Counter,
+    /// Otherwise it only counts.
+    acts: bool,
+}
+
+#[derive(
+    Clone, Copy, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+)]
+#[repr(C)]
+struct Note(u64);
+
+impl chc_api::Attachment for Note {
+    const NAME: &'static str = "note";
+}
+
+impl NetworkFunction for Switch {
+    async fn packet<C: Context>(&self, cx: C) -> Verdict {
+        cx.count(self.seen, 1);
+        if cx.attached::<Note>().is_some() {
+            cx.count(self.attached, 1);
+        }
+        match cx.header(|frame| frame[0]) {
+            _ if !self.acts => Verdict::Forward,
+            b'o' => Verdict::Send(self.other),
+            b'e' => {
+                cx.emit(chc_api::Output::FIRST, cx.identity().direction, b"x");
+                cx.emit(self.other, cx.identity().direction.reverse(), b"y");
+                cx.attach(Note(1));
+                Verdict::Forward
+            }
+            b'd' => Verdict::Drop("asked"),
+            _ => Verdict::Forward,
+        }
+    }
+}
+
+/// Vertex 0 sends by its second output to 1, and copies what leaves to 3 (off the path); 1 sends to 2, and copies what
+/// enters to 3; by its first output 0 sends to 2.
+fn branching() -> IdealChain {
+    let way = |to: u16| vec![Way { to: VertexId(to), matching: None }];
+    let nodes = vec![
+        Node { outputs: vec![way(2), way(1)], copies: way(3), extra_packets_max: 2, ..Node::default() },
+        Node { outputs: vec![way(2), Vec::new()], copies_in: way(3), ..Node::default() },
+        Node { outputs: vec![Vec::new(), Vec::new()], ..Node::default() },
+        Node { outputs: vec![Vec::new(), Vec::new()], ..Node::default() },
+    ];
+    let mut chain = IdealChain::new(WINDOW, Topology::new(way(0), nodes).unwrap(), None);
+    for id in 0..4 {
+        let mut declarations = Declarations::default();
+        let nf = Switch {
+            other: declarations.output("other"),
+            seen: declarations.counter("seen"),
+            attached: declarations.counter("attached"),
+            acts: id == 0,
+        };
+        chain.append(VertexId(id)).visit(move || nf.clone(), declarations);
+    }
+    chain
+}
+
+/// What became of a frame: path and first byte of what left, or why it was dropped where.
+fn course(chain: &mut IdealChain, clock: u64, frame: &[u8]) -> Vec<(u32, String)> {
+    let link = LinkType::RAW;
+    let parsed = chc_api::packet::parse(link, frame);
+    let (clock, time, wire_len) = (Clock(clock), Time(clock), frame.len() as u32);
+    let identity = Identity { key: key(1), direction: Direction::default() };
+    let input = Input { clock, time, is_step: true, number: 1, link, wire_len, frame, parsed, identity };
+    let show = |outcome| match outcome {
+        Outcome::Forwarded(output) => {
+            (output.position.path.0 >> 16, String::from_utf8_lossy(&output.frame).into_owned())
+        }
+        Outcome::Dropped { position, reason, vertex } => {
+            (position.path.0 >> 16, format!("{reason} by {}", vertex.0))
+        }
+    };
+    chain.feed(&input).into_iter().map(show).collect()
+}
+
+fn seen(chain: &IdealChain, vertex: u16, counter: &'static str) -> i64 {
+    match chain.state().get(&(VertexId(vertex), counter, StateWord::Object(ObjectKey::GLOBAL))) {
+        Some(StateValue::Int(seen)) => *seen,
+        None => 0,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn packets_branch_are_copied_and_make_others() {
+    let mut chain = branching();
+    assert_eq!(course(&mut chain, 0, b"f"), [(0x100, "f".to_owned())]);
+    let counts = |chain: &IdealChain| [0, 1, 2, 3].map(|vertex| seen(chain, vertex, "seen"));
+    assert_eq!(counts(&chain), [1, 0, 1, 1]);
+    assert_eq!(course(&mut chain, 1, b"o"), [(0x100, "o".to_owned())]);
+    assert_eq!(counts(&chain), [2, 1, 2, 3], "3 gets a copy from 0 and one from 1");
+    assert_eq!(course(&mut chain, 2, b"d"), [(0x100, "asked by 0".to_owned())]);
+    assert_eq!(counts(&chain), [3, 1, 2, 3], "what is dropped is not copied");
+    // Vertex 1 has tap 2. Taps of 0: 3 a copy of the packet, 4 and 5 an extra one and its copy, 6 and 7.
+    let all = course(&mut chain, 3, b"e");
+    assert_eq!(all, [(0x100, "e".into()), (0x104, "x".into()), (0x106, "y".into())]);
+    assert_eq!(counts(&chain), [4, 2, 5, 7]);
+    // It and its copy, but not the packets made for it.
+    assert_eq!([1, 2, 3].map(|vertex| seen(&chain, vertex, "attached")), [0, 1, 1]);
+    assert_eq!(chain.drops().values().sum::<u64>(), 1);
 }

@@ -59,7 +59,7 @@ pub struct Job {
     /// Whether the identity differs from the packet's.
     pub renamed: bool,
     /// Packets of the function's own so far, and where they go.
-    pub extra: Vec<(Output, Vec<u8>)>,
+    pub extra: Vec<(Output, Direction, Vec<u8>)>,
     /// What is attached to the packet.
     pub attached: Option<(&'static str, ValueBytes)>,
     /// Events so far.
@@ -519,7 +519,7 @@ impl<P: Protections> Context for Cx<P> {
         block.map_or(0, |block| block.descs[job.at].wire_len)
     }
 
-    fn emit(&self, output: Output, frame: &[u8]) {
+    fn emit(&self, output: Output, direction: Direction, frame: &[u8]) {
         let mut inner = self.env.inner();
         let (job, max) = (&inner.jobs[self.slot], inner.extra_packets_max);
         let max = if job.is_timer { 0 } else { max };
@@ -527,7 +527,7 @@ impl<P: Protections> Context for Cx<P> {
             return inner.defect(self.slot, || format!("sent more packets of its own than the {max} it may"));
         }
         inner.check_output(self.slot, output);
-        inner.jobs[self.slot].extra.push((output, frame.to_vec()));
+        inner.jobs[self.slot].extra.push((output, direction, frame.to_vec()));
     }
 
     fn attach<T: Attachment>(&self, value: T) {

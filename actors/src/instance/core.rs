@@ -29,8 +29,8 @@ use chc_api::nf::PacketHint;
 use chc_api::packet::parse::parse;
 use chc_api::state::ObjectKind;
 use chc_api::{
-    Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Output, Position,
-    Protection, Protections, Resolution, ShardId, Slot, Time, TimerEvent, Verdict,
+    Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Output, Path,
+    Position, Protection, Protections, Resolution, ShardId, Slot, Time, TimerEvent, Verdict,
 };
 use chc_runtime::block::{BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta};
 use chc_store::batch::{Load, Loaded};
@@ -186,7 +186,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 counters,
             )))
         } else {
-            State::Local(Box::new(Objects::new(config.specs.clone(), config.window)))
+            State::Local(Box::new(Objects::new(config.specs.clone(), config.window, 1)))
         };
         let records = Records::new(&config.specs, seed, config.epoch, stored);
         let slots = config.parking.max(2);
@@ -363,7 +363,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     #[inline(always)]
     fn admit(&mut self, edge: usize, desc: &Desc, from: Source) -> bool {
         if self.config.mode == Mode::Store {
-            let fresh = desc.clock >= self.floor && self.edges[edge].seen.insert(desc.clock, desc.path);
+            let path = if P::on(Protection::PathPositions) { desc.path } else { Path::FIRST };
+            let fresh = desc.clock >= self.floor && self.edges[edge].seen.insert(desc.clock, path);
             if !fresh {
                 self.counts.duplicates += 1;
                 if desc.clock < self.floor || P::on(Protection::OutputSuppression) {
@@ -406,8 +407,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             self.splitter.forward_whole(block);
         } else {
             for (desc, _) in block.descs.iter().zip(&admitted).filter(|(_, fresh)| **fresh) {
-                self.splitter.enter(block, desc);
                 self.splitter.forward(Output::FIRST, block, desc);
+                self.splitter.enter(block, desc);
             }
         }
         self.admitted = admitted;
@@ -420,8 +421,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let quiet = self.lanes.is_empty() && self.config.poisoned.is_empty() && !self.holds;
         if quiet && self.env.inner().records.due().is_empty() {
             if self.nf.passes(packet_hint(desc)) {
-                self.splitter.enter(block, desc);
-                return self.splitter.forward(Output::FIRST, block, desc);
+                self.splitter.forward(Output::FIRST, block, desc);
+                return self.splitter.enter(block, desc);
             }
             if self.run_at_once(block, at, hint) {
                 return;
@@ -468,8 +469,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
         } else if self.nf.passes(packet_hint(desc)) && !self.config.poisoned.contains(&position) {
             self.begun += 1;
-            self.splitter.enter(block, desc);
             self.splitter.forward(Output::FIRST, block, desc);
+            self.splitter.enter(block, desc);
             return true;
         }
         let Some(slot) = self.take_slot(&position) else { return false };
@@ -653,7 +654,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         // What a timer did is in its record and its events.
         let Some(block) = block.filter(|_| !job.is_timer) else { return };
         let desc = &block.descs[job.at];
-        self.splitter.enter(block, desc);
         match verdict {
             Verdict::Drop(reason) => self.splitter.dropped(DropRecord { position: job.position, reason }),
             Verdict::Forward => send(&mut self.splitter, Output::FIRST, block, job),
@@ -661,15 +661,17 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         }
         if !job.extra.is_empty() {
             let meta = block.meta(desc);
-            for (at, (output, frame)) in job.extra.iter().enumerate() {
-                let parsed = parse(meta.link, frame);
+            for (at, (output, direction, frame)) in job.extra.iter().enumerate() {
+                let mut parsed = parse(meta.link, frame);
+                (parsed.key, parsed.direction) = (job.identity.key, *direction);
                 let meta = Meta::new(parsed, meta.link, meta.time, meta.captured, meta.number);
-                let hash = parsed.key.hash(self.config.own.seed);
+                let hash = job.hash;
                 let (clock, wire_len, bits) = (desc.clock, frame.len() as u32, Desc::bits_of(&parsed));
                 let ingest = Ingest { clock, path: desc.path, hash, wire_len, bits };
                 self.splitter.emit(at as u8 + 1, *output, frame, desc.path, ingest, meta);
             }
         }
+        self.splitter.enter(block, desc);
     }
 
     /// The result a parked job waited for is there.
@@ -796,7 +798,7 @@ fn after(position: &Position) -> Position {
             origin.index = 0;
             origin.object = ObjectId(origin.object.0.wrapping_add(1));
         }
-        None => next.path = chc_api::Path(next.path.0 + 1),
+        None => next.path = Path(next.path.0 + 1),
     }
     next
 }

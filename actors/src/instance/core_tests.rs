@@ -110,7 +110,7 @@ impl NetworkFunction for Probe {
                 b'm' => cx.rewrite(|head| head[8] -= 1),
                 b'd' => return Verdict::Drop("test"),
                 b'o' => return Verdict::Send(self.other),
-                b'E' => cx.emit(self.other, &frame(EXTRA, "")),
+                b'E' => cx.emit(self.other, cx.identity().direction.reverse(), &frame(EXTRA, "")),
                 b'a' => cx.attach(Mark(clock)),
                 b'A' => self.report(&cx, cx.attached::<Mark>().map_or(0, |mark| mark.0)),
                 b'p' => cx.pause(PAUSE).await,
@@ -233,6 +233,7 @@ impl Bed {
         let spec = VertexSpec {
             objects: config.specs.clone(),
             instances: config.own.instances,
+            per_clock: 1,
             owners: config.own.owners.clone(),
         };
         let shard =
@@ -897,9 +898,9 @@ fn packets_of_its_own_follow_the_packet_they_are_made_for_even_a_dropped_one() {
     bed.on(InstanceEvent::Replay { to, generation: Generation(1), boundary: Clock(0) });
     bed.sent.clear();
     bed.input(&[(0, A, "EE"), (1, A, "Ed"), (2, A, "o")], 3);
-    // Taps: 2, 3 and 4 for copies of the packet, of the first and of the second extra one; 5 and 6 for these.
-    let out = vec![(0, 0x100), (0, 0x105), (0, 0x106), (1, 0x105), (2, 0x100)];
-    let copies = vec![(0, 0x102), (0, 0x103), (0, 0x104), (1, 0x103), (2, 0x102)];
+    // Taps: 2 a copy of the packet, 3 and 4 the first extra one and its copy, 5 and 6 the second.
+    let out = vec![(0, 0x100), (0, 0x103), (0, 0x105), (1, 0x103), (2, 0x100)];
+    let copies = vec![(0, 0x102), (0, 0x104), (0, 0x106), (1, 0x104), (2, 0x102)];
     assert_eq!(named(&mut bed), (out, copies));
 }
 

@@ -308,7 +308,8 @@ impl<P: Protections> RootCore<P> {
 
     fn move_cut(&mut self, out: &mut Vec<RootEffect>) {
         let lowest = self.reports.values().map(|(_, closed)| *closed).min();
-        let cut = lowest.map_or(self.egress, |l| l.min(self.egress));
+        let egress = if P::on(Protection::EgressClosing) { self.egress } else { self.next };
+        let cut = lowest.map_or(egress, |lowest| lowest.min(egress));
         if cut <= self.cut {
             return;
         }

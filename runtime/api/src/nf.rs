@@ -10,7 +10,7 @@
 //! recovered instance runs packets again.
 
 use crate::event::Event;
-use crate::identity::{FlowKey, Identity};
+use crate::identity::{Direction, FlowKey, Identity};
 use crate::ids::{ObjectId, Slot};
 use crate::packet::parse::Parsed;
 use crate::position::Position;
@@ -152,9 +152,10 @@ pub trait Context: Clone {
     /// Length of the packet on the wire, in bytes; 0 for a timer.
     fn wire_len(&self) -> u32;
     /// Sends a packet of the function's own: a whole frame with the same link type as the packet that is
-    /// handled, whose position it gets, one place further on. A function declares how many it sends at most
+    /// handled. It belongs to that packet's connection, travels in `direction` there, and follows it in the
+    /// order. A function declares how many it sends at most
     /// ([`crate::state::Declarations::extra_packets`]). Timers send none.
-    fn emit(&self, output: Output, frame: &[u8]);
+    fn emit(&self, output: Output, direction: Direction, frame: &[u8]);
     /// Attaches something to the packet, in place of what was.
     fn attach<T: Attachment>(&self, value: T);
     /// What was attached to the packet, if it is of this type.

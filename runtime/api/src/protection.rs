@@ -27,6 +27,12 @@ pub enum Protection {
     StepsFirst,
     /// A released resource may be taken again only a window later.
     ReleaseQuarantine,
+    /// Suppression goes by the whole position, not by the clock alone.
+    PathPositions,
+    /// The cut waits for the egress as it does for vertices.
+    EgressClosing,
+    /// A vertex off the path closes what it has finished, not what has reached it.
+    OffPathProgress,
 }
 
 /// Which protections are on.

@@ -1,6 +1,7 @@
 //! Drives an ideal chain packet by packet, and builds the packets.
 
 use chc_actors::ideal::{Choices, EventRecord, IdealChain, Input, Outcome, Output, StateValue};
+use chc_actors::topology::Topology;
 use chc_api::packet::{Checksum, LinkType, PacketKind, parse, protocol};
 use chc_api::{Clock, Identity, Time, VertexId};
 use etherparse::PacketBuilder;
@@ -42,7 +43,7 @@ impl Driver {
     #[must_use]
     pub fn new(vertices: &[(&str, Value)], slots: u16, choices: Option<Choices>) -> Self {
         let window = 16;
-        let mut chain = IdealChain::new(window, choices);
+        let mut chain = IdealChain::new(window, Topology::line(vertices.len() as u16), choices);
         for ((nf, config), id) in vertices.iter().zip(0..) {
             let built = chc_nf_catalog::with(nf, config, slots, 42, chain.append(VertexId(id)));
             built.expect("the configuration is right");
@@ -60,7 +61,7 @@ impl Driver {
     pub fn send_as(&mut self, frame: &[u8], identity: Identity) -> Outcome {
         let clock = Clock(self.clock);
         self.clock += 1;
-        self.chain.feed(&Input {
+        let mut outcomes = self.chain.feed(&Input {
             clock,
             time: Time(self.now_ms * 1_000_000),
             is_step: true,
@@ -70,7 +71,9 @@ impl Driver {
             frame,
             parsed: parse(LinkType::ETHERNET, frame),
             identity,
-        })
+        });
+        assert!(outcomes.len() <= 1, "functions in a line send no packets of their own: {outcomes:?}");
+        outcomes.pop().expect("every packet ends")
     }
 
     /// The frame that leaves, with right checksums.

@@ -11,6 +11,7 @@ use chc_actors::chain::state::ChainState;
 use chc_actors::ideal::{IdealChain, Input, StateValue, StateWord};
 use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::Arrival;
+use chc_actors::topology::Topology;
 use chc_api::packet::{LinkType, Parsed, parse};
 use chc_api::{Clock, Event, EventKind, ObjectKey, Time, VertexId};
 use chc_nf_catalog::portscan::Host;
@@ -203,7 +204,7 @@ pub fn ideal(capture: &Arc<Capture>, rule: &Rule, ending: &Ending) -> Result<Ver
         "timeout_s": ending.timeout_s,
         "fail_pending_at_end": ending.at_end,
     });
-    let mut chain = IdealChain::new(8192, None);
+    let mut chain = IdealChain::new(8192, Topology::line(1), None);
     let built = chc_nf_catalog::with("portscan", &config, 64, 1, chain.append(VertexId(0)));
     if let Err(problems) = built {
         bail!("{problems:?}");

@@ -375,7 +375,7 @@ fn no_real_packet_leaves_with_a_checksum_more_wrong_than_it_came() {
         let capture = Capture::read(&path).unwrap();
         let mut driver = Driver::new(&[("nat", config()), ("portscan", json!({}))], 64, None);
         for (input, outcome) in capture.inputs().map(|input| (input, driver.chain.feed(&input))) {
-            let Outcome::Forwarded(output) = outcome else {
+            let [Outcome::Forwarded(output)] = outcome.as_slice() else {
                 dropped += 1;
                 continue;
             };

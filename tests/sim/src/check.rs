@@ -48,7 +48,7 @@ fn choices(world: &World) -> Choices {
 }
 
 fn run_ideal(world: &World) -> Result<Ideal, String> {
-    let mut chain = IdealChain::new(world.setup.window, Some(choices(world)));
+    let mut chain = IdealChain::new(world.setup.window, world.topology.clone(), Some(choices(world)));
     for (at, vertex) in world.setup.vertices.iter().enumerate() {
         let visitor = chain.append(VertexId(at as u16));
         vertex.function.with(vertex.slots, world.setup.hash_seed, visitor);
@@ -84,10 +84,12 @@ fn run_ideal(world: &World) -> Result<Ideal, String> {
         let (wire_len, frame) = (packet.wire_len, &packet.frame);
         let identity = identity(&mut fragments, frame, &parsed);
         let input = Input { clock, time, is_step, number, link, wire_len, frame, parsed, identity };
-        match chain.feed(&input) {
-            Outcome::Forwarded(output) => outputs.push(output),
-            Outcome::Dropped { vertex, reason } => {
-                drops.insert((vertex, Position::packet(clock, chc_api::Path::FIRST)), reason);
+        for outcome in chain.feed(&input) {
+            match outcome {
+                Outcome::Forwarded(output) => outputs.push(output),
+                Outcome::Dropped { vertex, position, reason } => {
+                    drops.insert((vertex, position), reason);
+                }
             }
         }
     }

@@ -3,24 +3,30 @@
 //! What a packet does is drawn from its IPv4 identification and its clock: it reads or increments a
 //! `serial` integer and writes what it observed into the packet, its record and an event; it
 //! increments a `clock` integer, pushes to and pops from a `clock` list, runs a custom operation with
-//! and without waiting, takes a member of a pool that all instances share and gives it back, arms, moves and disarms timers (which arm themselves again), removes its
-//! record, and is dropped.
+//! and without waiting, takes a member of a pool that all instances share and gives it back, arms, moves
+//! and disarms timers (which arm themselves again), removes its record, pauses, notes what is attached to it
+//! and attaches something, leaves by another output, has packets sent for it, and is dropped.
 
 use chc_api::packet::PacketKind;
 use chc_api::state::{FlowOptions, ObjectKind, ValueBytes};
 use chc_api::{
-    Consistency, Context, Counter, CustomOp, Declarations, Event, EventKind, Flow, NetworkFunction, ObjectId,
-    ObjectKey, Op, OpValue, Pool, Scope, Shared, TimerEvent, Verdict,
+    Attachment, Consistency, Context, Counter, CustomOp, Declarations, Event, EventKind, Flow,
+    NetworkFunction, ObjectId, ObjectKey, Op, OpValue, Output, Pool, Scope, Shared, TimerEvent, Verdict,
 };
 use chc_nf_catalog::Visitor;
 use std::sync::Arc;
 use std::time::Duration;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Name of the second output.
+const ASIDE: &str = "aside";
 const QUEUE_LEN_MAX: usize = 5;
 /// Members of each of the two pools, which all instances share.
 const DESKS: u64 = 3;
 /// Packets; turn; queue and timers; mix; observed values; the desk held, its group and owner.
 const RECORD_WORDS: usize = 7;
+/// Packets the function sends for one packet at most.
+pub const EXTRA_MAX: u8 = 2;
 const DESK: usize = 5;
 const OWNER: usize = 6;
 
@@ -36,6 +42,16 @@ pub struct Probe {
     queue: ObjectId,
     mix: Shared<[u64; 2]>,
     desks: Pool,
+    aside: Output,
+}
+
+/// What probes attach to packets.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Tag(u64);
+
+impl Attachment for Tag {
+    const NAME: &'static str = "probe.tag";
 }
 
 static MIX_OPS: [CustomOp; 1] = [CustomOp { name: "fold", apply: fold }];
@@ -57,8 +73,10 @@ impl Probe {
     pub fn new(delay: Duration, order: Consistency, declarations: &mut Declarations) -> Self {
         let int = || ObjectKind::Int { initial: 0 };
         let (clock, serial) = (Consistency::Clock, Consistency::Serial);
+        declarations.extra_packets(EXTRA_MAX);
         Self {
             delay,
+            aside: declarations.output(ASIDE),
             seen: declarations.counter("seen"),
             talk: declarations.flow("talk", FlowOptions { timers: 2, timeout_min: delay, index: None }),
             ticket: declarations.basic("ticket", Scope::Global, serial, int(), (1, 1)),
@@ -141,6 +159,22 @@ impl Probe {
         }
     }
 
+    /// Sends packets of its own: the packet again, with another identification.
+    fn multiply<C: Context>(&self, cx: &C, draw: u64, at: usize) {
+        let most = match draw >> 41 & 15 {
+            0 => 2,
+            1 | 2 => 1,
+            _ => 0,
+        };
+        for n in 0..most {
+            let mut frame = cx.header(<[u8]>::to_vec);
+            frame[at + 1] ^= 1 + n;
+            let (output, direction) = (draw >> (45 + n) & 1 == 0, cx.identity().direction);
+            let direction = if draw >> 55 & 1 == 0 { direction } else { direction.reverse() };
+            cx.emit(if output { Output::FIRST } else { self.aside }, direction, &frame);
+        }
+    }
+
     fn timers<C: Context>(&self, cx: &C, draw: u64) {
         for index in 0..2 {
             let bits = draw >> (11 + 4 * index) & 15;
@@ -196,6 +230,10 @@ impl NetworkFunction for Probe {
         let draw = scramble(u64::from(id) << 20 | cx.position().clock.0 & 0xfffff);
         let mut record = cx.get(self.talk).unwrap_or_default();
         record[0] += 1;
+        record[4] ^= cx.attached::<Tag>().map_or(0, |tag| tag.0);
+        if draw >> 47 & 15 == 0 {
+            cx.pause(Duration::from_micros(1 + draw % 100)).await;
+        }
         let observed = self.observe(&cx, draw).await;
         if let Some(value) = observed {
             record[4] = record[4].rotate_left(5) ^ value;
@@ -214,7 +252,15 @@ impl NetworkFunction for Probe {
             cx.rewrite(|header| header[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes()));
             self.report(&cx, value);
         }
-        if draw >> 32 & 31 == 0 { Verdict::Drop("probe") } else { Verdict::Forward }
+        self.multiply(&cx, draw, at);
+        if draw >> 51 & 7 == 0 {
+            cx.attach(Tag(draw));
+        }
+        match draw >> 32 & 31 {
+            0 => Verdict::Drop("probe"),
+            1..8 => Verdict::Send(self.aside),
+            _ => Verdict::Forward,
+        }
     }
 
     async fn timer<C: Context>(&self, cx: C, timer: TimerEvent) {

@@ -1,12 +1,12 @@
 //! What a seed draws before anything happens: the chain, its sizes, the traffic.
 
-use crate::probe::Probe;
+use crate::probe::{EXTRA_MAX, Probe};
 use crate::rng::Rng;
 use crate::traffic::TrafficConfig;
 use crate::weaken::Weakened;
 use chc_actors::instance::core::{Instance, InstanceConfig, build};
 use chc_actors::splitter::{OwnerFn, Route};
-use chc_actors::topology::Topology;
+use chc_actors::topology::{Node, Topology, Way};
 use chc_api::packet::link::LinkType;
 use chc_api::{Consistency, Declarations, Identity, NetworkFunction, Scope, VertexId};
 use chc_nf_catalog::Visitor;
@@ -39,8 +39,10 @@ pub struct VertexSetup {
 /// Everything a run is made of.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The chain, first vertex first.
+    /// The vertices; every edge leads to a later one.
     pub vertices: Vec<VertexSetup>,
+    /// The shape of the chain.
+    pub topology: Topology,
     /// Store shards.
     pub shards: u16,
     /// Clocks in an epoch.
@@ -75,9 +77,17 @@ impl Setup {
             &['p', 'n'],
             &['s', 'n', 'p'],
         ];
-        let chain = rng.pick(&chains);
+        let mut chain = rng.pick(&chains).to_vec();
+        let branches = rng.chance(0.6);
+        if branches {
+            chain = (0..rng.between(2, 4)).map(|_| rng.pick(&['p', 'p', 's'])).collect();
+            if rng.chance(0.4) {
+                let at = rng.index(chain.len());
+                chain[at] = 'n';
+            }
+        }
         let (mut external, mut ports) = (Vec::new(), (FIRST_PORT, 0));
-        let vertices = chain
+        let vertices: Vec<VertexSetup> = chain
             .iter()
             .map(|kind| {
                 let slots = rng.pick(&[4, 8, 16]);
@@ -102,8 +112,10 @@ impl Setup {
             })
             .collect();
         let epoch = rng.pick(&[4, 8, 16, 32]);
+        let topology = if branches { branching(rng, &chain) } else { line(&chain) };
         Self {
             vertices,
+            topology,
             shards: rng.between(1, 3) as u16,
             epoch,
             window: epoch * rng.pick(&[2, 2, 4, 8]),
@@ -135,8 +147,9 @@ impl Setup {
             format!("{name} x{} (slots {}, parking {})", v.instances, v.slots, v.parking)
         });
         format!(
-            "{}; shards {}, epoch {}, window {}, tick {} ns",
-            vertices.collect::<Vec<_>>().join(" -> "),
+            "{}; {}; shards {}, epoch {}, window {}, tick {} ns",
+            vertices.collect::<Vec<_>>().join(", "),
+            shape(&self.topology),
             self.shards,
             self.epoch,
             self.window,
@@ -149,12 +162,6 @@ impl Setup {
     pub fn kits(&self) -> Vec<Kit> {
         let compile = |v: &VertexSetup| v.function.with(v.slots, self.hash_seed, MakeKit);
         self.vertices.iter().map(compile).collect()
-    }
-
-    /// The shape of the chain.
-    #[must_use]
-    pub fn topology(&self, kits: &[Kit]) -> Topology {
-        Topology::line(kits.len() as u16)
     }
 
     /// The route to a vertex.
@@ -175,6 +182,82 @@ impl Setup {
             owner: kits[at].owner.clone(),
         }
     }
+}
+
+/// Packets of its own a function of the simulation sends, and its outputs.
+fn declared(kind: char) -> (u8, usize) {
+    if kind == 'p' { (EXTRA_MAX, 2) } else { (0, 1) }
+}
+
+/// One vertex behind the other; second outputs lead out of the chain.
+fn line(chain: &[char]) -> Topology {
+    let nodes = chain.iter().enumerate().map(|(at, kind)| {
+        let (extra_packets_max, outputs) = declared(*kind);
+        let mut node = Node { outputs: vec![Vec::new(); outputs], extra_packets_max, ..Node::default() };
+        if at + 1 < chain.len() {
+            node.outputs[0].push(Way { to: VertexId(at as u16 + 1), matching: None });
+        }
+        node
+    });
+    let entry = vec![Way { to: VertexId(0), matching: None }];
+    Topology::new(entry, nodes.collect()).unwrap_or_default()
+}
+
+/// Edges at random, each to a later vertex, so that all are reached.
+fn branching(rng: &mut Rng, chain: &[char]) -> Topology {
+    loop {
+        let mut reached = vec![false; chain.len()];
+        let mut way = |rng: &mut Rng, from: usize, matches: bool| {
+            let to = rng.between(from as u64, chain.len() as u64 - 1) as usize;
+            reached[to] = true;
+            let matching = matches.then(|| rng.pick(&["tcp", "udp", "tcp/443 udp/53", "icmp"]).parse().ok());
+            Way { to: VertexId(to as u16), matching: matching.flatten() }
+        };
+        let mut ways = |rng: &mut Rng, from: usize, all: f64| {
+            let mut ways = Vec::new();
+            if from < chain.len() {
+                if rng.chance(0.3) {
+                    ways.push(way(rng, from, true));
+                }
+                if rng.chance(all) {
+                    ways.push(way(rng, from, false));
+                }
+            }
+            ways
+        };
+        let entry = ways(rng, 0, 0.95);
+        let nodes: Vec<Node> = (chain.iter().enumerate())
+            .map(|(at, kind)| {
+                let (extra_packets_max, outputs) = declared(*kind);
+                Node {
+                    outputs: (0..outputs).map(|_| ways(rng, at + 1, 0.7)).collect(),
+                    copies: ways(rng, at + 1, 0.2),
+                    copies_in: ways(rng, at + 1, 0.1),
+                    extra_packets_max,
+                    ..Node::default()
+                }
+            })
+            .collect();
+        if let (true, Ok(topology)) = (reached.iter().all(|r| *r), Topology::new(entry, nodes)) {
+            return topology;
+        }
+    }
+}
+
+/// The shape of a chain: of each vertex where its outputs, copies (+) and copies of what enters (<) go.
+fn shape(topology: &Topology) -> String {
+    let ways = |ways: &[Way]| {
+        let one = |way: &Way| {
+            way.matching.as_ref().map_or(format!("{}", way.to.0), |m| format!("{} if {m}", way.to.0))
+        };
+        format!("[{}]", ways.iter().map(one).collect::<Vec<_>>().join(", "))
+    };
+    let node = |node: &Node| {
+        let outputs: Vec<String> = node.outputs.iter().map(|on| ways(on)).collect();
+        format!("{} +{} <{}", outputs.join(""), ways(&node.copies), ways(&node.copies_in))
+    };
+    let nodes: Vec<String> = topology.vertices.iter().map(node).collect();
+    format!("shape {} | {}", ways(&topology.entry), nodes.join(" | "))
 }
 
 fn seconds(us: u64) -> f64 {

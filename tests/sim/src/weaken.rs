@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 10] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 13] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -84,6 +84,21 @@ pub const WEAKENINGS: [(&str, Protection, &str); 10] = [
         "release-quarantine",
         Protection::ReleaseQuarantine,
         "a released resource can be acquired at once instead of a window later",
+    ),
+    (
+        "path-positions",
+        Protection::PathPositions,
+        "a queue and the egress accept one packet of a clock, whatever its path",
+    ),
+    (
+        "egress-closing",
+        Protection::EgressClosing,
+        "the cut does not wait for what the egress has not got yet",
+    ),
+    (
+        "off-path-progress",
+        Protection::OffPathProgress,
+        "a vertex off the path closes what has reached it, finished or not",
     ),
 ];
 

@@ -18,7 +18,7 @@ use chc_actors::messages::{RootEvent, Source};
 use chc_actors::root::core::{Arrival, RootConfig, RootCore};
 use chc_actors::splitter::{Route, Ways};
 use chc_actors::topology::Topology;
-use chc_api::{EventKind, Generation, InstanceId, VertexId};
+use chc_api::{EventKind, Generation, InstanceId, Path, VertexId};
 use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, ShardEngine, VertexSpec};
@@ -31,7 +31,7 @@ use wiring::name;
 mod wiring;
 
 /// A run takes a tenth of this or less.
-const STEPS_MAX: u64 = 600_000;
+const STEPS_MAX: u64 = 4_000_000;
 /// Steps between checks of every core's invariants.
 const CHECK_EVERY: u64 = 61;
 
@@ -99,7 +99,8 @@ pub struct World {
     zombies: Vec<(InstanceId, Generation)>,
     links: Links,
     traffic: Traffic,
-    topology: Topology,
+    /// The shape of the chain.
+    pub topology: Topology,
     routes: Arc<[Route]>,
     rng: Rng,
     faults: Faults,
@@ -131,7 +132,7 @@ impl World {
     #[must_use]
     pub fn of(setup: Setup, mut rng: Rng, faults: Faults, trace: TraceMode) -> Self {
         let kits = setup.kits();
-        let topology = setup.topology(&kits);
+        let topology = setup.topology.clone();
         let routes: Arc<[Route]> = (0..kits.len()).map(|at| setup.route(at, &kits)).collect();
         let pool = BlockPool::new();
         let ids: Vec<InstanceId> = (setup.vertices.iter().enumerate())
@@ -154,6 +155,7 @@ impl World {
             objects: kit.declarations.objects.clone(),
             instances: setup.vertices[at].instances,
             owners: setup.route(at, &kits).owners,
+            per_clock: topology.per_clock(VertexId(at as u16)),
         };
         let shard = |shard| ShardConfig {
             shard: chc_api::ShardId(shard),
@@ -428,6 +430,13 @@ impl World {
         }
         add("outputs suppressed".into(), self.egress.counts.duplicates);
         add("fenced by egress".into(), self.egress.counts.fenced);
+        let copies = self.left.packets.iter().filter(|packet| packet.position.path != Path::FIRST);
+        add("extra packet".into(), copies.count() as u64);
+        let held = self.instances.values().map(|instance| instance.counts().held).sum();
+        add("held at a join".into(), held);
+        let off_path = |vertex: &VertexId| self.topology.vertices[usize::from(vertex.0)].off_path;
+        let concluded = self.left.events.iter().filter(|(vertex, _)| off_path(vertex)).count();
+        add("event off the path".into(), concluded as u64);
         add("recovered".into(), self.recovered);
         reached
     }

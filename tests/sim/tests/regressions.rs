@@ -5,7 +5,7 @@ use chc_sim::run::run_world;
 use chc_sim::setup::{Function, Setup};
 use chc_sim::world::{Faults, TraceMode, World};
 
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 1_000;
 const RUNS: usize = 25;
 
 /// Runs seeds whose setup is of a kind, after a change to it.

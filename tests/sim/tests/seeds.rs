@@ -70,8 +70,11 @@ fn the_runs_reach_what_they_are_for() {
         "fenced by shards",
         "fenced by egress",
         "recovered",
+        "extra packet",
+        "held at a join",
+        "event off the path",
     ];
     for what in wanted {
-        assert!(reached.get(what).is_some_and(|count| *count >= 20), "{what}: {reached:?}");
+        assert!(reached.get(what).is_some_and(|count| *count >= 10), "{what}: {reached:?}");
     }
 }

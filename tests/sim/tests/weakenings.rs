@@ -67,6 +67,21 @@ fn the_release_quarantine_is_needed() {
 }
 
 #[test]
+fn paths_in_positions_are_needed() {
+    assert_needed("path-positions");
+}
+
+#[test]
+fn an_egress_that_closes_is_needed() {
+    assert_needed("egress-closing");
+}
+
+#[test]
+fn progress_off_the_path_is_needed() {
+    assert_needed("off-path-progress");
+}
+
+#[test]
 fn every_protection_has_one_weakening_named_after_it() {
     // A protection that is added must be added here, too.
     let count = |protection| match protection {
@@ -79,7 +94,10 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::ObservedValues
         | Protection::TimersInVersion
         | Protection::StepsFirst
-        | Protection::ReleaseQuarantine => 10,
+        | Protection::ReleaseQuarantine
+        | Protection::PathPositions
+        | Protection::EgressClosing
+        | Protection::OffPathProgress => 13,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {

@@ -54,7 +54,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Queues what must be in the store before the newest boundary passed can be closed.
     pub(super) fn begin_closing(&mut self) -> Option<Clock> {
-        let boundary = self.progress().clock.floor(self.config.epoch);
+        let waits = !self.config.ways.node.off_path || P::on(Protection::OffPathProgress);
+        let done = if waits { self.progress() } else { self.input };
+        let boundary = done.clock.floor(self.config.epoch);
         if self.closing.is_some() || boundary <= self.closed {
             return None;
         }
