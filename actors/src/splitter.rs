@@ -299,7 +299,7 @@ impl<P: Protections> Splitter<P> {
     /// Sends the `of`-th packet (from 1) of the function's own for a packet of `path`, and its copies.
     pub fn emit(&mut self, of: u8, output: Output, frame: &[u8], path: Path, ingest: Ingest, meta: Meta) {
         let identity = || meta.parsed.identity();
-        let head_len = meta.parsed.head_len();
+        let head_len = meta.parsed.head_len(frame);
         let path = |tap| path.append(tap);
         if let Some(edge) = self.pick(output, ingest.hash, identity) {
             let ingest = Ingest { path: path(self.node.extra_tap(of)), ..ingest };

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod nat;
 pub mod portscan;
+pub mod trojan;
 
 pub use config::ConfigProblem;
 
@@ -30,7 +31,7 @@ pub trait Visitor {
 /// The names of the functions in this catalog.
 #[must_use]
 pub fn names() -> &'static [&'static str] {
-    &["nat", "portscan"]
+    &["nat", "portscan", "trojan"]
 }
 
 /// Everything that is wrong with the configuration of function `nf` in a vertex of `slots` slots.
@@ -39,6 +40,7 @@ pub fn check_config(nf: &str, config: &Value, slots: u16) -> Vec<ConfigProblem> 
     match nf {
         "nat" => nat::NatConfig::read(config, slots).err(),
         "portscan" => portscan::PortscanConfig::read(config).err(),
+        "trojan" => trojan::TrojanConfig::read(config).err(),
         _ => Some(vec![unknown(nf)]),
     }
     .unwrap_or_default()
@@ -66,6 +68,11 @@ pub fn with<V: Visitor>(
         "portscan" => {
             let config = portscan::PortscanConfig::read(config)?;
             let nf = portscan::Portscan::new(&config, &mut declarations);
+            Ok(visitor.visit(move || nf.clone(), declarations))
+        }
+        "trojan" => {
+            let config = trojan::TrojanConfig::read(config)?;
+            let nf = trojan::Trojan::new(&config, &mut declarations);
             Ok(visitor.visit(move || nf.clone(), declarations))
         }
         _ => Err(vec![unknown(nf)]),
@@ -114,7 +121,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let problems = check_config("nta", &Value::Null, 64);
-        assert_eq!(problems[0].remedy, "the catalog has nat, portscan");
+        assert_eq!(problems[0].remedy, "the catalog has nat, portscan, trojan");
         assert_eq!(with("nta", &Value::Null, 64, 1, ObjectNames), Err(problems));
     }
 

@@ -586,7 +586,7 @@ mod tests {
     #[test]
     fn everything_but_syn_rst_and_icmp_errors_passes() {
         let nf = Portscan::new(&PortscanConfig::read(&json!({})).unwrap(), &mut Declarations::default());
-        let hint = |tcp_flags, tcp, icmp_error| PacketHint { tcp_flags, tcp, icmp_error };
+        let hint = |tcp_flags, tcp, icmp_error| PacketHint { tcp_flags, tcp, payload: false, icmp_error };
         assert!(nf.passes(hint(tcp::ACK | tcp::FIN, true, false)) && nf.passes(hint(0, false, false)));
         assert!(!nf.passes(hint(tcp::SYN, true, false)));
         assert!(!nf.passes(hint(tcp::RST | tcp::ACK, true, false)));

@@ -81,7 +81,7 @@ pub struct Desc {
     meta_at: u16,
     /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
-    /// [`Desc::TCP`], [`Desc::ICMP_ERROR`].
+    /// [`Desc::TCP`], [`Desc::ICMP_ERROR`], [`Desc::PAYLOAD`].
     pub bits: u8,
 }
 
@@ -90,14 +90,18 @@ impl Desc {
     pub const TCP: u8 = 1;
     /// An ICMP error.
     pub const ICMP_ERROR: u8 = 2;
+    /// Something follows the transport header.
+    pub const PAYLOAD: u8 = 4;
 
-    /// The bits of a packet.
+    /// The bits of a packet that was parsed from this frame.
     #[inline]
     #[must_use]
-    pub fn bits_of(parsed: &Parsed) -> u8 {
+    pub fn bits_of(parsed: &Parsed, frame: &[u8]) -> u8 {
         let tcp = parsed.protocol == protocol::TCP && parsed.is(PacketKind::HAS_L4);
         let error = parsed.is(PacketKind::ICMP_ERROR);
-        (if tcp { Self::TCP } else { 0 }) | (if error { Self::ICMP_ERROR } else { 0 })
+        let bit = |is: bool, bit: u8| if is { bit } else { 0 };
+        let payload = !parsed.payload_range(frame).is_empty();
+        bit(tcp, Self::TCP) | bit(error, Self::ICMP_ERROR) | bit(payload, Self::PAYLOAD)
     }
 
     /// The packet's position.

@@ -105,6 +105,7 @@ pub fn event_json(record: &EventRecord, vertex: &str, instance: u16) -> Value {
     }
     let event_type = match kind {
         EventKind::Alert { .. } => "alert",
+        EventKind::Stage { .. } => "stage",
         EventKind::Nat { .. } => "nat",
     };
     line.insert("event_type".into(), json!(event_type));
@@ -126,6 +127,9 @@ pub fn event_json(record: &EventRecord, vertex: &str, instance: u16) -> Value {
         EventKind::Alert { signature, category, severity } => {
             let alert = json!({ "signature": signature, "category": category, "severity": severity });
             line.insert("alert".into(), alert);
+        }
+        EventKind::Stage { name, role } => {
+            line.insert("stage".into(), json!({ "name": name, "role": role }));
         }
         EventKind::Nat { opened, external, port } => {
             let external = std::net::Ipv4Addr::from(external).to_string();

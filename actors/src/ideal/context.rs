@@ -149,6 +149,7 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
         let hint = PacketHint {
             tcp_flags: if is_tcp { parsed.tcp_flags } else { 0 },
             tcp: is_tcp,
+            payload: !parsed.payload(&output.frame).is_empty(),
             icmp_error: parsed.is(PacketKind::ICMP_ERROR),
         };
         if self.nf.passes(hint) {

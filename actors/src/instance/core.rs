@@ -666,7 +666,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 (parsed.key, parsed.direction) = (job.identity.key, *direction);
                 let meta = Meta::new(parsed, meta.link, meta.time, meta.captured, meta.number);
                 let hash = job.hash;
-                let (clock, wire_len, bits) = (desc.clock, frame.len() as u32, Desc::bits_of(&parsed));
+                let (clock, wire_len, bits) = (desc.clock, frame.len() as u32, Desc::bits_of(&parsed, frame));
                 let ingest = Ingest { clock, path: desc.path, hash, wire_len, bits };
                 self.splitter.emit(at as u8 + 1, *output, frame, desc.path, ingest, meta);
             }
@@ -769,6 +769,7 @@ fn packet_hint(desc: &Desc) -> PacketHint {
     PacketHint {
         tcp_flags: desc.tcp_flags,
         tcp: desc.bits & Desc::TCP != 0,
+        payload: desc.bits & Desc::PAYLOAD != 0,
         icmp_error: desc.bits & Desc::ICMP_ERROR != 0,
     }
 }

@@ -184,12 +184,12 @@ impl<P: Protections> RootCore<P> {
             path: Path::FIRST,
             hash,
             wire_len: arrival.wire_len,
-            bits: Desc::bits_of(&parsed),
+            bits: Desc::bits_of(&parsed, arrival.frame),
         };
         // Nothing is discarded at the entry: there is an edge.
         let edge = self.splitter.pick(Output::FIRST, hash, || parsed.identity());
         if let Some(edge) = edge {
-            self.splitter.builder(edge).ingest(arrival.frame, parsed.head_len(), ingest, meta);
+            self.splitter.builder(edge).ingest(arrival.frame, parsed.head_len(arrival.frame), ingest, meta);
         }
     }
 

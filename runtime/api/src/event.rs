@@ -15,6 +15,13 @@ pub enum EventKind {
         /// 1 is the most severe.
         severity: u8,
     },
+    /// A step of a host towards a detector's conclusion.
+    Stage {
+        /// What was seen.
+        name: &'static str,
+        /// The host's part in it.
+        role: &'static str,
+    },
     /// An address translation began or ended.
     Nat {
         /// True when the translation began.

@@ -120,6 +120,8 @@ pub struct PacketHint {
     pub tcp_flags: u8,
     /// Whether it is a TCP segment that has flags.
     pub tcp: bool,
+    /// Whether anything follows the transport header.
+    pub payload: bool,
     /// Whether it is an ICMP error that quotes another packet.
     pub icmp_error: bool,
 }

@@ -412,6 +412,7 @@ impl World {
             let kind = match record.event.kind {
                 EventKind::Nat { opened: true, .. } => "translation opened",
                 EventKind::Nat { .. } => "translation closed",
+                EventKind::Stage { name, .. } => name,
                 EventKind::Alert { signature, .. } => signature,
             };
             add(kind.into(), 1);

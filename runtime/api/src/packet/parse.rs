@@ -114,12 +114,28 @@ impl Parsed {
         self.kind.contains(fact)
     }
 
-    /// How much of a frame is its header region: to the end of the longest transport header there can be, and
-    /// of a quoted packet's headers.
+    /// How much of a frame is its header region: to the end of the transport header, and of a quoted packet's
+    /// headers; of what has none, a little more than the IP header.
     #[inline]
-    pub fn head_len(&self) -> usize {
-        let transport = usize::from(self.l4.max(self.l3));
-        if self.is(PacketKind::ICMP_ERROR) { transport + 8 + 60 + 60 + 20 } else { transport + 64 }
+    pub fn head_len(&self, frame: &[u8]) -> usize {
+        if self.l4 == 0 || self.is(PacketKind::ICMP_ERROR) {
+            return usize::from(self.l4.max(self.l3)) + ICMP_LEN + 60 + 60 + TCP_LEN;
+        }
+        usize::from(self.l4) + self.transport_len(frame)
+    }
+
+    /// Length of the transport header, as it says itself; at least what every such header has.
+    #[inline]
+    fn transport_len(&self, frame: &[u8]) -> usize {
+        match self.protocol {
+            protocol::TCP => {
+                let words = frame.get(usize::from(self.l4) + 12).map_or(0, |byte| byte >> 4);
+                (usize::from(words) * 4).max(TCP_LEN)
+            }
+            protocol::ICMP | protocol::ICMPV6 => ICMP_LEN,
+            other if protocol::has_ports(other) => UDP_LEN,
+            _ => 0,
+        }
     }
 
     /// The captured bytes behind the transport header of `frame`, from which this was parsed; empty without a
@@ -134,17 +150,8 @@ impl Parsed {
         if self.l4 == 0 {
             return 0..0;
         }
-        let header_len = match self.protocol {
-            protocol::TCP => {
-                let words = frame.get(l4 + 12).map_or(0, |byte| byte >> 4);
-                (usize::from(words) * 4).max(TCP_LEN)
-            }
-            protocol::ICMP | protocol::ICMPV6 => ICMP_LEN,
-            other if protocol::has_ports(other) => UDP_LEN,
-            _ => 0,
-        };
         let end = usize::from(self.end);
-        (l4 + header_len).min(end)..end
+        (l4 + self.transport_len(frame)).min(end)..end
     }
 }
 
