@@ -68,6 +68,13 @@ struct Run {
     events: u32,
 }
 
+impl Run {
+    /// How much of the frame is its header region.
+    fn head_len(&self) -> usize {
+        self.parsed.head_len(&self.frame).min(self.frame.len())
+    }
+}
+
 impl<N: NetworkFunction> Typed<N> {
     pub(super) fn new(
         id: VertexId,
@@ -265,11 +272,14 @@ impl Context for IdealContext {
     }
 
     fn header<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
-        read(&self.0.borrow().frame)
+        let run = self.0.borrow();
+        read(&run.frame[..run.head_len()])
     }
 
     fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R {
-        change(&mut self.0.borrow_mut().frame)
+        let mut run = self.0.borrow_mut();
+        let head_len = run.head_len();
+        change(&mut run.frame[..head_len])
     }
 
     fn payload<R>(&self, len_max: usize, read: impl FnOnce(&[u8]) -> R) -> R {
