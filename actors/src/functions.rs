@@ -6,8 +6,8 @@
 
 use crate::ideal::IdealChain;
 use crate::instance::core::{Instance, InstanceConfig, build};
-use crate::splitter::OwnerFn;
-use chc_api::{All, Declarations, Identity, NetworkFunction, VertexId};
+use crate::splitter::{ConnectionSlotFn, OwnerFn};
+use chc_api::{All, Declarations, FlowKey, Identity, NetworkFunction, VertexId};
 use chc_nf_catalog::{ConfigProblem, Visitor};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub struct Function {
     pub translates: bool,
     /// Whose slot an address is that it gave out, if it translates.
     pub owner: Option<OwnerFn>,
+    /// The slot of a connection, if it does not go by its hash.
+    pub connection_slot: Option<ConnectionSlotFn>,
     /// Makes its instances.
     pub factory: InstanceFactory,
     /// Makes it part of an ideal chain.
@@ -159,11 +161,16 @@ impl Visitor for Forget {
             let nf = make();
             Arc::new(move |identity: &Identity| nf.owner(identity)) as OwnerFn
         });
+        let connection_slot = N::TRANSLATES.then(|| {
+            let nf = make();
+            Arc::new(move |key: &FlowKey| nf.connection_slot(key)) as ConnectionSlotFn
+        });
         let (ideal, declared) = (make.clone(), declarations.clone());
         Function {
             declarations,
             translates: N::TRANSLATES,
             owner,
+            connection_slot,
             factory: Arc::new(move |config| build::<N, All>(make(), config)),
             ideal: Arc::new(move |chain, id| chain.append(id).visit(ideal.clone(), declared.clone())),
         }

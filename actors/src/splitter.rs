@@ -23,6 +23,9 @@ use std::sync::Arc;
 /// The slot an external address belongs to, asked of the vertex that gave it out.
 pub type OwnerFn = Arc<dyn Fn(&Identity) -> Option<Slot> + Send + Sync>;
 
+/// The slot of a connection, asked of a vertex that does not go by its hash.
+pub type ConnectionSlotFn = Arc<dyn Fn(&FlowKey) -> Option<Slot> + Send + Sync>;
+
 /// How traffic to a vertex is partitioned. Equal for all its splitters.
 #[derive(Clone)]
 pub struct Route {
@@ -38,6 +41,8 @@ pub struct Route {
     pub instances: u16,
     /// Set if the vertex translates addresses.
     pub owner: Option<OwnerFn>,
+    /// Likewise.
+    pub connection_slot: Option<ConnectionSlotFn>,
 }
 
 impl Route {
@@ -53,6 +58,9 @@ impl Route {
     /// The slot of a connection whose identity is known.
     #[must_use]
     pub fn slot_of(&self, key: &FlowKey, hash: u64) -> Slot {
+        if let Some(slot) = self.connection_slot.as_ref().and_then(|of| of(key)) {
+            return slot;
+        }
         Slot(self.scope.slot(key, hash, self.seed, self.owners.len() as u16))
     }
 

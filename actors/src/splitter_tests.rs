@@ -47,7 +47,7 @@ pub(crate) fn clocks(data: &Data) -> Vec<u64> {
 /// A route to `instances` of vertex 1, slots dealt in turn.
 pub(crate) fn route(scope: Scope, instances: u16) -> Route {
     let owners = (0..64).map(|slot| slot % instances).collect();
-    Route { vertex: VertexId(1), scope, seed: SEED, owners, instances, owner: None }
+    Route { vertex: VertexId(1), scope, seed: SEED, owners, instances, owner: None, connection_slot: None }
 }
 
 /// All packets to one vertex.

@@ -93,6 +93,25 @@ impl<'a> Keys<'a> {
         Duration::from_secs_f64(self.number(key, default, 0.001..=604_800.0))
     }
 
+    /// A text; `None` when the key is missing or something else.
+    pub fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        let value = self.value(key)?;
+        if value.as_str().is_none() {
+            self.problem(key, format!("{value} is no text"), "write it in quotes");
+        }
+        value.as_str()
+    }
+
+    /// A list of tables, empty when the key is missing.
+    pub fn tables(&mut self, key: &'static str) -> Vec<&'a Value> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let tables = value.as_array().filter(|list| list.iter().all(Value::is_object));
+        if tables.is_none() {
+            self.problem(key, format!("{value} is no list of tables"), "write [{ ... }, { ... }]");
+        }
+        tables.map(|list| list.iter().collect()).unwrap_or_default()
+    }
+
     /// A list of texts; `None` when the key is missing.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<&'a str>> {
         let value = self.value(key)?;

@@ -5,9 +5,14 @@
 //! [`Visitor`], so that whoever runs it is compiled for the concrete type. Nothing here knows where
 //! packets come from or where state lives.
 
+mod closing;
 pub mod config;
+pub mod load_balancer;
+mod locate;
 pub mod nat;
 pub mod portscan;
+mod rewrite;
+pub mod scrubber;
 pub mod trojan;
 
 pub use config::ConfigProblem;
@@ -31,7 +36,7 @@ pub trait Visitor {
 /// The names of the functions in this catalog.
 #[must_use]
 pub fn names() -> &'static [&'static str] {
-    &["nat", "portscan", "trojan"]
+    &["nat", "portscan", "trojan", "load_balancer", "scrubber"]
 }
 
 /// Everything that is wrong with the configuration of function `nf` in a vertex of `slots` slots.
@@ -41,6 +46,8 @@ pub fn check_config(nf: &str, config: &Value, slots: u16) -> Vec<ConfigProblem> 
         "nat" => nat::NatConfig::read(config, slots).err(),
         "portscan" => portscan::PortscanConfig::read(config).err(),
         "trojan" => trojan::TrojanConfig::read(config).err(),
+        "load_balancer" => load_balancer::LoadBalancerConfig::read(config).err(),
+        "scrubber" => scrubber::ScrubberConfig::read(config).err(),
         _ => Some(vec![unknown(nf)]),
     }
     .unwrap_or_default()
@@ -73,6 +80,16 @@ pub fn with<V: Visitor>(
         "trojan" => {
             let config = trojan::TrojanConfig::read(config)?;
             let nf = trojan::Trojan::new(&config, &mut declarations);
+            Ok(visitor.visit(move || nf.clone(), declarations))
+        }
+        "load_balancer" => {
+            let config = load_balancer::LoadBalancerConfig::read(config)?;
+            let nf = load_balancer::LoadBalancer::new(&config, slots, seed, &mut declarations);
+            Ok(visitor.visit(move || nf.clone(), declarations))
+        }
+        "scrubber" => {
+            let config = scrubber::ScrubberConfig::read(config)?;
+            let nf = scrubber::Scrubber::new(&config, seed, &mut declarations);
             Ok(visitor.visit(move || nf.clone(), declarations))
         }
         _ => Err(vec![unknown(nf)]),
@@ -111,6 +128,7 @@ mod tests {
         for nf in names() {
             let config = match *nf {
                 "nat" => json!({"external": ["203.0.113.1"]}),
+                "load_balancer" => json!({"services": [{"match": "tcp/80", "backends": ["10.1.0.1"]}]}),
                 _ => json!({}),
             };
             assert_eq!(check_config(nf, &config, 64), []);
@@ -121,7 +139,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let problems = check_config("nta", &Value::Null, 64);
-        assert_eq!(problems[0].remedy, "the catalog has nat, portscan, trojan");
+        assert_eq!(problems[0].remedy, "the catalog has nat, portscan, trojan, load_balancer, scrubber");
         assert_eq!(with("nta", &Value::Null, 64, 1, ObjectNames), Err(problems));
     }
 

@@ -30,19 +30,20 @@
 //! (its REQ-6). Fragments behind the first have no ports: only their address changes.
 
 mod config;
-mod rewrite;
 
 pub use config::NatConfig;
 
+use crate::closing::{self, CLOSED, FIN_IN, FIN_OUT, FROM_HIGH};
 use crate::config::Prefix;
+use crate::locate::{Place, Shape, class, ends, locate, plain, travelling};
+use crate::rewrite::{self, Address, End};
 use chc_api::nf::FlowLookup;
-use chc_api::packet::{self, Ipv4Header, PacketKind, Parsed, icmp, protocol, tcp};
+use chc_api::packet::{PacketKind, protocol};
 use chc_api::state::FlowOptions;
 use chc_api::{
     Context, Counter, Declarations, Direction, Event, EventKind, Flow, FlowKey, Identity, NetworkFunction,
     ObjectKey, Pool, Resolution, Scope, Slot, Time, TimerEvent, Verdict,
 };
-use rewrite::{Address, End, Places};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,15 +54,6 @@ const PORTS_EXHAUSTED: Verdict = Verdict::Drop("nat_ports_exhausted");
 
 /// The only timer of a mapping: idle, or lingering after the close.
 const IDLE: u8 = 0;
-
-/// What a TCP connection has seen; a FIN of the internal host.
-const FIN_OUT: u16 = 1;
-/// A FIN of the other side.
-const FIN_IN: u16 = 2;
-/// A RST, or both FINs: the mapping lingers.
-const CLOSED: u16 = 4;
-/// The internal endpoint is the high one of the key.
-const FROM_HIGH: u16 = 8;
 
 /// The translation of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -76,27 +68,6 @@ pub struct Mapping {
     pub state: u16,
     /// Clock of the packet that acquired the port.
     pub owner: u64,
-}
-
-/// What a packet has that can be translated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    /// TCP, UDP or an ICMP echo.
-    Whole,
-    /// A fragment without ports.
-    Later,
-    /// An ICMP error with the packet it quotes.
-    Error,
-}
-
-/// The protocols that are translated, as they number the pools.
-fn class(protocol: u8) -> Option<u64> {
-    match protocol {
-        protocol::TCP => Some(0),
-        protocol::UDP => Some(1),
-        protocol::ICMP => Some(2),
-        _ => None,
-    }
 }
 
 /// Secondary key of a mapping: what a packet from outside is addressed to.
@@ -212,12 +183,8 @@ impl Nat {
     #[inline]
     fn established<C: Context>(&self, cx: &C) -> Option<Verdict> {
         let (place, is_tcp, tcp_flags) = cx.look(|parsed, _| {
-            let whole = PacketKind::IPV4.with(PacketKind::HAS_L4);
-            let is_tcp = parsed.protocol == protocol::TCP;
-            let plain = parsed.kind == whole && (is_tcp || parsed.protocol == protocol::UDP);
-            let (l3, l4, end) = (usize::from(parsed.l3), usize::from(parsed.l4), usize::from(parsed.end));
-            let places = Places { l3, l4: Some(l4), end, protocol: parsed.protocol };
-            plain.then_some((places, is_tcp, parsed.tcp_flags))
+            let (places, is_tcp) = plain(parsed)?;
+            Some((places, is_tcp, parsed.tcp_flags))
         })?;
         let (mapping, due) = cx.get_with_timer(self.mapping, IDLE)?;
         cx.count(self.packets_total, 1);
@@ -310,19 +277,7 @@ impl Nat {
     /// `fin` tells the side it comes from.
     #[inline]
     fn advance<C: Context>(&self, cx: &C, mapping: Mapping, due: Option<Time>, tcp_flags: u8, fin: u16) {
-        let control = tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN);
-        let mut state = mapping.state;
-        if control & tcp::RST != 0 {
-            state |= CLOSED;
-        } else if control & tcp::FIN != 0 {
-            state |= fin;
-            if state & (FIN_OUT | FIN_IN) == FIN_OUT | FIN_IN {
-                state |= CLOSED;
-            }
-        } else if control == tcp::SYN && fin == FIN_OUT && state & CLOSED != 0 {
-            // The same ports are used again before the mapping has gone.
-            state = mapping.state & FROM_HIGH;
-        }
+        let state = closing::after(mapping.state, tcp_flags, fin);
         let was_closed = mapping.state & CLOSED != 0;
         let is_closed = state & CLOSED != 0;
         if state != mapping.state {
@@ -340,80 +295,6 @@ impl Nat {
             cx.arm(self.mapping, IDLE, deadline, false);
         }
     }
-}
-
-/// A packet that can be translated.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    shape: Shape,
-    places: Places,
-    /// Offset of the transport header.
-    l4: usize,
-    /// The packet an ICMP error quotes.
-    quoted: Option<Places>,
-    tcp_flags: u8,
-}
-
-impl Places {
-    fn without_l4(self) -> Places {
-        Places { l4: None, ..self }
-    }
-}
-
-/// Where the parts of a packet are that could be translated, and its addresses; `None` when nothing
-/// could.
-#[inline]
-fn locate(header: &[u8], parsed: &Parsed) -> Option<(Place, u32, u32)> {
-    if !parsed.is(PacketKind::IPV4) || parsed.is(PacketKind::TUNNELLED) {
-        return None;
-    }
-    class(parsed.protocol)?;
-    let (l3, l4, end) = (usize::from(parsed.l3), usize::from(parsed.l4), usize::from(parsed.end));
-    let ip: &Ipv4Header = packet::view(header, l3)?;
-    let mut quoted = None;
-    let shape = if parsed.is(PacketKind::ICMP_ERROR) {
-        quoted = Some(locate_quoted(header, parsed)?);
-        Shape::Error
-    } else if parsed.is(PacketKind::LATER_FRAGMENT) {
-        Shape::Later
-    } else if !parsed.is(PacketKind::HAS_L4) || parsed.protocol == protocol::ICMP && !is_echo(header, l4) {
-        return None;
-    } else {
-        Shape::Whole
-    };
-    let transport = (shape == Shape::Whole).then_some(l4);
-    let places = Places { l3, l4: transport, end, protocol: parsed.protocol };
-    let place = Place { shape, places, l4, quoted, tcp_flags: parsed.tcp_flags };
-    Some((place, ip.src.get(), ip.dst.get()))
-}
-
-fn locate_quoted(header: &[u8], parsed: &Parsed) -> Option<Places> {
-    let quote = packet::icmp_quote(header, parsed.l4, false)?;
-    let (l3, l4, end) = (usize::from(quote.l3), usize::from(quote.l4), usize::from(quote.end));
-    class(quote.protocol)?;
-    if quote.l4 == 0 || quote.protocol == protocol::ICMP && !is_echo(header, l4) {
-        return None;
-    }
-    Some(Places { l3, l4: Some(l4), end, protocol: quote.protocol })
-}
-
-fn is_echo(header: &[u8], l4: usize) -> bool {
-    header.get(l4).is_some_and(|kind| icmp::is_echo(false, *kind))
-}
-
-/// Both endpoints of an IPv4 key, low one first.
-#[inline]
-fn ends(key: &FlowKey) -> Option<(Address, Address)> {
-    let [head, addresses] = key.v4_words()?;
-    let low = Address { ip: (addresses >> 32) as u32, port: (head >> 16) as u16 };
-    Some((low, Address { ip: addresses as u32, port: head as u16 }))
-}
-
-/// Source and destination of an IPv4 identity.
-#[inline]
-fn travelling(identity: &Identity) -> Option<(Address, Address)> {
-    let (low, high) = ends(&identity.key)?;
-    Some(if identity.direction == Direction::LowToHigh { (low, high) } else { (high, low) })
 }
 
 impl NetworkFunction for Nat {

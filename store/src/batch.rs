@@ -2,7 +2,7 @@
 
 use crate::record::Record;
 use chc_api::{
-    Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Position, ShardId, Slot,
+    Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Path, Position, ShardId, Slot,
 };
 
 /// Name of an operation within its vertex: the packet or timer that issued it and which of its
@@ -30,16 +30,22 @@ pub struct OpItem {
     pub reply: bool,
 }
 
-/// Increments of one counter: a bit per clock of one epoch for packets that added one, explicit
-/// pairs for everything else.
-#[derive(Clone, Debug, PartialEq)]
+/// Increments of one counter: a bit per clock of one epoch for packets of one path, with the amounts that are
+/// not 1, and explicit pairs for everything else.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CountItem {
     /// The counter.
     pub object: ObjectId,
+    /// Which of its cells.
+    pub cell: u16,
     /// First clock of the epoch the bits speak of.
     pub epoch: Clock,
-    /// Bit `i`: the first packet of clock `epoch + i` added one (its first addition to this counter).
+    /// Which packets of these clocks.
+    pub path: Path,
+    /// Bit `i`: the packet of clock `epoch + i` added something (its first addition to this counter).
     pub bits: Vec<u64>,
+    /// How much, of those that did not add 1: `i` and the amount. Each has its bit.
+    pub amounts: Vec<(u32, u32)>,
     /// Everything else: which addition, how much.
     pub pairs: Vec<(OpName, u64)>,
 }

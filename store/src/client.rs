@@ -4,7 +4,7 @@
 //! batches of its session and knows which have been acknowledged. Nothing here waits: updates nobody
 //! waits for leave with the next batch, and closing asks [`Client::settled`].
 //!
-//! Cost a packet: a bit a counter. Memory: what was issued since the last batch.
+//! Cost a packet: a bit a counter, and eight bytes for an amount that is not 1. Memory: what was issued since the last batch.
 
 use crate::batch::{Batch, CountItem, OpItem, OpName, VersionItem};
 use chc_api::{
@@ -41,13 +41,26 @@ impl Placement {
     }
 }
 
-struct Counting {
-    object: ObjectId,
+/// Additions of packets of one path in one epoch.
+struct Plane {
+    path: Path,
     epoch: Clock,
     bits: Vec<u64>,
+    amounts: Vec<(u32, u32)>,
     any: bool,
+}
+
+struct Counting {
+    object: ObjectId,
+    cell: u16,
+    planes: Vec<Plane>,
+    /// The plane of the last addition.
+    last: usize,
     pairs: Vec<(OpName, u64)>,
 }
+
+/// Paths a counter has bits of its own for; of others additions are pairs.
+const PLANES_MAX: usize = 16;
 
 #[derive(Default)]
 struct Pending {
@@ -78,17 +91,10 @@ impl Client {
         generation: Generation,
         epoch: u64,
         placement: Placement,
-        counters: impl Iterator<Item = ObjectId>,
+        counters: impl Iterator<Item = (ObjectId, u16)>,
     ) -> Self {
-        let words = epoch.div_ceil(64) as usize;
         let counting = counters
-            .map(|object| Counting {
-                object,
-                epoch: Clock(0),
-                bits: vec![0; words],
-                any: false,
-                pairs: Vec::new(),
-            })
+            .map(|(object, cell)| Counting { object, cell, planes: Vec::new(), last: 0, pairs: Vec::new() })
             .collect();
         let shards = (0..placement.shards).map(|_| Pending::default()).collect();
         Self { from, generation, epoch, placement, shards, counting }
@@ -100,18 +106,27 @@ impl Client {
         self.placement
     }
 
-    /// Adds one to a counter for the first packet of a clock, as its first addition to that counter.
+    /// Adds to a counter for the packet with this clock and path, as its first addition to that counter. False
+    /// if it cannot travel as a bit: then nothing was added.
     #[inline(always)]
-    pub fn count_one(&mut self, counter: Counter, clock: Clock) {
+    pub fn count_first(&mut self, counter: Counter, clock: Clock, path: Path, by: u64) -> bool {
         let offset = clock.0 & (self.epoch - 1);
         let at = usize::from(counter.number());
         let counting = &mut self.counting[at];
-        if counting.epoch.0 == clock.0 - offset && counting.any {
-            counting.bits[(offset >> 6) as usize] |= 1 << (offset & 63);
-            return;
+        let fits = |plane: &Plane| plane.path == path && plane.epoch.0 == clock.0 - offset && plane.any;
+        if !counting.planes.get(counting.last).is_some_and(fits)
+            && !self.turn(at, Clock(clock.0 - offset), path)
+        {
+            return false;
         }
-        self.turn(at, Clock(clock.0 - offset));
-        self.counting[at].bits[(offset >> 6) as usize] |= 1 << (offset & 63);
+        let counting = &mut self.counting[at];
+        let plane = &mut counting.planes[counting.last];
+        if by != 1 {
+            let Ok(by) = u32::try_from(by) else { return false };
+            plane.amounts.push((offset as u32, by));
+        }
+        plane.bits[(offset >> 6) as usize] |= 1 << (offset & 63);
+        true
     }
 
     /// Adds to a counter, whoever and how much.
@@ -119,35 +134,62 @@ impl Client {
         self.counting[usize::from(counter.number())].pairs.push((name, by));
     }
 
-    /// Begins another epoch of a counter.
+    /// Makes the plane of a path the last one and begins another epoch in it, if need be. False if there is no
+    /// room for one.
     #[cold]
-    fn turn(&mut self, at: usize, epoch: Clock) {
-        self.gather(at);
+    fn turn(&mut self, at: usize, epoch: Clock, path: Path) -> bool {
+        let words = self.epoch.div_ceil(64) as usize;
         let counting = &mut self.counting[at];
-        counting.epoch = epoch;
-        counting.any = true;
+        counting.last = match counting.planes.iter().position(|plane| plane.path == path) {
+            Some(known) => known,
+            None if counting.planes.len() == PLANES_MAX => return false,
+            None => {
+                let (bits, amounts) = (vec![0; words], Vec::new());
+                counting.planes.push(Plane { path, epoch, bits, amounts, any: false });
+                counting.planes.len() - 1
+            }
+        };
+        let last = counting.last;
+        if counting.planes[last].epoch != epoch {
+            self.gather_plane(at, last);
+        }
+        let plane = &mut self.counting[at].planes[last];
+        plane.epoch = epoch;
+        plane.any = true;
+        true
     }
 
-    fn gather(&mut self, at: usize) {
+    fn gather_plane(&mut self, at: usize, plane: usize) {
         let counting = &mut self.counting[at];
-        if !counting.any && counting.pairs.is_empty() {
+        let plane = &mut counting.planes[plane];
+        if !std::mem::take(&mut plane.any) {
             return;
         }
-        let bits = if counting.any {
-            let words = counting.bits.len();
-            std::mem::replace(&mut counting.bits, vec![0; words])
-        } else {
-            Vec::new()
-        };
-        counting.any = false;
+        let words = plane.bits.len();
         let item = CountItem {
             object: counting.object,
-            epoch: counting.epoch,
-            bits,
-            pairs: std::mem::take(&mut counting.pairs),
+            cell: counting.cell,
+            epoch: plane.epoch,
+            path: plane.path,
+            bits: std::mem::replace(&mut plane.bits, vec![0; words]),
+            amounts: std::mem::take(&mut plane.amounts),
+            pairs: Vec::new(),
         };
         let shard = self.placement.counter(item.object);
         self.shards[usize::from(shard.0)].counts.push(item);
+    }
+
+    fn gather(&mut self, at: usize) {
+        for plane in 0..self.counting[at].planes.len() {
+            self.gather_plane(at, plane);
+        }
+        let Counting { object, cell, pairs, .. } = &mut self.counting[at];
+        if !pairs.is_empty() {
+            let pairs = std::mem::take(pairs);
+            let item = CountItem { object: *object, cell: *cell, pairs, ..CountItem::default() };
+            let shard = self.placement.counter(item.object);
+            self.shards[usize::from(shard.0)].counts.push(item);
+        }
     }
 
     /// Issues an operation.
@@ -234,13 +276,6 @@ impl Client {
     pub fn settled(&self, issued: &[u64]) -> bool {
         self.shards.iter().zip(issued).all(|(s, n)| s.acknowledged >= *n)
     }
-}
-
-/// Whether an addition may travel as a bit.
-#[must_use]
-#[inline(always)]
-pub fn counts_as_bit(position: &Position, by: u64) -> bool {
-    by == 1 && position.path == Path::FIRST && position.origin.is_none()
 }
 
 #[cfg(test)]

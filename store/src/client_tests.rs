@@ -20,7 +20,7 @@ fn counters() -> [Counter; 2] {
 
 fn client(shards: u16) -> Client {
     let from = InstanceId { vertex: chc_api::VertexId(2), index: 1 };
-    let counters = counters().map(Counter::id).into_iter();
+    let counters = counters().map(|counter| (counter.id(), counter.cell())).into_iter();
     Client::new(from, Generation(5), EPOCH, Placement { shards, seed: 9 }, counters)
 }
 
@@ -53,10 +53,16 @@ fn an_epoch_of_a_counter_is_one_item_of_bits() {
     let [counter, other] = counters();
     let mut client = client(1);
     for clock in [128, 130, 130 + 64] {
-        client.count_one(counter, Clock(clock));
+        assert!(client.count_first(counter, Clock(clock), Path::FIRST, 1));
     }
-    client.count_one(other, Clock(129));
-    let item = |object, bits| CountItem { object, epoch: Clock(128), bits, pairs: Vec::new() };
+    assert!(client.count_first(other, Clock(129), Path::FIRST, 1));
+    let item = |object, bits| CountItem {
+        object,
+        epoch: Clock(128),
+        path: Path::FIRST,
+        bits,
+        ..CountItem::default()
+    };
     assert_eq!(counted(&mut client), [item(COUNTER, vec![0b101, 0b100]), item(OTHER, vec![0b10, 0])]);
     assert_eq!(counted(&mut client), [], "they were taken");
 }
@@ -66,9 +72,10 @@ fn another_epoch_begins_another_item() {
     let [counter, _] = counters();
     let mut client = client(1);
     for clock in [127, 128, 126] {
-        client.count_one(counter, Clock(clock));
+        assert!(client.count_first(counter, Clock(clock), Path::FIRST, 1));
     }
-    let item = |epoch, bits| CountItem { object: COUNTER, epoch: Clock(epoch), bits, pairs: Vec::new() };
+    let item =
+        |epoch, bits| CountItem { epoch: Clock(epoch), path: Path::FIRST, bits, ..CountItem::default() };
     assert_eq!(
         counted(&mut client),
         [item(0, vec![0, 1 << 63]), item(128, vec![1, 0]), item(0, vec![0, 1 << 62])]
@@ -82,21 +89,35 @@ fn what_is_no_bit_is_a_pair_with_its_name() {
     client.count(counter, name(5, 1), 7);
     client.count(counter, name(500, 0), 1);
     let pairs = vec![(name(5, 1), 7), (name(500, 0), 1)];
-    assert_eq!(
-        counted(&mut client),
-        [CountItem { object: COUNTER, epoch: Clock(0), bits: Vec::new(), pairs }]
-    );
+    assert_eq!(counted(&mut client), [CountItem { pairs, ..CountItem::default() }]);
 }
 
 #[test]
-fn a_bit_is_one_by_the_first_packet_of_its_clock() {
-    let first = Position::packet(Clock(1), Path::FIRST);
-    let origin =
-        chc_api::TimerOrigin { setter: Clock(0), setter_path: Path::FIRST, object: VALUES, index: 0 };
-    assert!(counts_as_bit(&first, 1));
-    assert!(!counts_as_bit(&first, 2));
-    assert!(!counts_as_bit(&Position::packet(Clock(1), Path(0x0200_0000)), 1));
-    assert!(!counts_as_bit(&Position::timer(Clock(1), origin), 1));
+fn amounts_travel_with_their_bits_and_each_path_has_its_own() {
+    let [counter, _] = counters();
+    let mut client = client(1);
+    let copy = Path::FIRST.append(9);
+    assert!(client.count_first(counter, Clock(130), Path::FIRST, 1500));
+    assert!(client.count_first(counter, Clock(131), Path::FIRST, 1));
+    assert!(client.count_first(counter, Clock(130), copy, 0));
+    assert!(!client.count_first(counter, Clock(132), copy, 1 << 40), "too much for a bit");
+    let item = |path, bits, amounts: &[(u32, u32)]| CountItem {
+        epoch: Clock(128),
+        path,
+        bits: vec![bits, 0],
+        amounts: amounts.to_vec(),
+        ..CountItem::default()
+    };
+    let want = [item(Path::FIRST, 0b1100, &[(2, 1500)]), item(copy, 0b100, &[(2, 0)])];
+    assert_eq!(counted(&mut client), want);
+}
+
+#[test]
+fn of_more_paths_than_have_bits_additions_are_pairs() {
+    let [counter, _] = counters();
+    let mut client = client(1);
+    let fits = (1..=20).filter(|n| client.count_first(counter, Clock(0), Path::FIRST.append(*n), 1));
+    assert_eq!(fits.count(), PLANES_MAX);
 }
 
 #[test]
@@ -200,7 +221,7 @@ fn operations_go_where_the_object_lives() {
 fn counters_and_versions_go_where_they_are_kept() {
     let [_, other] = counters();
     let mut client = client(3);
-    client.count_one(other, Clock(0));
+    assert!(client.count_first(other, Clock(0), Path::FIRST, 1));
     client.gather_counts();
     let place = client.placement();
     assert_eq!(sent(&mut client, None).iter().map(|(s, _)| *s).collect::<Vec<_>>(), [place.counter(OTHER)]);

@@ -1,16 +1,17 @@
 //! Coalesced counters: increments as (position, delta) pairs, checked pair by pair.
 //!
-//! Packets that add one are a bit in the bitmap of their epoch, so an epoch of a counter costs
-//! epoch / 8 bytes whatever the traffic, and applying a batch costs a word operation per 64 clocks.
+//! Packets that add something are a bit in the bitmap of their epoch and path, so an epoch of a counter costs
+//! epoch / 8 bytes whatever the traffic, and applying a batch costs a word operation per 64 clocks; an amount
+//! other than 1 costs eight bytes and a look at its bit.
 
 use crate::batch::{CountItem, OpName};
-use chc_api::{Clock, Protection, Protections};
+use chc_api::{Clock, Path, Protection, Protections};
 use std::collections::{BTreeMap, HashSet};
 use std::marker::PhantomData;
 
 /// What has been counted since the cut, of one counter.
 pub struct CountLedger<P> {
-    epochs: BTreeMap<Clock, Vec<u64>>,
+    epochs: BTreeMap<(Clock, Path), Vec<u64>>,
     pairs: BTreeMap<Clock, HashSet<OpName>>,
     protections: PhantomData<P>,
 }
@@ -22,14 +23,22 @@ impl<P> Default for CountLedger<P> {
 }
 
 impl<P: Protections> CountLedger<P> {
-    /// Takes a batch's increments; returns how much of them is new and how many were repetitions.
+    /// Takes a batch's increments; returns how much they add and how many were repetitions.
     pub fn take(&mut self, item: &CountItem, floor: Clock) -> (u64, u64) {
         let (mut sum, mut repeated) = (0, 0);
         if !item.bits.is_empty() && item.epoch >= floor {
-            let seen = self.epochs.entry(item.epoch).or_insert_with(|| vec![0; item.bits.len()]);
+            let seen = self.epochs.entry((item.epoch, item.path)).or_insert_with(|| vec![0; item.bits.len()]);
+            let suppress = P::on(Protection::UpdateSuppression);
+            let is_fresh = |seen: &[u64], bit: u32| {
+                let word = seen.get(bit as usize / 64);
+                !suppress || word.is_some_and(|word| word >> (bit % 64) & 1 == 0)
+            };
+            // The amounts first, while the bits say what is new.
+            let fresh = item.amounts.iter().filter(|(bit, _)| is_fresh(seen, *bit));
+            sum += fresh.fold(0_u64, |sum, (_, by)| sum.wrapping_add(u64::from(*by)).wrapping_sub(1));
             for (seen, new) in seen.iter_mut().zip(&item.bits) {
-                let fresh = if P::on(Protection::UpdateSuppression) { new & !*seen } else { *new };
-                sum += u64::from(fresh.count_ones());
+                let fresh = if suppress { new & !*seen } else { *new };
+                sum = sum.wrapping_add(u64::from(fresh.count_ones()));
                 repeated += u64::from((new & *seen).count_ones());
                 *seen |= new;
             }
@@ -40,7 +49,7 @@ impl<P: Protections> CountLedger<P> {
             let clock = name.position.clock;
             let fresh = clock >= floor && self.pairs.entry(clock).or_default().insert(*name);
             if fresh || !P::on(Protection::UpdateSuppression) {
-                sum += by;
+                sum = sum.wrapping_add(*by);
             } else {
                 repeated += 1;
             }
@@ -50,7 +59,7 @@ impl<P: Protections> CountLedger<P> {
 
     /// Forgets everything below the cut.
     pub fn trim(&mut self, cut: Clock) {
-        self.epochs = self.epochs.split_off(&cut);
+        self.epochs = self.epochs.split_off(&(cut, Path::ZERO));
         self.pairs = self.pairs.split_off(&cut);
     }
 }
@@ -58,12 +67,12 @@ impl<P: Protections> CountLedger<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chc_api::{All, ObjectId, Path, Position};
+    use chc_api::{All, Position};
 
     fn item(epoch: u64, bits: u64, pairs: &[(u64, u64)]) -> CountItem {
         let name = |clock| OpName { position: Position::packet(Clock(clock), Path::FIRST), index: 0 };
         let pairs = pairs.iter().map(|(clock, by)| (name(*clock), *by)).collect();
-        CountItem { object: ObjectId(0), epoch: Clock(epoch), bits: vec![bits], pairs }
+        CountItem { epoch: Clock(epoch), bits: vec![bits], pairs, ..CountItem::default() }
     }
 
     #[test]
@@ -79,5 +88,20 @@ mod tests {
         ledger.take(&item(0, 1, &[]), Clock(0));
         ledger.trim(Clock(64));
         assert_eq!(ledger.take(&item(0, 1, &[(3, 9)]), Clock(64)), (0, 2));
+    }
+
+    #[test]
+    fn an_amount_counts_with_its_bit_and_paths_are_counted_apart() {
+        let mut ledger = CountLedger::<All>::default();
+        let amounts = |path, amounts: &[(u32, u32)]| {
+            let bits =
+                vec![amounts.iter().fold(1, |bits, (bit, _)| bits | 1_u64.checked_shl(*bit).unwrap_or(0))];
+            CountItem { path, bits, amounts: amounts.to_vec(), ..CountItem::default() }
+        };
+        let copy = Path::FIRST.append(9);
+        assert_eq!(ledger.take(&amounts(Path::FIRST, &[(3, 1500), (4, 0)]), Clock(0)), (1501, 0));
+        assert_eq!(ledger.take(&amounts(Path::FIRST, &[(3, 1500), (5, 40)]), Clock(0)), (40, 2));
+        assert_eq!(ledger.take(&amounts(copy, &[(3, 7)]), Clock(0)), (8, 0));
+        assert_eq!(ledger.take(&amounts(copy, &[(99, 7)]), Clock(0)), (0, 1), "a bit that cannot be");
     }
 }

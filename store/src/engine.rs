@@ -108,7 +108,7 @@ struct Vertex<P> {
     frontiers: BTreeMap<ObjectId, Vec<Position>>,
     queues: BTreeMap<ObjectId, BTreeMap<OpName, (ObjectKey, Op)>>,
     ledger: BTreeMap<Clock, HashMap<OpName, Logged>>,
-    counts: HashMap<ObjectId, CountLedger<P>>,
+    counts: HashMap<(ObjectId, u16), CountLedger<P>>,
     slots: BTreeMap<Slot, SlotVersions>,
 }
 
@@ -165,8 +165,9 @@ impl<P: Protections> ShardEngine<P> {
             }
         }
         for count in &batch.counts {
-            let (fresh, repeated) = vertex.counts.entry(count.object).or_default().take(count, floor);
-            vertex.objects.count(count.object, fresh);
+            let ledger = vertex.counts.entry((count.object, count.cell)).or_default();
+            let (fresh, repeated) = ledger.take(count, floor);
+            vertex.objects.count(count.object, count.cell, fresh);
             self.tally.applied += fresh;
             self.tally.suppressed += repeated;
         }

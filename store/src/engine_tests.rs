@@ -187,7 +187,8 @@ fn a_name_that_comes_back_as_another_operation_is_a_defect() {
 #[test]
 fn increments_are_counted_once_across_generations_and_instances() {
     let mut shard = shard(2);
-    let item = |bits, pairs| vec![CountItem { object: COUNTER, epoch: Clock(0), bits: vec![bits], pairs }];
+    let item =
+        |bits, pairs| vec![CountItem { object: COUNTER, bits: vec![bits], pairs, ..CountItem::default() }];
     let pair = |clock, by| (name(clock, 3), by);
     send(&mut shard, Batch { counts: item(0b0111, vec![pair(9, 5)]), ..from(0, 1) });
     loaded(&mut shard, 0, 2, 0);
@@ -202,7 +203,7 @@ fn increments_below_the_cut_were_counted_before() {
     let mut shard = shard(1);
     let counts = |epoch, clock| {
         let pairs = vec![(name(clock, 0), 5)];
-        vec![CountItem { object: COUNTER, epoch: Clock(epoch), bits: vec![1], pairs }]
+        vec![CountItem { object: COUNTER, epoch: Clock(epoch), bits: vec![1], pairs, ..CountItem::default() }]
     };
     cut(&mut shard, 8);
     send(&mut shard, Batch { counts: counts(0, 7), ..from(0, 1) });
@@ -293,7 +294,7 @@ fn batches_and_loads_of_an_older_generation_are_refused() {
     loaded(&mut shard, 0, 3, 0);
     let batch = Batch {
         ops: vec![op(SERIAL, 1, 0, Op::Increment(1))],
-        counts: vec![CountItem { object: COUNTER, epoch: Clock(0), bits: vec![1], pairs: Vec::new() }],
+        counts: vec![CountItem { object: COUNTER, bits: vec![1], ..CountItem::default() }],
         versions: vec![version(0, 1, Some(7))],
         frontier: until(20),
         ..from(0, 2)
@@ -606,7 +607,13 @@ impl World {
             let epoch = Clock(clock as u64).floor(EPOCH);
             let bits = if packet.bit { vec![1 << (clock as u64 - epoch.0)] } else { Vec::new() };
             let pairs = if packet.bit { Vec::new() } else { vec![(name(clock as u64, 0), 2)] };
-            issuer.batch.counts.push(CountItem { object: COUNTER, epoch, bits, pairs });
+            issuer.batch.counts.push(CountItem {
+                object: COUNTER,
+                epoch,
+                bits,
+                pairs,
+                ..CountItem::default()
+            });
         }
         issuer.done[clock] += 1;
     }

@@ -16,7 +16,7 @@ pub struct Objects {
 }
 
 enum State {
-    Counter(u64),
+    Counters(Vec<u64>),
     Flow,
     Values(HashMap<ObjectKey, ValueBytes>),
     Ints(HashMap<ObjectKey, i64>),
@@ -41,7 +41,7 @@ pub enum Shown {
 #[must_use]
 pub fn is_ordered(spec: &ObjectSpec) -> bool {
     match spec.kind {
-        ObjectKind::Counter | ObjectKind::Flow { .. } => false,
+        ObjectKind::Counter { .. } | ObjectKind::Flow { .. } => false,
         // Whatever the order, "none left" depends on what came before.
         ObjectKind::Pool { .. } => true,
         _ => spec.consistency == Consistency::Clock,
@@ -56,7 +56,7 @@ impl Objects {
         let states = specs
             .iter()
             .map(|spec| match spec.kind {
-                ObjectKind::Counter => State::Counter(0),
+                ObjectKind::Counter { cells } => State::Counters(vec![0; usize::from(cells)]),
                 ObjectKind::Flow { .. } => State::Flow,
                 ObjectKind::Value { .. } => State::Values(HashMap::new()),
                 ObjectKind::Int { .. } => State::Ints(HashMap::new()),
@@ -73,9 +73,11 @@ impl Objects {
         &self.specs
     }
 
-    /// Adds to a counter.
-    pub fn count(&mut self, object: ObjectId, by: u64) {
-        if let Some(State::Counter(total)) = self.states.get_mut(usize::from(object.0)) {
+    /// Adds to a cell of a counter.
+    pub fn count(&mut self, object: ObjectId, cell: u16, by: u64) {
+        if let Some(State::Counters(cells)) = self.states.get_mut(usize::from(object.0))
+            && let Some(total) = cells.get_mut(usize::from(cell))
+        {
             *total = total.wrapping_add(by);
         }
     }
@@ -87,8 +89,9 @@ impl Objects {
             return OpValue::Refused(StateError::UnknownObject);
         };
         match (state, &spec.kind) {
-            (State::Counter(total), _) => match op {
-                Op::Get => OpValue::Int(*total as i64),
+            (State::Counters(cells), _) => match (op, cells.get(key.0[0] as usize)) {
+                (Op::Get, Some(total)) => OpValue::Int(*total as i64),
+                (Op::Get, None) => OpValue::Refused(StateError::UnknownObject),
                 _ => OpValue::Refused(StateError::WrongType),
             },
             (State::Values(values), ObjectKind::Value { initial, ops }) => {
@@ -138,7 +141,10 @@ impl Objects {
             let id = ObjectId(i as u16);
             match state {
                 State::Flow => {}
-                State::Counter(total) => all.push((id, ObjectKey::GLOBAL, Shown::Int(*total as i64))),
+                State::Counters(cells) => {
+                    let cells = cells.iter().zip(0..);
+                    all.extend(cells.map(|(n, cell)| (id, ObjectKey::number(cell), Shown::Int(*n as i64))));
+                }
                 State::Values(values) => {
                     all.extend(values.iter().map(|(k, v)| (id, *k, Shown::Bytes(v.as_slice().to_vec()))));
                 }

@@ -108,6 +108,7 @@ fn route(id: VertexId, vertex: &VertexConfig, function: &Function) -> Route {
         owners: (0..vertex.slots).map(|slot| slot % vertex.instances).collect(),
         instances: vertex.instances,
         owner: function.owner.clone(),
+        connection_slot: function.connection_slot.clone(),
     }
 }
 

@@ -106,6 +106,7 @@ pub fn event_json(record: &EventRecord, vertex: &str, instance: u16) -> Value {
     let event_type = match kind {
         EventKind::Alert { .. } => "alert",
         EventKind::Stage { .. } => "stage",
+        EventKind::Flow { .. } => "flow",
         EventKind::Nat { .. } => "nat",
     };
     line.insert("event_type".into(), json!(event_type));
@@ -131,9 +132,12 @@ pub fn event_json(record: &EventRecord, vertex: &str, instance: u16) -> Value {
         EventKind::Stage { name, role } => {
             line.insert("stage".into(), json!({ "name": name, "role": role }));
         }
+        EventKind::Flow { opened, server } => {
+            let server = std::net::Ipv4Addr::from(server).to_string();
+            line.insert("flow".into(), json!({ "action": action(opened), "server_ip": server }));
+        }
         EventKind::Nat { opened, external, port } => {
-            let external = std::net::Ipv4Addr::from(external).to_string();
-            let action = if opened { "open" } else { "close" };
+            let (external, action) = (std::net::Ipv4Addr::from(external).to_string(), action(opened));
             line.insert(
                 "nat".into(),
                 json!({ "action": action, "external_ip": external, "external_port": port }),
@@ -141,6 +145,10 @@ pub fn event_json(record: &EventRecord, vertex: &str, instance: u16) -> Value {
         }
     }
     Value::Object(line)
+}
+
+fn action(opened: bool) -> &'static str {
+    if opened { "open" } else { "close" }
 }
 
 /// A time as `1970-01-01T00:00:00.000000+0000`.

@@ -20,7 +20,7 @@ pub fn add_objects(
     for (vertex, object, key, shown) in objects {
         let spec = &plan.vertices[usize::from(vertex.0)].function.declarations.objects[usize::from(object.0)];
         let value = match (shown, &spec.kind) {
-            (Shown::Int(0), ObjectKind::Counter) => continue,
+            (Shown::Int(0), ObjectKind::Counter { .. }) => continue,
             (Shown::Int(n), ObjectKind::Int { initial }) if n == *initial => continue,
             (Shown::Bytes(b), ObjectKind::Value { initial, .. }) if b == initial.as_slice() => continue,
             (Shown::List(list), _) if list.is_empty() => continue,

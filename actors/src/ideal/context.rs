@@ -347,7 +347,7 @@ impl Context for IdealContext {
     }
 
     fn count(&self, counter: Counter, by: u64) {
-        self.0.borrow_mut().state.count(counter.id(), by);
+        self.0.borrow_mut().state.count(counter, by);
     }
 
     fn operate(&self, object: ObjectId, key: ObjectKey, op: Op) -> impl Future<Output = OpValue> {

@@ -3,10 +3,10 @@
 use chc_api::nf::FlowLookup;
 use chc_api::state::{ArmedTimer, ObjectKind, Plain, ValueBytes};
 use chc_api::{
-    Clock, Consistency, Declarations, Flow, FlowKey, ObjectId, ObjectKey, Op, OpValue, Position, StateError,
-    Time, TimerOrigin, VertexId,
+    Clock, Consistency, Counter, Declarations, Flow, FlowKey, ObjectId, ObjectKey, Op, OpValue, Position,
+    StateError, Time, TimerOrigin, VertexId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What an object's value is kept under.
@@ -63,7 +63,8 @@ pub(super) struct State {
     lists: BTreeMap<(ObjectId, ObjectKey), Vec<u64>>,
     pools: BTreeMap<(ObjectId, ObjectKey), Members>,
     records: BTreeMap<(ObjectId, FlowKey), Record>,
-    by_index: BTreeMap<(ObjectId, u64), FlowKey>,
+    /// The connections with each secondary key.
+    by_index: BTreeSet<(ObjectId, u64, FlowKey)>,
     by_deadline: BTreeMap<(Time, TimerOrigin), FlowKey>,
     at_end: BTreeMap<TimerOrigin, FlowKey>,
 }
@@ -78,7 +79,7 @@ impl State {
             lists: BTreeMap::new(),
             pools: BTreeMap::new(),
             records: BTreeMap::new(),
-            by_index: BTreeMap::new(),
+            by_index: BTreeSet::new(),
             by_deadline: BTreeMap::new(),
             at_end: BTreeMap::new(),
         }
@@ -91,8 +92,9 @@ impl State {
         spec.is_some_and(|s| s.consistency == Consistency::Serial && matches!(s.kind, ObjectKind::Int { .. }))
     }
 
-    pub(super) fn count(&mut self, counter: ObjectId, by: u64) {
-        *self.ints.entry((counter, ObjectKey::GLOBAL)).or_default() += by as i64;
+    pub(super) fn count(&mut self, counter: Counter, by: u64) {
+        let key = ObjectKey::number(u64::from(counter.cell()));
+        *self.ints.entry((counter.id(), key)).or_default() += by as i64;
     }
 
     /// Applies an operation; that of [`Op::Acquire`] is [`Self::acquire`].
@@ -220,7 +222,7 @@ impl State {
         let empty = || Record { value, timers: BTreeMap::new() };
         self.records.entry((object, *key)).or_insert_with(empty).value = value;
         if let Some(index) = self.index_of(object, key) {
-            self.by_index.insert((object, index), *key);
+            self.by_index.insert((object, index, *key));
         }
     }
 
@@ -242,10 +244,8 @@ impl State {
     }
 
     fn unindex(&mut self, object: ObjectId, key: &FlowKey) {
-        if let Some(index) = self.index_of(object, key)
-            && self.by_index.get(&(object, index)) == Some(key)
-        {
-            self.by_index.remove(&(object, index));
+        if let Some(index) = self.index_of(object, key) {
+            self.by_index.remove(&(object, index, *key));
         }
     }
 
@@ -325,6 +325,8 @@ fn origin(object: ObjectId, index: u8, timer: &ArmedTimer) -> TimerOrigin {
 
 impl FlowLookup for State {
     fn find<T: Plain>(&self, object: Flow<T>, index: u64) -> Option<FlowKey> {
-        self.by_index.get(&(object.id(), index)).copied()
+        let from = (object.id(), index, FlowKey::NONE);
+        let lowest = self.by_index.range(from..).next().copied();
+        lowest.filter(|(at, of, _)| (*at, *of) == (from.0, from.1)).map(|(_, _, key)| key)
     }
 }

@@ -11,7 +11,7 @@ use chc_api::{
 };
 use chc_runtime::block::BlockRef;
 use chc_store::batch::{OpItem, OpName};
-use chc_store::client::{Client, counts_as_bit};
+use chc_store::client::Client;
 use chc_store::objects::Objects;
 use chc_store::pool::Acquired;
 use chc_store::table::Hint;
@@ -603,14 +603,13 @@ impl<P: Protections> Context for Cx<P> {
         let job = &mut inner.jobs[self.slot];
         let client = match &mut inner.state {
             State::Store(client) => client,
-            State::Local(objects) => return objects.count(counter.id(), by),
+            State::Local(objects) => return objects.count(counter.id(), counter.cell(), by),
         };
         // A bit each for the first 64 counters; all later ones travel as pairs.
         let bit = if counter.number() < 64 { 1 << counter.number() } else { 0 };
-        if job.counted & bit == 0 && bit != 0 && counts_as_bit(&job.position, by) {
-            job.counted |= bit;
-            client.count_one(counter, job.position.clock);
-        } else {
+        let first = job.counted & bit == 0 && bit != 0 && job.position.origin.is_none();
+        job.counted |= bit;
+        if !first || !client.count_first(counter, job.position.clock, job.position.path, by) {
             let name = OpName { position: job.position, index: job.pairs };
             job.pairs += 1;
             client.count(counter, name, by);

@@ -27,7 +27,7 @@ use crate::seen::SeenSet;
 use crate::splitter::Splitter;
 use chc_api::nf::PacketHint;
 use chc_api::packet::parse::parse;
-use chc_api::state::ObjectKind;
+use chc_api::state::counter_cells;
 use chc_api::{
     Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Output, Path,
     Position, Protection, Protections, Resolution, ShardId, Slot, Time, TimerEvent, Verdict,
@@ -175,15 +175,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let stored = config.mode == Mode::Store;
         let seed = config.own.seed;
         let state = if stored {
-            let counters =
-                config.specs.iter().enumerate().filter(|(_, s)| matches!(s.kind, ObjectKind::Counter));
-            let counters = counters.map(|(i, _)| ObjectId(i as u16));
             State::Store(Box::new(Client::new(
                 config.id,
                 config.generation,
                 config.epoch,
                 config.placement,
-                counters,
+                counter_cells(&config.specs),
             )))
         } else {
             State::Local(Box::new(Objects::new(config.specs.clone(), config.window, 1)))
@@ -462,11 +459,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 return false;
             }
         }
-        if N::TRANSLATES && self.nf.owner(&carried).is_some() {
-            hint = Hint::NONE;
-            if let Resolution::Translated(to) = self.nf.resolve(&carried, &*self.env.inner()) {
-                (identity, hash) = (to, to.key.hash(self.config.own.seed));
-            }
+        if N::TRANSLATES
+            && let Resolution::Translated(to) = self.nf.resolve(&carried, &*self.env.inner())
+        {
+            (identity, hash, hint) = (to, to.key.hash(self.config.own.seed), Hint::NONE);
         } else if self.nf.passes(packet_hint(desc)) && !self.config.poisoned.contains(&position) {
             self.begun += 1;
             self.splitter.forward(Output::FIRST, block, desc);

@@ -7,7 +7,7 @@ use crate::splitter::Route;
 use crate::splitter::tests::{SEED, clocks, frame, packets, pool, route, ways_out, ways_to};
 use chc_api::nf::FlowLookup;
 use chc_api::state::FlowOptions;
-use chc_api::state::ObjectSpec;
+use chc_api::state::{ObjectKind, ObjectSpec};
 use chc_api::{
     All, Attachment, Consistency, Context, Counter, Declarations, Event, EventKind, Flow, ObjectKey, Op,
     OpValue, Path, Scope, StateError, Step, VertexId,
@@ -159,7 +159,8 @@ impl NetworkFunction for Translator {
     }
 
     fn resolve<L: FlowLookup>(&self, identity: &Identity, records: &L) -> Resolution {
-        match records.find(self.0.flow, u64::from(identity.key.high().port - 9000)) {
+        let Some(index) = identity.key.high().port.checked_sub(9000) else { return Resolution::Known };
+        match records.find(self.0.flow, u64::from(index)) {
             Some(key) => Resolution::Translated(Identity { key, direction: identity.direction }),
             None => Resolution::Unmapped,
         }

@@ -4,11 +4,13 @@
 //! * [`config`] is what it is told and what it counts.
 //! * [`context`] is what network-function code sees of it.
 //! * [`records`] holds the cached per-flow records and their timers.
+//! * [`index`] finds records by a secondary key.
 //! * [`lanes`] keeps packets of a flow in order behind one that waits.
 
 pub mod actor;
 pub mod config;
 pub mod context;
 pub mod core;
+pub mod index;
 pub mod lanes;
 pub mod records;

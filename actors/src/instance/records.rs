@@ -4,12 +4,12 @@
 //! past a boundary queues the old value as a version, then changes the record. Timers live in the
 //! record; the sets here are an index rebuilt from it.
 
+use super::index::SecondaryIndex;
 use crate::steps::{Steps, is_at_end};
 use chc_api::state::{ArmedTimer, FlowIndexFn, ObjectKind, ObjectSpec, Plain};
 use chc_api::{Clock, FlowKey, ObjectId, Position, Protection, Protections, Time, TimerOrigin};
 use chc_store::record::{Record, RecordShape, TIMER_WORDS, read_timer, timer_words, write_timer};
 use chc_store::table::{FlowTable, Hint, Row, Written};
-use hashbrown::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -23,7 +23,7 @@ struct FlowObject {
     shape: RecordShape,
     timeout_min: Duration,
     index_of: Option<FlowIndexFn>,
-    index: HashMap<u64, FlowKey>,
+    index: SecondaryIndex,
     /// Rows written since they were last flushed.
     unflushed: Vec<Row>,
 }
@@ -61,7 +61,7 @@ impl<P: Protections> Records<P> {
                     shape,
                     timeout_min,
                     index_of: index,
-                    index: HashMap::new(),
+                    index: SecondaryIndex::default(),
                     unflushed: Vec::new(),
                 })
             })
@@ -131,7 +131,7 @@ impl<P: Protections> Records<P> {
 
     /// The connection whose record has this secondary key.
     pub fn find(&self, id: ObjectId, index: u64) -> Option<FlowKey> {
-        self.object(id).index.get(&index).copied()
+        self.object(id).index.get(index)
     }
 
     /// Keeps the value as of the last boundary and notes the write.
@@ -401,10 +401,8 @@ impl FlowObject {
     }
 
     fn unindex(&mut self, row: Row, key: &FlowKey) {
-        if let Some(index) = self.secondary(row, key)
-            && self.index.get(&index) == Some(key)
-        {
-            self.index.remove(&index);
+        if let Some(index) = self.secondary(row, key) {
+            self.index.remove(index, key);
         }
     }
 

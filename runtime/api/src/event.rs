@@ -22,6 +22,13 @@ pub enum EventKind {
         /// The host's part in it.
         role: &'static str,
     },
+    /// A connection was assigned to a server, or that ended.
+    Flow {
+        /// True when it was assigned.
+        opened: bool,
+        /// IPv4 address of the server.
+        server: u32,
+    },
     /// An address translation began or ended.
     Nat {
         /// True when the translation began.

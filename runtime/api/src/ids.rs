@@ -39,7 +39,7 @@ impl Generation {
 pub struct ShardId(pub u16);
 
 /// A state object declared by a vertex, numbered in the order of its declarations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(pub u16);
 
 /// A share of a vertex's traffic: the unit of ownership and of moves.

@@ -28,7 +28,7 @@ pub use nf::{Attachment, Context, NetworkFunction, Resolution, TimerEvent, Verdi
 pub use position::{Clock, Path, Position, Step, TimerOrigin};
 pub use protection::{All, Protection, Protections};
 pub use state::{
-    Consistency, Counter, CustomOp, Declarations, Flow, ObjectKey, Op, OpValue, Output, Pool, Scope, Shared,
-    StateError,
+    Consistency, Counter, CounterArray, CustomOp, Declarations, Flow, ObjectKey, Op, OpValue, Output, Pool,
+    Scope, Shared, StateError,
 };
 pub use time::Time;

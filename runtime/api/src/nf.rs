@@ -98,6 +98,13 @@ pub trait NetworkFunction: Sized + Send + Sync + 'static {
         None
     }
 
+    /// The slot of a connection, and of what it was translated to, if it is not given by the hash of the whole
+    /// connection: for functions that translate and have no say in how the translated connection hashes.
+    fn connection_slot(&self, key: &FlowKey) -> Option<Slot> {
+        let _ = key;
+        None
+    }
+
     /// Whose packet this is; asked right before it runs.
     fn resolve<L: FlowLookup>(&self, identity: &Identity, records: &L) -> Resolution {
         let _ = (identity, records);

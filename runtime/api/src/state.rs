@@ -70,6 +70,9 @@ pub enum Consistency {
     Serial,
 }
 
+/// Most counters of a vertex, cells of arrays included.
+pub const COUNTERS_MAX: u16 = 1024;
+
 /// Most outputs of a vertex.
 pub const OUTPUTS_MAX: usize = 16;
 
@@ -268,7 +271,10 @@ pub type FlowIndexFn = fn(key: &FlowKey, value: &[u8]) -> Option<u64>;
 #[derive(Clone)]
 pub enum ObjectKind {
     /// A commutative counter; deltas are coalesced per burst.
-    Counter,
+    Counter {
+        /// How many there are, keyed by number from 0.
+        cells: u16,
+    },
     /// A per-flow record with timers, cached at the owner of its slot.
     Flow {
         /// Bytes of the value.
@@ -325,9 +331,20 @@ pub struct ObjectSpec {
 
 /// Handle of a per-flow object with values of type `T`.
 pub struct Flow<T>(ObjectId, PhantomData<fn() -> T>);
-/// Handle of a coalesced counter: the object, and its number among the vertex's counters.
+/// Handle of a coalesced counter: the object, which of its cells, and its number among the cells of all the
+/// vertex's counters.
 #[derive(Clone, Copy, Debug)]
-pub struct Counter(ObjectId, u16);
+pub struct Counter {
+    object: ObjectId,
+    cell: u16,
+    number: u16,
+}
+/// Handle of an array of coalesced counters.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterArray {
+    first: Counter,
+    cells: u16,
+}
 /// Handle of a cross-flow value of type `T`.
 pub struct Shared<T>(ObjectId, PhantomData<fn() -> T>);
 /// Handle of a family of resource pools.
@@ -365,13 +382,31 @@ impl Counter {
     /// The declared object.
     #[must_use]
     pub fn id(self) -> ObjectId {
-        self.0
+        self.object
+    }
+
+    /// Which of the object's cells: the number it is keyed by.
+    #[must_use]
+    pub fn cell(self) -> u16 {
+        self.cell
     }
 
     /// Its number among the counters of the vertex, from 0.
     #[must_use]
     pub fn number(self) -> u16 {
-        self.1
+        self.number
+    }
+}
+impl CounterArray {
+    /// One of the counters.
+    ///
+    /// # Panics
+    /// If there are not as many: a mistake in the network function's code.
+    #[must_use]
+    pub fn at(self, cell: usize) -> Counter {
+        assert!(cell < usize::from(self.cells), "counter {cell} of {}", self.cells);
+        let cell = cell as u16;
+        Counter { cell, number: self.first.number + cell, ..self.first }
     }
 }
 impl Pool {
@@ -455,17 +490,31 @@ impl Declarations {
 
     /// Declares a counter: cross-flow, written mostly, read rarely.
     pub fn counter(&mut self, name: &'static str) -> Counter {
-        let number = self.objects.iter().filter(|o| matches!(o.kind, ObjectKind::Counter)).count() as u16;
+        self.counters(name, 1).first
+    }
+
+    /// Declares an array of counters, each keyed by its number.
+    ///
+    /// # Panics
+    /// If there are none or the vertex has more than [`COUNTERS_MAX`]: a mistake in the network function's code.
+    pub fn counters(&mut self, name: &'static str, cells: u16) -> CounterArray {
+        let number = self.counter_cells().count() as u16;
+        assert!(cells > 0 && number + cells <= COUNTERS_MAX, "a vertex has 1 to {COUNTERS_MAX} counters");
         let object = self.add(ObjectSpec {
             name,
             scope: Scope::Global,
             access: Access::WriteMostly,
             consistency: Consistency::Serial,
-            kind: ObjectKind::Counter,
+            kind: ObjectKind::Counter { cells },
             packet_ops_max: 0,
             timer_ops_max: 0,
         });
-        Counter(object, number)
+        CounterArray { first: Counter { object, cell: 0, number }, cells }
+    }
+
+    /// All counters by number: their object and cell.
+    pub fn counter_cells(&self) -> impl Iterator<Item = (ObjectId, u16)> + '_ {
+        counter_cells(&self.objects)
     }
 
     /// Declares a per-flow record.
@@ -551,6 +600,14 @@ impl Declarations {
         }
         scopes
     }
+}
+
+/// All counters among the objects of a vertex, by number: their object and cell.
+pub fn counter_cells(objects: &[ObjectSpec]) -> impl Iterator<Item = (ObjectId, u16)> + '_ {
+    objects.iter().enumerate().flat_map(|(id, spec)| {
+        let cells = if let ObjectKind::Counter { cells } = spec.kind { cells } else { 0 };
+        (0..cells).map(move |cell| (ObjectId(id as u16), cell))
+    })
 }
 
 /// A timer of a per-flow record as it is stored with the record.

@@ -194,7 +194,7 @@ fn shown(world: &World) -> Result<BTreeMap<StateKey, StateValue>, String> {
         for (vertex, object, key, value) in shard.show_objects() {
             let spec = spec(vertex, object);
             let value = match (value, &spec.kind) {
-                (Shown::Int(0), ObjectKind::Counter) => continue,
+                (Shown::Int(0), ObjectKind::Counter { .. }) => continue,
                 (Shown::Int(value), ObjectKind::Int { initial }) if value == *initial => continue,
                 (Shown::Int(value), _) => StateValue::Int(value),
                 (Shown::Bytes(bytes), ObjectKind::Value { initial, .. }) if bytes == initial.as_slice() => {

@@ -5,10 +5,10 @@ use crate::rng::Rng;
 use crate::traffic::TrafficConfig;
 use crate::weaken::Weakened;
 use chc_actors::instance::core::{Instance, InstanceConfig, build};
-use chc_actors::splitter::{OwnerFn, Route};
+use chc_actors::splitter::{ConnectionSlotFn, OwnerFn, Route};
 use chc_actors::topology::{Node, Topology, Way};
 use chc_api::packet::link::LinkType;
-use chc_api::{Consistency, Declarations, Identity, NetworkFunction, Scope, VertexId};
+use chc_api::{Consistency, Declarations, FlowKey, Identity, NetworkFunction, Scope, VertexId};
 use chc_nf_catalog::Visitor;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -66,7 +66,9 @@ impl Setup {
     #[must_use]
     pub fn draw(rng: &mut Rng) -> Self {
         let gap_us = rng.pick(&[100, 1_000, 3_000]);
-        let chains: [&[char]; 9] = [
+        let chains: [&[char]; 11] = [
+            &['b'],
+            &['n', 's', 'b'],
             &['n', 's'],
             &['n', 's'],
             &['n'],
@@ -80,7 +82,7 @@ impl Setup {
         let mut chain = rng.pick(&chains).to_vec();
         let branches = rng.chance(0.6);
         if branches {
-            chain = (0..rng.between(2, 4)).map(|_| rng.pick(&['p', 'p', 's'])).collect();
+            chain = (0..rng.between(2, 4)).map(|_| rng.pick(&['p', 'p', 's', 'b'])).collect();
             if rng.chance(0.4) {
                 let at = rng.index(chain.len());
                 chain[at] = 'n';
@@ -98,6 +100,7 @@ impl Setup {
                         nat(rng, &external, ports, gap_us)
                     }
                     's' => portscan(rng, gap_us),
+                    'b' => load_balancer(rng, gap_us),
                     _ => {
                         let delay = Duration::from_micros(gap_us * rng.pick(&[2, 6, 20]));
                         Function::Probe(delay, rng.pick(&[Consistency::Serial, Consistency::Clock]))
@@ -180,13 +183,18 @@ impl Setup {
             owners: (0..vertex.slots).map(|slot| slot % vertex.instances).collect(),
             instances: vertex.instances,
             owner: kits[at].owner.clone(),
+            connection_slot: kits[at].connection_slot.clone(),
         }
     }
 }
 
 /// Packets of its own a function of the simulation sends, and its outputs.
 fn declared(kind: char) -> (u8, usize) {
-    if kind == 'p' { (EXTRA_MAX, 2) } else { (0, 1) }
+    match kind {
+        'p' => (EXTRA_MAX, 2),
+        'b' => (1, 2),
+        _ => (0, 1),
+    }
 }
 
 /// One vertex behind the other; second outputs lead out of the chain.
@@ -294,6 +302,23 @@ fn portscan(rng: &mut Rng, gap_us: u64) -> Function {
     )
 }
 
+/// Backends are servers, too, so that packets come back from them, and there are few.
+fn load_balancer(rng: &mut Rng, gap_us: u64) -> Function {
+    let backends: Vec<String> = (1..=rng.between(1, 3)).map(|n| format!("198.51.100.{n}")).collect();
+    let connections_max = rng.pick(&[1, 2, 4, 1_000]);
+    Function::Catalog(
+        "load_balancer",
+        json!({
+            "services": [
+                { "match": "tcp/80,443", "backends": backends, "connections_max": connections_max },
+                { "match": "udp/53", "backends": ["198.51.100.4", "198.51.100.5"] },
+            ],
+            "idle_s": seconds(gap_us * rng.pick(&[10, 30, 100])),
+            "linger_s": seconds(gap_us * rng.pick(&[3, 10])),
+        }),
+    )
+}
+
 impl Function {
     /// Hands the function to a visitor.
     ///
@@ -319,6 +344,8 @@ pub struct Kit {
     pub declarations: Declarations,
     /// Whose slot an external address is, if it translates.
     pub owner: Option<OwnerFn>,
+    /// The slot of a connection, if it does not go by its hash.
+    pub connection_slot: Option<ConnectionSlotFn>,
 }
 
 struct MakeKit;
@@ -333,7 +360,10 @@ impl Visitor for MakeKit {
     ) -> Kit {
         let shared = Mutex::new(make.clone());
         let owner = move |identity: &Identity| shared.lock().ok()?().owner(identity);
+        let shared = Mutex::new(make.clone());
+        let connection_slot = move |key: &FlowKey| shared.lock().ok()?().connection_slot(key);
         Kit {
+            connection_slot: N::TRANSLATES.then(|| Arc::new(connection_slot) as ConnectionSlotFn),
             owner: N::TRANSLATES.then(|| Arc::new(owner) as OwnerFn),
             factory: Box::new(move |config| build::<N, Weakened>(make(), config)),
             declarations,

@@ -413,6 +413,8 @@ impl World {
                 EventKind::Nat { opened: true, .. } => "translation opened",
                 EventKind::Nat { .. } => "translation closed",
                 EventKind::Stage { name, .. } => name,
+                EventKind::Flow { opened: true, .. } => "assigned",
+                EventKind::Flow { .. } => "assignment ended",
                 EventKind::Alert { signature, .. } => signature,
             };
             add(kind.into(), 1);

@@ -12,14 +12,14 @@ const ICMP_CHECKSUM: usize = 2;
 
 /// Which end of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     Source,
     Destination,
 }
 
 /// Where the headers of a packet (or of one that is quoted) are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// Offset of the IPv4 header.
     pub l3: usize,
     /// Offset of the transport header, if there is one.
@@ -29,16 +29,23 @@ pub(super) struct Places {
     pub protocol: u8,
 }
 
+impl Places {
+    /// The same without its transport header.
+    pub(crate) fn without_l4(self) -> Places {
+        Places { l4: None, ..self }
+    }
+}
+
 /// An IPv4 address and a port (the identifier of an ICMP echo).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Address {
+pub(crate) struct Address {
     pub ip: u32,
     pub port: u16,
 }
 
 /// Replaces one end of a packet and updates its checksums.
 #[inline]
-pub(super) fn replace_end(header: &mut [u8], at: Places, end: End, by: Address) {
+pub(crate) fn replace_end(header: &mut [u8], at: Places, end: End, by: Address) {
     let done = match at.protocol {
         protocol::TCP => replace_whole::<{ TCP_CHECKSUM + 2 }>(header, at, end, by, TCP_CHECKSUM),
         protocol::UDP => replace_whole::<{ UDP_CHECKSUM + 2 }>(header, at, end, by, UDP_CHECKSUM),
@@ -79,7 +86,7 @@ fn replace_whole<const LEN: usize>(
 
 /// Replaces one end of a packet, as much of it as there is, and updates its checksums. Returns what all changed words, checksums
 /// included, do to a checksum that covers the whole packet.
-pub(super) fn replace(header: &mut [u8], at: Places, end: End, by: Address) -> ChecksumDelta {
+pub(crate) fn replace(header: &mut [u8], at: Places, end: End, by: Address) -> ChecksumDelta {
     let Some(ip) = view_mut::<Ipv4Header>(header, at.l3) else { return ChecksumDelta::new() };
     let field = if end == End::Source { &mut ip.src } else { &mut ip.dst };
     let address = ChecksumDelta::new().u32(field.get(), by.ip);
@@ -111,7 +118,7 @@ pub(super) fn replace(header: &mut [u8], at: Places, end: End, by: Address) -> C
 
 /// Replaces one end of the packet that an ICMP error at `icmp` quotes, with its checksums, and updates
 /// the checksum of the error.
-pub(super) fn replace_quoted(header: &mut [u8], icmp: usize, quoted: Places, end: End, by: Address) {
+pub(crate) fn replace_quoted(header: &mut [u8], icmp: usize, quoted: Places, end: End, by: Address) {
     let delta = replace(header, quoted, end, by);
     update(header.get_mut(icmp..).unwrap_or_default(), ICMP_CHECKSUM, |old| delta.apply(old));
 }
