@@ -86,5 +86,6 @@ pub fn keep<S: PacketSource>(
 #[track_caller]
 pub fn assert_balanced(outcome: &RunOutcome) {
     let drops: u64 = outcome.egress.drops.values().sum();
-    assert_eq!(outcome.root.counts.packets, outcome.egress.packets + drops, "{:?}", outcome.egress);
+    let input = outcome.root.counts.packets + outcome.egress.extra;
+    assert_eq!(input, outcome.egress.packets + drops, "{:?}", outcome.egress);
 }

@@ -39,13 +39,27 @@ fn assert_nothing_lost(file: &str, outcome: &RunOutcome, everything: &Everything
 }
 
 #[test]
-fn every_capture_passes_through_the_chain_without_a_death_or_a_loss() {
+fn every_capture_passes_through_the_quickstart_without_a_death_or_a_loss() {
+    assert_all_pass("quickstart");
+}
+
+#[test]
+fn every_capture_passes_through_four_functions_without_a_death_or_a_loss() {
+    assert_all_pass("enterprise");
+}
+
+#[test]
+fn every_capture_passes_through_branches_without_a_death_or_a_loss() {
+    assert_all_pass("trojan");
+}
+
+fn assert_all_pass(chain: &str) {
     let Some(shared) = shared() else {
         println!("skipped: ../shared/traces not present");
         return;
     };
     let traces = shared.join("traces");
-    let plan = plan("quickstart", &[""; 0]);
+    let plan = plan(chain, &[""; 0]);
     let (mut files, mut packets, mut damaged) = (0, 0, 0);
     for path in captures(&traces).unwrap() {
         let file = path.strip_prefix(&traces).unwrap().to_string_lossy().into_owned();

@@ -76,7 +76,7 @@ fn events(scratch: &Scratch, name: &str) -> Vec<Value> {
 
 #[test]
 fn check_accepts_every_configuration_of_the_repository() {
-    let names = ["quickstart", "nat", "portscan"];
+    let names = ["quickstart", "nat", "portscan", "enterprise", "trojan", "load_balancer"];
     let found = std::fs::read_dir(config("nat").parent().unwrap()).unwrap().count();
     assert_eq!(found, names.len(), "a configuration was added: name it here");
     let paths = names.map(config);
