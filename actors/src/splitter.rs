@@ -146,6 +146,8 @@ pub struct Splitter<P> {
     copies: Vec<Target>,
     copies_in: Vec<Target>,
     node: Node,
+    /// A rewritten header, for copies; kept for its memory.
+    aside: Vec<u8>,
     retain: bool,
     protections: PhantomData<P>,
 }
@@ -201,6 +203,7 @@ impl<P: Protections> Splitter<P> {
             copies,
             copies_in,
             node,
+            aside: Vec::new(),
             retain,
             protections: PhantomData,
         }
@@ -229,11 +232,88 @@ impl<P: Protections> Splitter<P> {
     /// Sends a packet on, unchanged.
     #[inline]
     pub fn forward(&mut self, output: Output, from: &BlockRef, desc: &Desc) {
-        if let Some(edge) = self.pick(output, desc.hash, || from.meta(desc).parsed.identity()) {
+        let edge = self.pick(output, desc.hash, || from.meta(desc).parsed.identity());
+        self.forward_on(edge, from, desc);
+    }
+
+    /// Sends a packet on, unchanged, by an edge that was picked before.
+    #[inline(always)]
+    pub fn forward_on(&mut self, edge: Option<usize>, from: &BlockRef, desc: &Desc) {
+        if let Some(edge) = edge {
             self.builder(edge).forward(from, desc);
         }
         if !self.copies.is_empty() {
             self.copy(from, desc);
+        }
+    }
+
+    /// Begins a packet with another header on the edge that was picked for it; returns where the header begins
+    /// there. [`Self::forward_rewritten`] or one of the two behind it must follow.
+    #[inline(always)]
+    pub fn rewrite(
+        &mut self,
+        edge: Option<usize>,
+        from: &BlockRef,
+        desc: &Desc,
+        change: impl FnOnce(&mut [u8]),
+    ) -> u32 {
+        match edge {
+            Some(edge) => self.builder(edge).rewrite(from, desc, change),
+            None => {
+                // It goes nowhere itself, but copies of it may.
+                self.aside.clear();
+                self.aside.extend_from_slice(from.head(desc));
+                change(&mut self.aside);
+                0
+            }
+        }
+    }
+
+    /// Sends on the packet that was begun.
+    #[inline(always)]
+    pub fn forward_rewritten(&mut self, edge: Option<usize>, from: &BlockRef, desc: &Desc, at: u32) {
+        if !self.copies.is_empty() {
+            self.set_aside(edge, at);
+        }
+        if let Some(edge) = edge {
+            self.edges[edge].builder.forward_rewritten(from, desc, at);
+        }
+        if !self.copies.is_empty() {
+            let head = std::mem::take(&mut self.aside);
+            self.copy_changed(from, desc, &Changed { head: Some(&head), meta: None });
+            self.aside = head;
+        }
+    }
+
+    /// Sends the packet that was begun by another output than it was begun for.
+    #[cold]
+    pub fn divert_rewritten(
+        &mut self,
+        edge: Option<usize>,
+        output: Output,
+        from: &BlockRef,
+        desc: &Desc,
+        at: u32,
+    ) {
+        self.set_aside(edge, at);
+        self.undo_rewrite(edge, at);
+        let head = std::mem::take(&mut self.aside);
+        self.forward_changed(output, from, desc, &Changed { head: Some(&head), meta: None });
+        self.aside = head;
+    }
+
+    /// Takes back the packet that was begun.
+    pub fn undo_rewrite(&mut self, edge: Option<usize>, at: u32) {
+        if let Some(edge) = edge {
+            self.edges[edge].builder.undo_rewrite(at);
+        }
+    }
+
+    /// Keeps a copy of the header that was begun.
+    fn set_aside(&mut self, edge: Option<usize>, at: u32) {
+        if let Some(edge) = edge {
+            self.aside.clear();
+            self.aside.extend_from_slice(self.edges[edge].builder.rewritten(at));
         }
     }
 
@@ -295,6 +375,14 @@ impl<P: Protections> Splitter<P> {
         if let Some(edge) = self.pick(output, hash, identity) {
             self.builder(edge).forward_changed(from, desc, desc.path, changed);
         }
+        self.copy_changed(from, desc, changed);
+    }
+
+    /// Copies of a packet that leaves changed.
+    fn copy_changed(&mut self, from: &BlockRef, desc: &Desc, changed: &Changed<'_>) {
+        let hash = changed.meta.as_ref().map_or(desc.hash, |(_, _, hash)| *hash);
+        let identity =
+            || changed.meta.as_ref().map_or_else(|| from.meta(desc), |(meta, ..)| meta).parsed.identity();
         for at in 0..self.copies.len() {
             let copy = &self.copies[at];
             if copy.takes(|| identity().key) {

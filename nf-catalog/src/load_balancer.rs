@@ -39,8 +39,8 @@ use chc_api::packet::{Checksum, Ipv4Header, TcpHeader, protocol, tcp, view};
 use chc_api::state::{FlowOptions, ValueBytes};
 use chc_api::{
     Consistency, Context, Counter, CounterArray, CustomOp, Declarations, Direction, Event, EventKind, Flow,
-    FlowKey, Identity, NetworkFunction, ObjectKey, Op, OpValue, Output, Resolution, Scope, Shared, Slot,
-    StateError, Time, TimerEvent, Verdict,
+    FlowKey, Identity, NetworkFunction, ObjectKey, Op, OpValue, Output, Passing, Resolution, Scope, Shared,
+    Slot, StateError, Time, TimerEvent, Verdict,
 };
 use serde_json::Value;
 use std::net::Ipv4Addr;
@@ -282,17 +282,14 @@ impl LoadBalancer {
 
     /// A whole packet of a connection that has a backend, under the addresses of that connection, that changes
     /// nothing.
-    #[inline]
-    fn established<C: Context>(&self, cx: &C) -> Option<Verdict> {
-        let (places, tcp_flags, from) = cx.look(|parsed, header| {
-            let (places, _) = plain(parsed)?;
-            let ip = view::<Ipv4Header>(header, places.l3)?;
-            Some((places, parsed.tcp_flags, ip.src.get()))
-        })?;
-        if tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+    #[inline(always)]
+    fn established<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
+        let parsed = cx.parsed();
+        let (places, _) = plain(parsed)?;
+        if parsed.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
             return None;
         }
-        let (mapping, due) = cx.get_with_timer(self.mapping, IDLE)?;
+        let (mapping, due) = cx.record(self.mapping, IDLE)?;
         if mapping.state & CLOSED != 0 || self.moves(cx.now(), due) {
             return None;
         }
@@ -300,6 +297,7 @@ impl LoadBalancer {
         let (_, server) = travelling(&identity)?;
         let from_high = mapping.state & FROM_HIGH != 0;
         let to_server = from_high == (identity.direction == Direction::HighToLow);
+        let from = view::<Ipv4Header>(cx.header(), places.l3)?.src.get();
         if !to_server && self.services.iter().any(|service| service.backends.contains(&from)) {
             // It may belong to another connection, to which this is the backend.
             return None;
@@ -473,8 +471,8 @@ fn reset(header: &[u8], l3: usize, l4: usize) -> Option<Vec<u8>> {
 impl NetworkFunction for LoadBalancer {
     const TRANSLATES: bool = true;
 
-    #[inline]
-    fn at_once<C: Context>(&self, cx: &C) -> Option<Verdict> {
+    #[inline(always)]
+    fn at_once<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
         self.established(cx)
     }
 

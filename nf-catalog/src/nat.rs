@@ -38,11 +38,11 @@ use crate::config::Prefix;
 use crate::locate::{Place, Shape, class, ends, locate, plain, travelling};
 use crate::rewrite::{self, Address, End};
 use chc_api::nf::FlowLookup;
-use chc_api::packet::{PacketKind, protocol};
+use chc_api::packet::{PacketKind, protocol, tcp};
 use chc_api::state::FlowOptions;
 use chc_api::{
     Context, Counter, Declarations, Direction, Event, EventKind, Flow, FlowKey, Identity, NetworkFunction,
-    ObjectKey, Pool, Resolution, Scope, Slot, Time, TimerEvent, Verdict,
+    ObjectKey, Passing, Pool, Resolution, Scope, Slot, Time, TimerEvent, Verdict,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -179,27 +179,36 @@ impl Nat {
     }
 
     /// A whole TCP or UDP packet of a connection that has a mapping, under the addresses of that
-    /// connection: everything but first packets, translated return traffic and oddities.
-    #[inline]
-    fn established<C: Context>(&self, cx: &C) -> Option<Verdict> {
-        let (place, is_tcp, tcp_flags) = cx.look(|parsed, _| {
-            let (places, is_tcp) = plain(parsed)?;
-            Some((places, is_tcp, parsed.tcp_flags))
-        })?;
-        let (mapping, due) = cx.get_with_timer(self.mapping, IDLE)?;
+    /// connection, that changes nothing: everything but first and last packets, translated return traffic and
+    /// oddities.
+    #[inline(always)]
+    fn established<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
+        let parsed = cx.parsed();
+        let (place, is_tcp) = plain(parsed)?;
+        if parsed.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+            return None;
+        }
+        let (mapping, due) = cx.record(self.mapping, IDLE)?;
+        if mapping.state & CLOSED == 0 && self.moves(cx.now(), due) {
+            return None;
+        }
         cx.count(self.packets_total, 1);
         if is_tcp {
             cx.count(self.packets_tcp, 1);
         }
         let from_high = mapping.state & FROM_HIGH != 0;
         if from_high == (cx.identity().direction == Direction::HighToLow) {
-            self.advance(cx, mapping, due, tcp_flags, FIN_OUT);
             let by = Address { ip: mapping.external, port: mapping.port };
             cx.rewrite(|header| rewrite::replace_end(header, place, End::Source, by));
-        } else {
-            self.advance(cx, mapping, due, tcp_flags, FIN_IN);
         }
         Some(Verdict::Forward)
+    }
+
+    /// Whether the idle timer must be moved: by more than 1/16 of its length, so ordinary packets write nothing.
+    #[inline]
+    fn moves(&self, now: Time, due: Option<Time>) -> bool {
+        let deadline = now + self.idle;
+        due.is_none_or(|due| deadline.0.saturating_sub(due.0) > self.idle.as_nanos() as u64 / 16)
     }
 
     /// A packet from inside to outside.
@@ -289,10 +298,8 @@ impl Nat {
             }
             return;
         }
-        let deadline = cx.now() + self.idle;
-        let moves = |armed: Time| deadline.0.saturating_sub(armed.0) > self.idle.as_nanos() as u64 / 16;
-        if was_closed || due.is_none_or(moves) {
-            cx.arm(self.mapping, IDLE, deadline, false);
+        if was_closed || self.moves(cx.now(), due) {
+            cx.arm(self.mapping, IDLE, cx.now() + self.idle, false);
         }
     }
 }
@@ -300,8 +307,8 @@ impl Nat {
 impl NetworkFunction for Nat {
     const TRANSLATES: bool = true;
 
-    #[inline]
-    fn at_once<C: Context>(&self, cx: &C) -> Option<Verdict> {
+    #[inline(always)]
+    fn at_once<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
         self.established(cx)
     }
 

@@ -19,7 +19,7 @@
 
 use crate::config::{ConfigProblem, Keys};
 use chc_api::matching::{MATCH_REMEDY, Match};
-use chc_api::{Context, Counter, Declarations, NetworkFunction, Verdict};
+use chc_api::{Context, Counter, Declarations, FlowKey, NetworkFunction, Passing, Verdict};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -82,8 +82,8 @@ impl Scrubber {
         Self { config: config.clone(), seed, passed, scrubbed }
     }
 
-    fn passes_key<C: Context>(&self, cx: &C) -> bool {
-        self.config.matching.as_ref().is_none_or(|matching| matching.takes(&cx.identity().key))
+    fn lets_through(&self, key: &FlowKey) -> bool {
+        self.config.matching.as_ref().is_none_or(|matching| matching.takes(key))
     }
 
     /// How long the packet of a clock takes.
@@ -102,7 +102,7 @@ impl NetworkFunction for Scrubber {
         if self.config.delay_us.1 > 0 {
             cx.pause(self.delay(cx.position().clock.0)).await;
         }
-        if !self.passes_key(&cx) {
+        if !self.lets_through(&cx.identity().key) {
             cx.count(self.scrubbed, 1);
             return Verdict::Drop("scrubbed");
         }
@@ -110,8 +110,8 @@ impl NetworkFunction for Scrubber {
         Verdict::Forward
     }
 
-    fn at_once<C: Context>(&self, cx: &C) -> Option<Verdict> {
-        if self.config.delay_us.1 > 0 || !self.passes_key(cx) {
+    fn at_once<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
+        if self.config.delay_us.1 > 0 || !self.lets_through(&cx.identity().key) {
             return None;
         }
         cx.count(self.passed, 1);

@@ -40,7 +40,7 @@ use chc_api::packet::{PacketKind, Parsed, TcpHeader, protocol, tcp, view};
 use chc_api::state::{FlowOptions, ValueBytes};
 use chc_api::{
     Consistency, Context, Counter, CustomOp, Declarations, Direction, Event, EventKind, Flow, Identity,
-    NetworkFunction, ObjectKey, Op, OpValue, Scope, Shared, StateError, TimerEvent, Verdict,
+    NetworkFunction, ObjectKey, Op, OpValue, Passing, Scope, Shared, StateError, TimerEvent, Verdict,
 };
 use lines::{Line, PAYLOAD_LEN_MAX, lines, of_interest};
 use serde_json::Value;
@@ -511,9 +511,10 @@ impl NetworkFunction for Trojan {
         Verdict::Forward
     }
 
-    fn at_once<C: Context>(&self, cx: &C) -> Option<Verdict> {
+    #[inline(always)]
+    fn at_once<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
         let parsed = cx.parsed();
-        if is_tcp(&parsed) && (parsed.tcp_flags & CONTROL != 0 || cx.payload(PAYLOAD_LEN_MAX, of_interest)) {
+        if is_tcp(parsed) && (parsed.tcp_flags & CONTROL != 0 || cx.payload().is_none_or(of_interest)) {
             return None;
         }
         Some(Verdict::Forward)

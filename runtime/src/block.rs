@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const BLOCK_PACKETS_MAX: usize = 256;
 /// A block takes no further packet once it holds this many bytes of its own.
 pub const BLOCK_BYTES_SOFT_MAX: usize = 256 * 1024;
+/// Header regions up to this length are copied at a fixed length.
+const HEAD_CHUNK: usize = 64;
 /// Spare blocks that are kept for reuse.
 const SPARE_BLOCKS: usize = 128;
 /// Bytes a spare block may keep reserved: what a full block of ordinary packets needs, so that it need
@@ -428,6 +430,53 @@ impl BlockBuilder {
             new.meta_at = meta_at;
             new.hash = hash;
         }
+    }
+
+    /// Begins a packet with a header region of its own, a copy of that of packet `desc` of `from` with what
+    /// `change` makes of it. Returns where it begins, for [`Self::forward_rewritten`], which must follow, or
+    /// [`Self::undo_rewrite`].
+    #[inline(always)]
+    pub fn rewrite(&mut self, from: &BlockRef, desc: &Desc, change: impl FnOnce(&mut [u8])) -> u32 {
+        let (at, len) = (self.block.bytes.len(), usize::from(desc.head_len));
+        let bytes = &from.source(desc.head_source).bytes[desc.head_at as usize..];
+        // A copy of fixed length is a few instructions, one of any length a call.
+        match bytes.first_chunk::<HEAD_CHUNK>().filter(|_| len <= HEAD_CHUNK) {
+            Some(chunk) => {
+                self.block.bytes.extend_from_slice(chunk);
+                self.block.bytes.truncate(at + len);
+            }
+            None => self.block.bytes.extend_from_slice(&bytes[..len]),
+        }
+        change(&mut self.block.bytes[at..]);
+        at as u32
+    }
+
+    /// Takes back the header region that begins at `at`.
+    pub fn undo_rewrite(&mut self, at: u32) {
+        self.block.bytes.truncate(at as usize);
+    }
+
+    /// The header region that was begun last.
+    #[must_use]
+    pub fn rewritten(&self, at: u32) -> &[u8] {
+        &self.block.bytes[at as usize..]
+    }
+
+    /// Adds packet `desc` of `from` with the header region that begins at `at`.
+    #[inline(always)]
+    pub fn forward_rewritten(&mut self, from: &BlockRef, desc: &Desc, at: u32) {
+        let map = self.map(from);
+        let (tail_source, tail_at) = match desc.tail_len {
+            0 => (0, 0),
+            _ => (self.source(map, from, desc.tail_source), desc.tail_at),
+        };
+        let meta_source = self.source(map, from, desc.meta_source);
+        let new = self.copy(desc);
+        new.head_at = at;
+        new.head_source = 0;
+        new.tail_source = tail_source;
+        new.tail_at = tail_at;
+        new.meta_source = meta_source;
     }
 
     /// Adds an event.

@@ -59,8 +59,12 @@ struct Counting {
     pairs: Vec<(OpName, u64)>,
 }
 
-/// Paths a counter has bits of its own for; of others additions are pairs.
-const PLANES_MAX: usize = 16;
+/// Whether packets of a path have bits of their own: those that were made of an input packet in one step, which
+/// bounds the planes of a counter. It must depend on the path alone, for a replay must count the same way.
+#[inline(always)]
+fn has_plane(path: Path) -> bool {
+    path.0 & 0xffff == 0
+}
 
 #[derive(Default)]
 struct Pending {
@@ -114,10 +118,11 @@ impl Client {
         let at = usize::from(counter.number());
         let counting = &mut self.counting[at];
         let fits = |plane: &Plane| plane.path == path && plane.epoch.0 == clock.0 - offset && plane.any;
-        if !counting.planes.get(counting.last).is_some_and(fits)
-            && !self.turn(at, Clock(clock.0 - offset), path)
-        {
-            return false;
+        if !counting.planes.get(counting.last).is_some_and(fits) {
+            if !has_plane(path) {
+                return false;
+            }
+            self.turn(at, Clock(clock.0 - offset), path);
         }
         let counting = &mut self.counting[at];
         let plane = &mut counting.planes[counting.last];
@@ -134,15 +139,13 @@ impl Client {
         self.counting[usize::from(counter.number())].pairs.push((name, by));
     }
 
-    /// Makes the plane of a path the last one and begins another epoch in it, if need be. False if there is no
-    /// room for one.
+    /// Makes the plane of a path the last one and begins another epoch in it, if need be.
     #[cold]
-    fn turn(&mut self, at: usize, epoch: Clock, path: Path) -> bool {
+    fn turn(&mut self, at: usize, epoch: Clock, path: Path) {
         let words = self.epoch.div_ceil(64) as usize;
         let counting = &mut self.counting[at];
         counting.last = match counting.planes.iter().position(|plane| plane.path == path) {
             Some(known) => known,
-            None if counting.planes.len() == PLANES_MAX => return false,
             None => {
                 let (bits, amounts) = (vec![0; words], Vec::new());
                 counting.planes.push(Plane { path, epoch, bits, amounts, any: false });
@@ -156,7 +159,6 @@ impl Client {
         let plane = &mut self.counting[at].planes[last];
         plane.epoch = epoch;
         plane.any = true;
-        true
     }
 
     fn gather_plane(&mut self, at: usize, plane: usize) {

@@ -3,7 +3,7 @@
 use crate::messages::Source;
 use crate::splitter::{Route, Ways};
 use chc_api::state::ObjectSpec;
-use chc_api::{Clock, Generation, InstanceId, Position};
+use chc_api::{Clock, Generation, InstanceId, Path, Position};
 use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
 use std::sync::Arc;
@@ -62,9 +62,10 @@ pub struct Running {
 }
 
 impl Running {
-    pub(super) fn note(&self, position: &Position) {
-        self.clock.store(position.clock.0, Ordering::Relaxed);
-        self.path.store(u64::from(position.path.0), Ordering::Relaxed);
+    #[inline(always)]
+    pub(super) fn note(&self, clock: Clock, path: Path) {
+        self.clock.store(clock.0, Ordering::Relaxed);
+        self.path.store(u64::from(path.0), Ordering::Relaxed);
         self.inside.store(true, Ordering::Relaxed);
     }
 
@@ -75,7 +76,7 @@ impl Running {
     /// The packet whose handling began and did not return; a timer without its origin.
     #[must_use]
     pub fn unfinished(&self) -> Option<Position> {
-        let path = chc_api::Path(self.path.load(Ordering::Relaxed) as u32);
+        let path = Path(self.path.load(Ordering::Relaxed) as u32);
         let position = Position::packet(Clock(self.clock.load(Ordering::Relaxed)), path);
         self.inside.load(Ordering::Relaxed).then_some(position)
     }

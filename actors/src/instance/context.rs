@@ -1,6 +1,7 @@
 //! What network-function code sees of an instance: the [`Context`] of one packet or timer.
 
 use super::config::InstanceConfig;
+use super::passing::BIT_COUNTERS;
 use super::records::Records;
 use crate::steps::Steps;
 use chc_api::packet::parse::{PacketKind, Parsed};
@@ -452,19 +453,6 @@ impl<P: Protections> Context for Cx<P> {
     }
 
     #[inline(always)]
-    fn look<R>(&self, read: impl FnOnce(&Parsed, &[u8]) -> R) -> R {
-        let inner = self.env.inner();
-        let job = &inner.jobs[self.slot];
-        if let Some(block) = inner.block(self.slot).filter(|_| !job.is_timer && !job.rewritten) {
-            let desc = &block.descs[job.at];
-            return read(&block.meta(desc).parsed, block.head(desc));
-        }
-        drop(inner);
-        let parsed = self.parsed();
-        self.header(|header| read(&parsed, header))
-    }
-
-    #[inline(always)]
     fn get_with_timer<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<(T, Option<Time>)> {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
@@ -605,8 +593,7 @@ impl<P: Protections> Context for Cx<P> {
             State::Store(client) => client,
             State::Local(objects) => return objects.count(counter.id(), counter.cell(), by),
         };
-        // A bit each for the first 64 counters; all later ones travel as pairs.
-        let bit = if counter.number() < 64 { 1 << counter.number() } else { 0 };
+        let bit = if counter.number() < BIT_COUNTERS { 1 << counter.number() } else { 0 };
         let first = job.counted & bit == 0 && bit != 0 && job.position.origin.is_none();
         job.counted |= bit;
         if !first || !client.count_first(counter, job.position.clock, job.position.path, by) {

@@ -21,6 +21,7 @@ pub use super::config::{InstanceConfig, InstanceCounts, Mode, Running};
 
 use super::context::{Cx, Env, Inner, Job, State, waker};
 use super::lanes::{LaneId, Lanes};
+use super::passing::Passage;
 use super::records::Records;
 use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
 use crate::seen::SeenSet;
@@ -141,8 +142,6 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     in_order: bool,
     /// Whether a packet runs only when nothing below it can come any more.
     holds: bool,
-    /// The context of packets that are handled at once; its slot is no other job's.
-    at_once: Cx<P>,
     phase: Phase,
     futures: Vec<Pin<Box<Option<S::Future>>>>,
     free: Vec<usize>,
@@ -198,8 +197,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         });
         let from = Source::Instance(config.id);
         let in_order = config.upstream.iter().flatten().all(|s| *s == Source::Root);
-        // One job more than there are slots: that of packets handled at once.
-        let env = Env::new(records, state, slots + 1, &config);
+        let env = Env::new(records, state, slots, &config);
         Self {
             edges: edges.collect(),
             splitter: Splitter::new(from, config.generation, &config.ways, &config.pool, stored),
@@ -207,7 +205,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             // A slot's packets run in the order of the input, whatever addresses they carry: a mapping may
             // be made, used or ended by a lower packet that has not come yet.
             holds: config.joins || (N::TRANSLATES && !in_order),
-            at_once: Cx::new(&env, slots),
             env,
             nf: Rc::new(nf),
             spawn,
@@ -341,17 +338,23 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
             inner.current = Some(block.clone());
         }
+        let mut quiet = self.is_quiet();
         for (at, desc) in block.descs.iter().enumerate() {
             if !self.admit(edge, desc, from) {
                 continue;
             }
-            if N::TRANSLATES && self.in_order && !self.env.inner().records.due().is_empty() {
+            if N::TRANSLATES && self.in_order && !quiet && !self.env.inner().records.due().is_empty() {
                 // Nothing below this packet will come: timers of its slot are due before it runs.
                 self.input = self.input.max(desc.position());
                 self.fire_due();
+                quiet = self.is_quiet();
             }
             let hint = self.hints.get(at).copied().unwrap_or(Hint::NONE);
+            if quiet && self.run_at_once(block, at, hint) {
+                continue;
+            }
             self.accept(block, at, hint);
+            quiet = self.is_quiet();
         }
         self.env.inner().current = None;
     }
@@ -387,11 +390,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Whether nothing waits and all packets of a block pass unchanged to the same receiver.
     fn passes_whole(&self, block: &BlockRef) -> bool {
-        self.lanes.is_empty()
-            && self.config.poisoned.is_empty()
-            && !self.holds
+        self.is_quiet()
             && self.splitter.has_one_receiver()
-            && self.env.inner().records.due().is_empty()
             && block.descs.iter().all(|desc| self.nf.passes(packet_hint(desc)))
     }
 
@@ -411,20 +411,17 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.admitted = admitted;
     }
 
-    /// A packet that is new here.
-    #[inline(always)]
+    /// Whether nothing waits and nothing is due that a packet would have to wait for.
+    fn is_quiet(&self) -> bool {
+        self.lanes.is_empty()
+            && self.config.poisoned.is_empty()
+            && !self.holds
+            && self.env.inner().records.due().is_empty()
+    }
+
+    /// A packet that is new here and cannot be handled at once.
     fn accept(&mut self, block: &BlockRef, at: usize, hint: Hint) {
         let desc = &block.descs[at];
-        let quiet = self.lanes.is_empty() && self.config.poisoned.is_empty() && !self.holds;
-        if quiet && self.env.inner().records.due().is_empty() {
-            if self.nf.passes(packet_hint(desc)) {
-                self.splitter.forward(Output::FIRST, block, desc);
-                return self.splitter.enter(block, desc);
-            }
-            if self.run_at_once(block, at, hint) {
-                return;
-            }
-        }
         if !self.lanes.is_empty() {
             let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
             if self.lanes.blocks(lane, &desc.position()) {
@@ -480,14 +477,19 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     #[inline(always)]
     fn run_at_once(&mut self, block: &BlockRef, at: usize, hint: Hint) -> bool {
         let desc = &block.descs[at];
-        let slot = self.futures.len();
-        let meta = block.meta(desc);
-        self.begin_packet(slot, (block, at), (meta.parsed.identity(), desc.hash, hint), false);
-        self.config.running.note(&desc.position());
-        let verdict = self.nf.at_once(&self.at_once);
+        if self.nf.passes(packet_hint(desc)) {
+            self.splitter.forward(Output::FIRST, block, desc);
+            self.splitter.enter(block, desc);
+            return true;
+        }
+        let inner = &mut *self.env.inner();
+        let mut passage =
+            Passage::new(&inner.records, &mut inner.state, &mut self.splitter, (block, at), hint);
+        self.config.running.note(desc.clock, desc.path);
+        let verdict = self.nf.at_once(&mut passage);
         self.config.running.returned();
         let Some(verdict) = verdict else { return false };
-        self.finish(slot, Some(block), verdict);
+        passage.finish(verdict);
         true
     }
 
@@ -583,7 +585,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             self.finish(slot, block, Verdict::Drop("nf_panic"));
             return self.free.push(slot);
         }
-        self.config.running.note(position);
+        self.config.running.note(position.clock, position.path);
         let future = self.spawn.spawn(self.nf.clone(), Cx::new(&self.env, slot), timer);
         self.futures[slot].as_mut().set(Some(future));
         match self.poll(slot) {
@@ -673,7 +675,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// The result a parked job waited for is there.
     fn resume(&mut self, slot: usize) {
         let position = self.env.inner().jobs[slot].position;
-        self.config.running.note(&position);
+        self.config.running.note(position.clock, position.path);
         let Poll::Ready(verdict) = self.poll(slot) else { return };
         self.futures[slot].as_mut().set(None);
         let block = self.env.inner().jobs[slot].block.take();

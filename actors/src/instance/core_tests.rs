@@ -10,7 +10,7 @@ use chc_api::state::FlowOptions;
 use chc_api::state::{ObjectKind, ObjectSpec};
 use chc_api::{
     All, Attachment, Consistency, Context, Counter, Declarations, Event, EventKind, Flow, ObjectKey, Op,
-    OpValue, Path, Scope, StateError, Step, VertexId,
+    OpValue, Passing, Path, Scope, StateError, Step, VertexId,
 };
 use chc_runtime::block::BlockBuilder;
 use chc_store::batch::Batch;
@@ -81,6 +81,15 @@ impl NetworkFunction for Probe {
     async fn packet<C: Context>(&self, cx: C) -> Verdict {
         let parsed = cx.parsed();
         let commands = cx.header(|h| h[usize::from(parsed.l4) + 8..].to_vec());
+        match commands.as_slice() {
+            b"QQ" => return Verdict::Send(self.other),
+            b"QQQ" => return Verdict::Drop("at once"),
+            b"QQQQ" => {
+                cx.rewrite(|head| head[8] = 1);
+                return Verdict::Send(self.other);
+            }
+            _ => {}
+        }
         let clock = cx.position().clock.0;
         let (serial, list, key) = (self.serial, self.list, ObjectKey::GLOBAL);
         for command in commands {
@@ -100,13 +109,18 @@ impl NetworkFunction for Probe {
                 },
                 b'D' => cx.done(list),
                 b'w' => cx.put(self.flow, cx.get(self.flow).unwrap_or(0) + 1),
-                b'r' | b'q' => self.report(&cx, cx.get(self.flow).unwrap_or(0)),
+                b'r' => self.report(&cx, cx.get(self.flow).unwrap_or(0)),
                 b'x' => cx.remove(self.flow),
                 b't' => cx.arm(self.flow, 0, cx.now() + Duration::from_nanos(DELAY), false),
                 b'T' => cx.arm(self.flow, 1, cx.now() + Duration::from_nanos(DELAY), false),
                 b'e' => cx.arm(self.flow, 2, cx.now() + Duration::from_secs(1), true),
                 b'n' => cx.count(self.counter, 1),
                 b'N' => cx.count(self.counter, 2),
+                b'Q' => {
+                    cx.count(self.counter, 1);
+                    let seen = cx.get(self.flow).unwrap_or(0);
+                    cx.rewrite(|head| head[8] = seen as u8);
+                }
                 b'm' => cx.rewrite(|head| head[8] -= 1),
                 b'd' => return Verdict::Drop("test"),
                 b'o' => return Verdict::Send(self.other),
@@ -120,12 +134,22 @@ impl NetworkFunction for Probe {
         Verdict::Forward
     }
 
-    fn at_once<C: Context>(&self, cx: &C) -> Option<Verdict> {
-        let is_query = cx.look(|parsed, header| header[usize::from(parsed.l4) + 8..] == *b"q");
-        is_query.then(|| {
-            self.report(cx, cx.get(self.flow).unwrap_or(0));
-            Verdict::Forward
-        })
+    fn at_once<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
+        match cx.header().get(usize::from(cx.parsed().l4) + 8..)? {
+            b"Q" => {
+                cx.count(self.counter, 1);
+                let seen = cx.record(self.flow, 0).map_or(0, |(seen, _)| seen);
+                cx.rewrite(|head| head[8] = seen as u8);
+                Some(Verdict::Forward)
+            }
+            b"QQ" => Some(Verdict::Send(self.other)),
+            b"QQQ" => Some(Verdict::Drop("at once")),
+            b"QQQQ" => {
+                cx.rewrite(|head| head[8] = 1);
+                Some(Verdict::Send(self.other))
+            }
+            _ => None,
+        }
     }
 
     async fn timer<C: Context>(&self, cx: C, timer: TimerEvent) {
@@ -441,15 +465,56 @@ fn packets_of_a_flow_wait_behind_a_parked_one_and_others_go_on() {
     assert!(bed.core.is_idle());
 }
 
+/// Clock, path and the byte of the header that `Q` writes, of packets to the egress and to vertex 1.
+fn marked(bed: &mut Bed) -> [Vec<(u64, u32, u8)>; 2] {
+    let mut marked = [Vec::new(), Vec::new()];
+    for (to, data) in bed.sent.drain(..) {
+        let packets = data.block.iter().flat_map(|b| b.descs.iter().map(move |d| (b, d)));
+        let all = packets.map(|(b, d)| (d.clock.0, d.path.0 >> 16, b.head(d)[8]));
+        marked[usize::from(to != Destination::Egress)].extend(all);
+    }
+    marked
+}
+
 #[test]
 fn a_packet_that_can_be_handled_at_once_does_not_overtake_its_flow() {
     let mut bed = Bed::new(config());
-    bed.input(&[(0, A, "w"), (1, A, "q")], 2);
-    assert_eq!(bed.events(), [(1, 1)]);
-    bed.input(&[(2, A, "iw"), (3, A, "q"), (4, B, "q")], 5);
-    assert_eq!(bed.events(), [(4, 0)]);
+    bed.input(&[(0, A, "w"), (1, A, "Q")], 2);
+    assert_eq!(marked(&mut bed)[0], [(0, 0x100, 64), (1, 0x100, 1)]);
+    bed.input(&[(2, A, "iw"), (3, A, "Q"), (4, B, "Q")], 5);
+    assert_eq!(marked(&mut bed)[0], [(4, 0x100, 0)]);
     bed.store();
-    assert_eq!(bed.events(), [(2, 1), (3, 2)]);
+    assert_eq!(marked(&mut bed)[0], [(2, 0x100, 64), (3, 0x100, 2)]);
+}
+
+#[test]
+fn what_is_handled_at_once_leaves_by_its_output_with_its_header_and_its_copies() {
+    let mut bed = Bed::new(branching());
+    let to = InstanceId { vertex: VertexId(1), index: 0 };
+    bed.on(InstanceEvent::Replay { to, generation: Generation(1), boundary: Clock(0) });
+    bed.sent.clear();
+    bed.input(&[(0, A, "Q"), (1, A, "QQ"), (2, A, "QQQ"), (3, A, "QQQQ"), (4, A, "Q")], 5);
+    let drops = bed.sent.iter().filter_map(|(_, data)| data.block.as_ref()).flat_map(|b| &b.drops);
+    assert_eq!(drops.map(|drop| (drop.position.clock.0, drop.reason)).collect::<Vec<_>>(), [(2, "at once")]);
+    let [out, copies] = marked(&mut bed);
+    assert_eq!(out, [(0, 0x100, 0), (1, 0x100, 64), (3, 0x100, 1), (4, 0x100, 0)]);
+    assert_eq!(copies, [(0, 0x102, 0), (1, 0x102, 64), (3, 0x102, 1), (4, 0x102, 0)]);
+}
+
+#[test]
+fn what_is_counted_at_once_and_again_in_a_future_is_counted_once() {
+    let mut bed = Bed::new(config());
+    bed.input(&[(0, A, "i"), (1, B, "Q"), (2, A, "")], 3);
+    bed.store();
+    let mut next = bed.fail();
+    next.go(0, 3);
+    next.load();
+    // Now it waits behind a packet of its flow.
+    next.input(&[(0, A, "i"), (1, A, "Q"), (2, A, "")], WINDOW);
+    next.store();
+    next.input(&[], WINDOW);
+    next.store();
+    assert_eq!(next.object(Probe::declare().0.counter.id()), Some(Shown::Int(1)));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub mod time;
 pub use event::{Event, EventKind};
 pub use identity::{Direction, FlowKey, Identity};
 pub use ids::{Generation, InstanceId, ObjectId, ShardId, Slot, VertexId};
-pub use nf::{Attachment, Context, NetworkFunction, Resolution, TimerEvent, Verdict};
+pub use nf::{Attachment, Context, NetworkFunction, Passing, Resolution, TimerEvent, Verdict};
 pub use position::{Clock, Path, Position, Step, TimerOrigin};
 pub use protection::{All, Protection, Protections};
 pub use state::{

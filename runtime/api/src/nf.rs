@@ -72,7 +72,7 @@ pub trait NetworkFunction: Sized + Send + Sync + 'static {
     /// nothing was done and [`Self::packet`] is called. What most packets need belongs here: it costs a
     /// call instead of a future. It is asked before [`Self::resolve`]: a function that translates must
     /// be sure that the packet belongs to the connection it seems to.
-    fn at_once<C: Context>(&self, cx: &C) -> Option<Verdict> {
+    fn at_once<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
         let _ = cx;
         None
     }
@@ -133,6 +133,29 @@ pub struct PacketHint {
     pub icmp_error: bool,
 }
 
+/// What a network function may do with a packet that it handles at once: read, count, and rewrite its
+/// header. A function that has counted or rewritten has handled the packet.
+pub trait Passing {
+    /// Packet time.
+    fn now(&self) -> Time;
+    /// Identity of the packet's connection.
+    fn identity(&self) -> Identity;
+    /// What the parser found.
+    fn parsed(&self) -> &Parsed;
+    /// The header region; see [`Context::header`].
+    fn header(&self) -> &[u8];
+    /// What follows the transport header, as far as captured; `None` if it does not lie in one piece.
+    fn payload(&self) -> Option<&[u8]>;
+    /// Length of the packet on the wire, in bytes.
+    fn wire_len(&self) -> u32;
+    /// Reads this connection's record and when one of its timers is due.
+    fn record<T: Plain>(&self, object: Flow<T>, timer: u8) -> Option<(T, Option<Time>)>;
+    /// Adds to a counter, once for each counter.
+    fn count(&mut self, counter: Counter, by: u64);
+    /// Changes the header region, once. The packet gets a fresh one: whoever retained it keeps the old.
+    fn rewrite(&mut self, change: impl FnOnce(&mut [u8]));
+}
+
 /// What a network function may do while it handles one packet or timer. Cheap to clone: a handle.
 pub trait Context: Clone {
     /// Packet time.
@@ -147,11 +170,6 @@ pub trait Context: Clone {
     /// Reads the header region: the first bytes of the frame, at least to the end of the innermost
     /// transport header and of a quoted packet, as far as captured.
     fn header<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R;
-    /// Reads what the parser found together with the header region, without copying either.
-    fn look<R>(&self, read: impl FnOnce(&Parsed, &[u8]) -> R) -> R {
-        let parsed = self.parsed();
-        self.header(|header| read(&parsed, header))
-    }
     /// Changes the header region. The packet gets a fresh one: whoever retained it keeps the old.
     fn rewrite<R>(&self, change: impl FnOnce(&mut [u8]) -> R) -> R;
 
