@@ -2,7 +2,7 @@
 
 use super::Exit;
 use super::report::{print_json, print_text};
-use crate::trace::{GenerateOptions, info, write};
+use crate::trace::{GenerateOptions, Profile, info, write};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -24,6 +24,21 @@ pub enum TraceCommand {
 enum ProfileName {
     /// A bit of everything: connections that open, close and never close, scans, tunnels, fragments.
     Mix,
+    /// Few long connections, packets of all sizes: 3.8M packets, 1.7K connections, half of the packets below 368 bytes.
+    Trace1,
+    /// Many connections, mostly full packets: 6.4M packets, 199K connections, half of the packets below 1,434 bytes.
+    Trace2,
+}
+
+impl ProfileName {
+    /// The profile, how many packets it has, and how many of them for one connection.
+    fn defaults(self) -> (Profile, u64, u64) {
+        match self {
+            ProfileName::Mix => (Profile::MIX, 100_000, 40),
+            ProfileName::Trace1 => (Profile::TRACE1, 3_800_000, 2_235),
+            ProfileName::Trace2 => (Profile::TRACE2, 6_400_000, 32),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -31,12 +46,15 @@ pub struct GenArgs {
     /// What the traffic is like.
     #[arg(long)]
     profile: ProfileName,
-    /// Packets.
-    #[arg(long, default_value_t = 100_000)]
-    packets: u64,
-    /// Connections, about; a fortieth of the packets unless said.
+    /// Packets; as many as the profile has unless said.
+    #[arg(long)]
+    packets: Option<u64>,
+    /// Connections; in the profile's proportion to the packets unless said.
     #[arg(long)]
     connections: Option<u64>,
+    /// Hosts that use SSH, fetch HTML, ZIP and EXE files by FTP, and use IRC, in that order.
+    #[arg(long, default_value_t = 0)]
+    trojans: u64,
     /// Seed: the same seed gives the same capture.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -65,11 +83,13 @@ pub fn execute(command: TraceCommand) -> Result<(), Exit> {
 }
 
 fn generate(args: &GenArgs) -> Result<(), Exit> {
-    let ProfileName::Mix = args.profile;
-    let connections = args.connections.unwrap_or((args.packets / 40).max(1));
-    let options =
-        GenerateOptions { packets: args.packets, connections, seed: args.seed, snaplen: args.snaplen };
-    let bar = super::progress_bar(args.packets, false);
+    let (profile, packets, each) = args.profile.defaults();
+    let packets = args.packets.unwrap_or(packets);
+    let connections = args.connections.unwrap_or((packets / each).max(1));
+    let (seed, snaplen, trojans) = (args.seed, args.snaplen, args.trojans);
+    let options = GenerateOptions { packets, connections, seed, snaplen, trojans, profile };
+    options.check().map_err(|error| Exit::Usage(error.to_string()))?;
+    let bar = super::progress_bar(packets, false);
     write(options, &args.output, |n| bar.set_position(n))?;
     bar.finish_and_clear();
     Ok(())

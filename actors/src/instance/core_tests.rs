@@ -552,7 +552,7 @@ fn a_packet_that_may_pass_unread_does_not_overtake_its_flow() {
 
 #[test]
 fn a_due_timer_runs_before_the_next_packet_of_its_flow() {
-    for query in ["r", "q"] {
+    for query in ["r", "rm"] {
         let mut bed = Bed::new(config());
         bed.input(&[(0, A, "wt")], 1);
         bed.input(&[(DELAY + 2, A, query)], 1);

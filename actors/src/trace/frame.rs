@@ -61,6 +61,18 @@ pub(super) fn write(frame: &mut Vec<u8>, packet: &Packet) {
     pad(frame);
 }
 
+/// Overwrites `frame` with the (IPv4, TCP) packet, whose payload is this text.
+pub(super) fn write_text(frame: &mut Vec<u8>, packet: &Packet, text: &[u8]) {
+    let l3 = write_link(frame, &Packet { payload_len: text.len(), ..*packet });
+    write_ip(frame, &Packet { payload_len: text.len(), ..*packet });
+    let (l4, payload) = (l3 + IPV4_LEN, frame.len() - text.len());
+    frame[payload..].copy_from_slice(text);
+    put16(frame, l4 + 16, 0);
+    let checksum = pseudo(packet, protocol::TCP, frame.len() - l4).bytes(&frame[l4..]).finish();
+    put16(frame, l4 + 16, checksum);
+    pad(frame);
+}
+
 /// Overwrites `frame` with the fragment of the (IPv4) packet whose payload begins at `offset`.
 pub(super) fn write_fragment(frame: &mut Vec<u8>, packet: &Packet, offset: usize) {
     let l3 = write_link(frame, packet);

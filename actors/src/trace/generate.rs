@@ -17,6 +17,7 @@ use slab::Slab;
 use super::conversation::{Answer, Conversation, Exchange, Fate, Fragments, Probe, Scan, Script, Tcp};
 use super::frame::{v4_host, v6_host};
 use super::rng::{Rng, mix};
+use super::trojan::{TROJANS_MAX, Trojans};
 
 /// 2020-09-13 12:26:40 UTC.
 const START_NS: u64 = 1_600_000_000_000_000_000;
@@ -38,16 +39,74 @@ pub struct GenerateOptions {
     pub seed: u64,
     /// Bytes of each packet that are kept; 0 keeps all.
     pub snaplen: u32,
+    /// Hosts, of those there are otherwise none, that behave as a Trojan detector looks for.
+    pub trojans: u64,
+    /// What the traffic is like.
+    pub profile: Profile,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { packets: 100_000, connections: 2_500, seed: 1, snaplen: 0 }
+        Self { packets: 100_000, connections: 2_500, seed: 1, snaplen: 0, trojans: 0, profile: Profile::MIX }
+    }
+}
+
+/// Why options cannot be kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenerateError {
+    /// Connections need packets.
+    #[error(
+        "{connections} connections need at least {needed} packets, and there are {packets}: ask for fewer connections or more packets"
+    )]
+    Connections {
+        /// Wanted.
+        connections: u64,
+        /// Wanted.
+        packets: u64,
+        /// At least.
+        needed: u64,
+    },
+    /// Trojans need packets, too.
+    #[error(
+        "{trojans} Trojans need at least {needed} packets, and there are {packets}: ask for fewer Trojans or more packets"
+    )]
+    Trojans {
+        /// Wanted.
+        trojans: u64,
+        /// Wanted.
+        packets: u64,
+        /// At least.
+        needed: u64,
+    },
+    /// There are not as many addresses.
+    #[error("{0} Trojans are more than {TROJANS_MAX}: ask for fewer")]
+    TrojanHosts(u64),
+}
+
+impl GenerateOptions {
+    /// Whether such a capture can be made.
+    ///
+    /// # Errors
+    /// What cannot be kept.
+    pub fn check(&self) -> Result<(), GenerateError> {
+        let Self { packets, connections, trojans, .. } = *self;
+        if packets < connections.saturating_mul(4) {
+            let needed = connections.saturating_mul(4);
+            return Err(GenerateError::Connections { connections, packets, needed });
+        }
+        if trojans > TROJANS_MAX {
+            return Err(GenerateError::TrojanHosts(trojans));
+        }
+        let needed = trojans * Trojans::packets_each() * 2;
+        if packets < needed {
+            return Err(GenerateError::Trojans { trojans, packets, needed });
+        }
+        Ok(())
     }
 }
 
 /// Makeup of the traffic. Shares are in thousandths unless they are weights.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// Weights of conversations: TCP, UDP, ICMP echo, fragmented UDP, scan, odd packet.
     pub kinds: [u32; 6],
@@ -101,6 +160,37 @@ impl Profile {
         active: 300,
         duration_ms: 12_000,
     };
+
+    /// What the profiles of an office's traffic have in common. Shares of protocols and of how TCP connections end
+    /// are those of a real office's connection log (3,135 TCP and 5,306 UDP connections): 58 % of TCP connections end
+    /// by FINs, 24 % by a RST of the client and 5 % by one of the server, 5 % are left open, 5 % unanswered and
+    /// 2 % refused; UDP is exchanges of 3.4 packets.
+    const OFFICE: Profile = Profile {
+        kinds: [370, 620, 8, 0, 1, 1],
+        fates: [390, 192, 242, 45, 48, 2, 21, 54, 0],
+        inbound: 60,
+        ipv6: 0,
+        vlan: 0,
+        midway: 10,
+        reopened: 0,
+        retransmitted: 8,
+        active: 400,
+        duration_ms: 24_000,
+        ..Profile::MIX
+    };
+
+    /// Few connections, most of them long, and packets of all sizes: half of them below 368 bytes on the wire.
+    pub const TRACE1: Profile = Profile {
+        // A segment of 314 bytes is 368 on the wire: the median lies within these.
+        segments: [(380, 0, 0), (90, 1, 313), (120, 314, 314), (410, 315, 1_460)],
+        ..Profile::OFFICE
+    };
+
+    /// Many connections and mostly full segments: more than half of the packets are 1,434 bytes on the wire.
+    pub const TRACE2: Profile = Profile {
+        segments: [(300, 0, 0), (60, 1, 1_379), (640, 1_380, 1_380), (0, 0, 0)],
+        ..Profile::OFFICE
+    };
 }
 
 /// One packet; its bytes are in the buffer given to [`Generator::next`].
@@ -113,7 +203,6 @@ pub struct GeneratedPacket {
 }
 
 /// Source of synthetic Ethernet frames.
-#[derive(Debug)]
 pub struct Generator {
     options: GenerateOptions,
     profile: Profile,
@@ -131,6 +220,7 @@ pub struct Generator {
     planned: u64,
     now_ns: u64,
     scratch: Vec<u8>,
+    trojans: Trojans,
 }
 
 /// Index into [`Profile::kinds`].
@@ -142,13 +232,9 @@ const SCAN: usize = 4;
 const ODD: usize = 5;
 
 impl Generator {
-    /// Traffic of the profile `mix`.
+    /// Traffic as the options say.
     pub fn new(options: GenerateOptions) -> Self {
-        Self::with_profile(options, Profile::MIX)
-    }
-
-    /// Traffic of any profile.
-    pub fn with_profile(options: GenerateOptions, profile: Profile) -> Self {
+        let profile = options.profile;
         let mut rng = Rng::new(mix(options.seed ^ 0x6368_6320_7472_6163));
         let ports = (0..profile.internal_hosts.max(1)).map(|_| rng.between(1_024, 65_535) as u16).collect();
         let mut generator = Self {
@@ -165,6 +251,7 @@ impl Generator {
             planned: 0,
             now_ns: START_NS,
             scratch: Vec::new(),
+            trojans: Trojans::new(options.trojans, options.packets, options.seed),
         };
         let active = profile.active.min(options.connections / 8).max(4);
         for _ in 0..active {
@@ -180,6 +267,9 @@ impl Generator {
     pub fn next(&mut self, buf: &mut Vec<u8>) -> Option<GeneratedPacket> {
         if self.emitted == self.options.packets {
             return None;
+        }
+        if self.trojans.next(self.emitted, buf) {
+            return Some(self.give(self.now_ns, buf));
         }
         if self.due.is_empty() {
             self.begin(MILLISECOND_NS);
@@ -197,12 +287,16 @@ impl Generator {
                 }
             }
         }
+        Some(self.give(time_ns, buf))
+    }
+
+    fn give(&mut self, time_ns: u64, buf: &mut Vec<u8>) -> GeneratedPacket {
         self.emitted += 1;
         let wire_len = buf.len() as u32;
         if self.options.snaplen > 0 {
             buf.truncate(self.options.snaplen as usize);
         }
-        Some(GeneratedPacket { time_ns, wire_len })
+        GeneratedPacket { time_ns, wire_len }
     }
 
     fn schedule(&mut self, delay_ns: u64, index: usize) {
@@ -402,7 +496,7 @@ fn external_host(number: u64) -> IpAddr {
     v4_host([198, 18, 0, 0], mix(number + 1) % 0x1_feff)
 }
 
-/// Writes a capture of the profile `mix`; `progress` is told now and then, and at the end, how many packets were
+/// Writes a capture; `progress` is told now and then, and at the end, how many packets were
 /// written.
 pub fn write(
     options: GenerateOptions,

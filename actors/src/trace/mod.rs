@@ -7,6 +7,7 @@ mod info;
 mod rng;
 #[cfg(test)]
 mod tests;
+mod trojan;
 
-pub use generate::{GenerateOptions, GeneratedPacket, Generator, Profile, write};
+pub use generate::{GenerateError, GenerateOptions, GeneratedPacket, Generator, Profile, write};
 pub use info::{TraceInfo, info};

@@ -1,8 +1,11 @@
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use crate::ideal::{IdealChain, Input};
+use crate::topology::Topology;
 use chc_api::packet::{LinkType, PacketKind, ParseReason, Parsed, parse};
+use chc_api::{Clock, EventKind, Time, VertexId};
 use chc_runtime::capture::{CaptureWriter, Format};
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 
@@ -14,7 +17,7 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 fn options(packets: u64, connections: u64, seed: u64) -> GenerateOptions {
-    GenerateOptions { packets, connections, seed, snaplen: 0 }
+    GenerateOptions { packets, connections, seed, ..GenerateOptions::default() }
 }
 
 fn frames(mut generator: Generator) -> Vec<(GeneratedPacket, Vec<u8>)> {
@@ -136,7 +139,9 @@ fn frames_are_valid_for_an_independent_parser_when_none_is_meant_to_be_odd() {
     let mut profile = Profile::MIX;
     profile.kinds[5] = 0;
     for (number, (_, frame)) in
-        frames(Generator::with_profile(options(20_000, 2_000, 11), profile)).into_iter().enumerate()
+        frames(Generator::new(GenerateOptions { profile, ..options(20_000, 2_000, 11) }))
+            .into_iter()
+            .enumerate()
     {
         if let Some(defect) = defect(&frame) {
             panic!("packet {}: {defect}: {frame:02x?}", number + 1);
@@ -343,4 +348,61 @@ fn info_of_real_captures_agrees_with_their_manifest() -> Result<(), Box<dyn std:
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     Ok(())
+}
+
+#[test]
+fn both_profiles_have_the_sizes_they_are_named_for() {
+    // As many packets a connection as the whole profiles have.
+    let cases = [(Profile::TRACE1, 120_000, 54, 368.0), (Profile::TRACE2, 120_000, 3_731, 1_434.0)];
+    for (profile, packets, connections, median) in cases {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace.pcap");
+        let options = GenerateOptions { profile, snaplen: 96, ..options(packets, connections, 3) };
+        write(options, &path, |_| {}).unwrap();
+        let info = info(&path).unwrap();
+        assert_eq!((info.packets, info.median_wire_len), (packets, median));
+        let off = info.connections.abs_diff(connections);
+        assert!(off <= (connections / 50).max(1), "{} connections, want {connections}", info.connections);
+    }
+}
+
+#[test]
+fn trojans_are_found_and_nobody_else_is() {
+    let options = GenerateOptions { trojans: 3, ..options(6_000, 150, 4) };
+    let mut chain = IdealChain::new(8192, Topology::line(1), None);
+    let config = serde_json::json!({});
+    chc_nf_catalog::with("trojan", &config, 64, 1, chain.append(VertexId(0))).unwrap();
+    let mut hosts = 0;
+    for (clock, (packet, frame)) in (0..).zip(frames(Generator::new(options))) {
+        let parsed = parse(LinkType::ETHERNET, &frame);
+        hosts += u64::from(parsed.identity().source().addr == IpAddr::V4(Ipv4Addr::new(172, 16, 99, 2)));
+        chain.feed(&Input {
+            clock: Clock(clock),
+            time: Time(packet.time_ns),
+            is_step: true,
+            number: clock + 1,
+            link: LinkType::ETHERNET,
+            wire_len: packet.wire_len,
+            frame: &frame,
+            parsed,
+            identity: parsed.identity(),
+        });
+    }
+    let alerts = chain.take_events().into_iter().filter(|e| matches!(e.event.kind, EventKind::Alert { .. }));
+    let infected: Vec<IpAddr> = alerts.map(|e| e.event.key.source(e.event.direction).addr).collect();
+    let want = [1, 2, 3].map(|host| IpAddr::V4(Ipv4Addr::new(172, 16, 99, host)));
+    assert_eq!(infected, want);
+    assert!(hosts > 20, "{hosts} packets of one of them");
+}
+
+#[test]
+fn what_cannot_be_made_is_refused() {
+    let check = |packets, connections, trojans| {
+        GenerateOptions { trojans, ..options(packets, connections, 1) }.check()
+    };
+    assert_eq!(check(1_000, 250, 0), Ok(()));
+    let error = check(1_000, 251, 0).unwrap_err();
+    assert_eq!(error, GenerateError::Connections { connections: 251, packets: 1_000, needed: 1_004 });
+    assert!(matches!(check(1_000, 10, 20), Err(GenerateError::Trojans { trojans: 20, .. })));
+    assert!(matches!(check(u64::MAX, 10, 1 << 40), Err(GenerateError::TrojanHosts(_))));
 }

@@ -38,7 +38,7 @@ pub struct Mix {
 pub fn mix(packets: u64, seed: u64) -> Mix {
     let directory = tempfile::tempdir().expect("the system has room for a directory");
     let path = directory.path().join("mix.pcap");
-    let options = GenerateOptions { packets, connections: packets / 40, seed, snaplen: 0 };
+    let options = GenerateOptions { packets, connections: packets / 40, seed, ..GenerateOptions::default() };
     write(options, &path, |_| {}).expect("a capture can be written");
     Mix { _directory: directory, path }
 }
