@@ -82,7 +82,7 @@ fn script(host: u64, seed: u64) -> Vec<Said> {
     let number = host as u32 + 1;
     let address = Ipv4Addr::from_bits(0xac10_6300 + number);
     let server = |last: u8| Ipv4Addr::new(192, 0, 2, last);
-    let port = |offset: u64| 40_000 + ((nonce >> 8 ^ offset * 977) % 20_000) as u16;
+    let port = |offset: u64| 40_000 + (((nonce >> 8) ^ (offset * 977)) % 20_000) as u16;
     let mut all = Script { said: Vec::new(), nonce };
 
     let mut ssh = all.open((address, port(1)), (server(22), 22));

@@ -61,8 +61,8 @@ struct Common {
 struct ChainArgs {
     #[command(flatten)]
     common: Common,
-    /// The chain's functions, in order.
-    #[arg(long, default_value = "nat,portscan", value_delimiter = ',', value_parser = function)]
+    /// The chain's functions, in order; trojan stands off the path and gets copies of what leaves the first.
+    #[arg(long, default_value = "nat,portscan,load_balancer,trojan", value_delimiter = ',', value_parser = function)]
     vertices: Vec<String>,
     /// One mode; without, all in turn.
     #[arg(long)]

@@ -3,10 +3,11 @@
 use crate::traffic::Traffic;
 use anyhow::Context as _;
 use chc_actors::chain::compile::{ChainPlan, compile};
-use chc_actors::config::{ChainBuilder, RuntimeConfig, StoreConfig, StoreMode};
+use chc_actors::config::{ChainBuilder, Edge, RuntimeConfig, StoreConfig, StoreMode};
 use chc_actors::functions::Catalog;
 use clap::ValueEnum;
 use serde_json::json;
+use std::net::Ipv4Addr;
 
 /// Translations that one external address is to hold: about half its ports, so that no slot runs out
 /// of its share whatever the hashes are.
@@ -40,28 +41,63 @@ impl Mode {
     }
 }
 
+/// The function that stands off the path, where there are others: it gets a copy of what leaves the first.
+const OFF_PATH: &str = "trojan";
+/// Backends of the load balancer.
+const BACKENDS: u32 = 8;
+
 /// Compiles the chain of the given functions, one instance each and one store shard, that the traffic
 /// is for. A mode without a chain gets that of the default.
 ///
 /// # Errors
 /// What the configuration's check says, for instance of an unknown function.
 pub fn plan(functions: &[String], mode: Mode, burst: u16, traffic: &Traffic) -> anyhow::Result<ChainPlan> {
-    let addresses = (traffic.connections() / FLOWS_PER_ADDRESS + 1) as u32;
-    let external: Vec<String> =
-        (0..addresses).map(|at| std::net::Ipv4Addr::from_bits(0xcb00_7101 + at).to_string()).collect();
     let mode =
         if mode == Mode::Traditional { StoreMode::Traditional } else { StoreMode::ExternalCacheNoAckWait };
     let mut builder = ChainBuilder::new("bench")
         .store(StoreConfig { shards: 1, mode, ..StoreConfig::default() })
         .runtime(RuntimeConfig { arbiters: 1, burst, ..RuntimeConfig::default() });
     // A function may be there several times; vertices need names of their own.
-    let names: Vec<String> = functions.iter().enumerate().map(|(at, nf)| format!("{nf}-{at}")).collect();
-    for (at, nf) in functions.iter().enumerate() {
-        let config = if nf == "nat" { json!({ "external": external, "idle_s": IDLE_S }) } else { json!({}) };
-        builder = builder.vertex(&names[at], nf, |vertex| vertex.config(config));
-        if let Some(next) = names.get(at + 1) {
+    let named = |(at, nf): (usize, &String)| (format!("{nf}-{at}"), nf.clone());
+    let (off_path, mut path): (Vec<_>, Vec<_>) =
+        functions.iter().enumerate().map(named).partition(|(_, nf)| nf == OFF_PATH);
+    let copies = if path.is_empty() {
+        path = off_path;
+        Vec::new()
+    } else {
+        off_path
+    };
+    for (at, (name, nf)) in path.iter().enumerate() {
+        builder = builder.vertex(name, nf, |mut vertex| {
+            for (copy, _) in copies.iter().filter(|_| at == 0) {
+                vertex = vertex.copy(Edge::new(copy));
+            }
+            vertex.config(config(nf, traffic))
+        });
+        if let Some((next, _)) = path.get(at + 1) {
             builder = builder.next(next);
         }
     }
+    for (name, nf) in &copies {
+        builder = builder.vertex(name, nf, |vertex| vertex.config(config(nf, traffic)));
+    }
     compile(&builder.build(&Catalog)?, &Catalog).context("the chain cannot be compiled")
+}
+
+/// A function's keys: enough room for the traffic, and nothing expires.
+fn config(nf: &str, traffic: &Traffic) -> serde_json::Value {
+    let addresses = |first: u32, count: u32| -> Vec<String> {
+        (first..first + count).map(|address| Ipv4Addr::from_bits(address).to_string()).collect()
+    };
+    match nf {
+        "nat" => {
+            let count = traffic.connections() / FLOWS_PER_ADDRESS + 1;
+            json!({ "external": addresses(0xcb00_7101, count as u32), "idle_s": IDLE_S })
+        }
+        "load_balancer" => {
+            let service = json!({ "match": "tcp/80,443", "backends": addresses(0xc633_6401, BACKENDS) });
+            json!({ "services": [service], "idle_s": IDLE_S })
+        }
+        _ => json!({}),
+    }
 }
