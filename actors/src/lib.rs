@@ -12,6 +12,7 @@ pub mod ideal;
 pub mod instance;
 pub mod manager;
 pub mod messages;
+pub mod order;
 pub mod root;
 pub mod seen;
 pub mod shard;

@@ -294,11 +294,10 @@ impl LoadBalancer {
             return None;
         }
         let identity = cx.identity();
-        let (_, server) = travelling(&identity)?;
+        let (from, server) = travelling(&identity)?;
         let from_high = mapping.state & FROM_HIGH != 0;
         let to_server = from_high == (identity.direction == Direction::HighToLow);
-        let from = view::<Ipv4Header>(cx.header(), places.l3)?.src.get();
-        if !to_server && self.services.iter().any(|service| service.backends.contains(&from)) {
+        if !to_server && self.services.iter().any(|service| service.backends.contains(&from.ip)) {
             // It may belong to another connection, to which this is the backend.
             return None;
         }

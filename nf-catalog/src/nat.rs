@@ -33,12 +33,12 @@ mod config;
 
 pub use config::NatConfig;
 
-use crate::closing::{self, CLOSED, FIN_IN, FIN_OUT, FROM_HIGH};
+use crate::closing::{self, CLOSED, FIN_IN, FIN_OUT};
 use crate::config::Prefix;
 use crate::locate::{Place, Shape, class, ends, locate, plain, travelling};
 use crate::rewrite::{self, Address, End};
 use chc_api::nf::FlowLookup;
-use chc_api::packet::{PacketKind, protocol, tcp};
+use chc_api::packet::{Ipv4Header, PacketKind, protocol, tcp, view};
 use chc_api::state::FlowOptions;
 use chc_api::{
     Context, Counter, Declarations, Direction, Event, EventKind, Flow, FlowKey, Identity, NetworkFunction,
@@ -63,11 +63,23 @@ pub struct Mapping {
     pub external: u32,
     /// External port or echo identifier.
     pub port: u16,
-    /// TCP state: 1 and 2 after a FIN from inside and outside, 4 when closed; 8 if the internal
-    /// endpoint is the high one of the key.
+    /// TCP state: 1 and 2 after a FIN from inside and outside, 4 when closed.
     pub state: u16,
     /// Clock of the packet that acquired the port.
     pub owner: u64,
+}
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From an internal host to the outside.
+    Out,
+    /// To an external address.
+    Back,
+    /// To an internal host, untranslated.
+    In,
+    /// Neither.
+    Other,
 }
 
 /// Secondary key of a mapping: what a packet from outside is addressed to.
@@ -161,6 +173,17 @@ impl Nat {
         self.external.contains(&address)
     }
 
+    /// Which way a packet with these addresses goes.
+    #[inline(always)]
+    fn way(&self, from: u32, to: u32) -> Way {
+        match (self.is_internal(from), self.is_internal(to)) {
+            _ if self.is_external(to) => Way::Back,
+            (true, false) => Way::Out,
+            (false, true) => Way::In,
+            _ => Way::Other,
+        }
+    }
+
     /// Which external address an internal host has, as an index.
     fn external_of(&self, host: u32) -> usize {
         let hash = ObjectKey::host(core::net::Ipv4Addr::from_bits(host).into()).hash(self.seed);
@@ -192,12 +215,17 @@ impl Nat {
         if mapping.state & CLOSED == 0 && self.moves(cx.now(), due) {
             return None;
         }
+        // By the addresses it has now: another function may have changed them.
+        let header = view::<Ipv4Header>(cx.header(), place.l3)?;
+        let way = self.way(header.src.get(), header.dst.get());
+        if !matches!(way, Way::Out | Way::In) {
+            return None;
+        }
         cx.count(self.packets_total, 1);
         if is_tcp {
             cx.count(self.packets_tcp, 1);
         }
-        let from_high = mapping.state & FROM_HIGH != 0;
-        if from_high == (cx.identity().direction == Direction::HighToLow) {
+        if way == Way::Out {
             let by = Address { ip: mapping.external, port: mapping.port };
             cx.rewrite(|header| rewrite::replace_end(header, place, End::Source, by));
         }
@@ -273,8 +301,7 @@ impl Nat {
         let pool = Self::pool_key(external, class(key.protocol())?, u64::from(slot));
         let port = cx.acquire(self.free_ports, pool).await?;
         let owner = cx.position().clock.0;
-        let state = if identity.direction == Direction::HighToLow { FROM_HIGH } else { 0 };
-        let mapping = Mapping { external: self.external[external], port: port as u16, state, owner };
+        let mapping = Mapping { external: self.external[external], port: port as u16, state: 0, owner };
         cx.put(self.mapping, mapping);
         cx.arm(self.mapping, IDLE, cx.now() + self.idle, false);
         let kind = EventKind::Nat { opened: true, external: mapping.external, port: mapping.port };
@@ -319,19 +346,17 @@ impl NetworkFunction for Nat {
             cx.count(self.packets_tcp, 1);
         }
         if let Some((at, from, to)) = cx.header(|header| locate(header, &parsed)) {
-            if self.is_external(to) {
-                return self.inbound(&cx, &at, to);
-            }
-            match (self.is_internal(from), self.is_internal(to)) {
-                (true, false) => return self.outbound(&cx, &at, from).await,
-                (false, true) => {
+            match self.way(from, to) {
+                Way::Back => return self.inbound(&cx, &at, to),
+                Way::Out => return self.outbound(&cx, &at, from).await,
+                Way::In => {
                     let known = cx.get_with_timer(self.mapping, IDLE);
                     if let (Some((mapping, due)), true) = (known, at.shape != Shape::Error) {
                         self.advance(&cx, mapping, due, at.tcp_flags, FIN_IN);
                     }
                     return Verdict::Forward;
                 }
-                _ => {}
+                Way::Other => {}
             }
         }
         let passed = if parsed.is(PacketKind::IPV6) { self.passed_ipv6 } else { self.passed_unchanged };

@@ -6,6 +6,7 @@
 //! until nothing below them can come any more. Memory: the window. Paper: section 5.3 (duplicate outputs).
 
 use crate::messages::{Data, Source};
+use crate::order::{Held, Order};
 use crate::seen::SeenSet;
 use chc_api::{Clock, Generation, InstanceId, Path, Position, Protection, Protections};
 use chc_runtime::block::{Block, BlockRef, Desc, DropRecord, EventRecord};
@@ -62,7 +63,8 @@ pub struct EgressCore<P> {
     /// The root's, then one a vertex.
     edges: Vec<InEdge>,
     /// Packets that wait for what comes before them, if they have to.
-    held: Option<BTreeMap<Position, (BlockRef, usize)>>,
+    order: Option<Order>,
+    ready: Vec<Held>,
     floor: Clock,
     closed: Clock,
     /// What has been counted.
@@ -85,7 +87,8 @@ impl<P: Protections> EgressCore<P> {
             edges: (0..edges)
                 .map(|_| InEdge { outputs: SeenSet::new(window), events: BTreeSet::new() })
                 .collect(),
-            held: hold.then(BTreeMap::new),
+            order: hold.then(Order::default),
+            ready: Vec::new(),
             floor: Clock(0),
             closed: Clock(0),
             counts: EgressCounts::default(),
@@ -127,10 +130,8 @@ impl<P: Protections> EgressCore<P> {
             self.counts.packets += 1;
             self.counts.bytes += u64::from(desc.wire_len);
             self.counts.extra += u64::from(desc.path != Path::FIRST);
-            match &mut self.held {
-                Some(held) => {
-                    held.insert(desc.position(), (block.clone(), at));
-                }
+            match &mut self.order {
+                Some(order) => order.add(block, [at]),
                 None => sink.packet(block, desc),
             }
         }
@@ -138,12 +139,13 @@ impl<P: Protections> EgressCore<P> {
 
     /// Hands over the packets below which nothing can come any more.
     fn release(&mut self, sink: &mut impl Sink) {
-        let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) else { return };
+        let Some(order) = self.order.as_mut().filter(|order| !order.is_empty()) else { return };
         let Some(progress) = self.senders.values().map(|s| s.progress).min() else { return };
-        while held.first_key_value().is_some_and(|(position, _)| *position <= progress) {
-            if let Some((_, (block, at))) = held.pop_first() {
-                sink.packet(&block, &block.descs[at]);
-            }
+        order.take_ready(progress, &mut self.ready);
+        for held in self.ready.drain(..) {
+            let block = order.block(&held);
+            sink.packet(block, &block.descs[held.at as usize]);
+            order.done(&held);
         }
     }
 

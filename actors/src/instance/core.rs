@@ -24,6 +24,7 @@ use super::lanes::{LaneId, Lanes};
 use super::passing::Passage;
 use super::records::Records;
 use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
+use crate::order::{Held, Order};
 use crate::seen::SeenSet;
 use crate::splitter::Splitter;
 use chc_api::nf::PacketHint;
@@ -33,7 +34,7 @@ use chc_api::{
     Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Output, Path,
     Position, Protection, Protections, Resolution, ShardId, Slot, Time, TimerEvent, Verdict,
 };
-use chc_runtime::block::{BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta};
+use chc_runtime::block::{BLOCK_PACKETS_MAX, BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta};
 use chc_store::batch::{Load, Loaded};
 use chc_store::client::Client;
 use chc_store::objects::Objects;
@@ -142,6 +143,9 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     in_order: bool,
     /// Whether a packet runs only when nothing below it can come any more.
     holds: bool,
+    /// Packets that wait for that.
+    order: Order,
+    ready: Vec<Held>,
     phase: Phase,
     futures: Vec<Pin<Box<Option<S::Future>>>>,
     free: Vec<usize>,
@@ -205,6 +209,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             // A slot's packets run in the order of the input, whatever addresses they carry: a mapping may
             // be made, used or ended by a lower packet that has not come yet.
             holds: config.joins || (N::TRANSLATES && !in_order),
+            order: Order::default(),
+            ready: Vec::new(),
             env,
             nf: Rc::new(nf),
             spawn,
@@ -309,14 +315,23 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             inner.steps.extend(&data.steps);
             inner.records.advance(&inner.steps);
         }
+        let progress =
+            |s: &Sender| if s.source == data.from { s.progress.max(data.progress) } else { s.progress };
+        let input = self.edges.iter().flat_map(|e| &e.senders).map(progress).min();
         if let Some(block) = &data.block {
-            self.on_block(at, block, data.from);
+            // A stamped clock proves that the cut is less than a window behind it.
+            self.trim(Clock((block.highest().0 + 1).saturating_sub(self.config.window)));
+            if self.must_hold(block, input) {
+                self.hold(at, block, data.from);
+            } else {
+                self.on_block(at, block, data.from);
+            }
         }
         if let Some(sender) = self.edges[at].senders.iter_mut().find(|s| s.source == data.from) {
             sender.progress = sender.progress.max(data.progress);
         }
-        let input = self.edges.iter().flat_map(|e| &e.senders).map(|s| s.progress).min();
         if let Some(input) = input.filter(|i| *i > self.input) {
+            self.release(input);
             self.input = input;
             self.stalled |= !self.lanes.is_empty();
             self.fire_due();
@@ -326,8 +341,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// A block's packets: suppresses what was delivered before, runs or queues the rest.
     fn on_block(&mut self, edge: usize, block: &BlockRef, from: Source) {
-        // A stamped clock proves that the cut is less than a window behind it.
-        self.trim(Clock((block.highest().0 + 1).saturating_sub(self.config.window)));
         if self.passes_whole(block) {
             return self.forward_whole(edge, block, from);
         }
@@ -343,20 +356,69 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             if !self.admit(edge, desc, from) {
                 continue;
             }
-            if N::TRANSLATES && self.in_order && !quiet && !self.env.inner().records.due().is_empty() {
-                // Nothing below this packet will come: timers of its slot are due before it runs.
-                self.input = self.input.max(desc.position());
-                self.fire_due();
-                quiet = self.is_quiet();
-            }
             let hint = self.hints.get(at).copied().unwrap_or(Hint::NONE);
-            if quiet && self.run_at_once(block, at, hint) {
-                continue;
-            }
-            self.accept(block, at, hint);
-            quiet = self.is_quiet();
+            quiet = self.take(block, at, hint, quiet);
         }
         self.env.inner().current = None;
+    }
+
+    /// Takes a packet that is new here, `quiet` telling whether nothing waits; returns whether nothing waits now.
+    #[inline(always)]
+    fn take(&mut self, block: &BlockRef, at: usize, hint: Hint, mut quiet: bool) -> bool {
+        let in_order = self.in_order || self.holds;
+        if N::TRANSLATES && in_order && !quiet && !self.env.inner().records.due().is_empty() {
+            // Nothing below this packet will come: timers of its slot are due before it runs.
+            self.input = self.input.max(block.descs[at].position());
+            self.fire_due();
+            quiet = self.is_quiet();
+        }
+        if quiet && self.run_at_once(block, at, hint) {
+            return true;
+        }
+        self.accept(block, at, hint);
+        self.is_quiet()
+    }
+
+    /// Whether packets of a block have to wait for lower ones that may still come, or wait.
+    fn must_hold(&self, block: &BlockRef, input: Option<Position>) -> bool {
+        self.holds
+            && !(self.order.is_empty()
+                && block.descs.last().is_none_or(|last| input.is_some_and(|input| last.position() <= input))
+                && block.descs.is_sorted_by_key(|desc| (desc.clock, desc.path)))
+    }
+
+    /// Keeps the packets of a block that are new here.
+    fn hold(&mut self, edge: usize, block: &BlockRef, from: Source) {
+        let mut order = std::mem::take(&mut self.order);
+        order.add(block, (0..block.descs.len()).filter(|at| self.admit(edge, &block.descs[*at], from)));
+        self.order = order;
+    }
+
+    /// Runs the packets that were held below the new input progress.
+    fn release(&mut self, input: Position) {
+        if self.order.is_empty() {
+            return;
+        }
+        let (mut order, mut ready) = (std::mem::take(&mut self.order), std::mem::take(&mut self.ready));
+        order.take_ready(input, &mut ready);
+        self.counts.held += ready.len() as u64;
+        let mut quiet = self.is_quiet();
+        for some in ready.chunks(BLOCK_PACKETS_MAX) {
+            if N::LOOKS_UP {
+                let hash = |held: &Held| order.block(held).descs[held.at as usize].hash;
+                self.env.inner().records.hint(some.iter().map(hash), &mut self.hints);
+            }
+            for (nth, held) in some.iter().enumerate() {
+                let block = order.block(held);
+                self.env.inner().current = Some(block.clone());
+                let hint = self.hints.get(nth).copied().unwrap_or(Hint::NONE);
+                quiet = self.take(block, held.at as usize, hint, quiet);
+                order.done(held);
+            }
+        }
+        self.env.inner().current = None;
+        ready.clear();
+        (self.order, self.ready) = (order, ready);
     }
 
     /// Whether an edge delivers this packet for the first time.
@@ -413,10 +475,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Whether nothing waits and nothing is due that a packet would have to wait for.
     fn is_quiet(&self) -> bool {
-        self.lanes.is_empty()
-            && self.config.poisoned.is_empty()
-            && !self.holds
-            && self.env.inner().records.due().is_empty()
+        self.lanes.is_empty() && self.config.poisoned.is_empty() && self.env.inner().records.due().is_empty()
     }
 
     /// A packet that is new here and cannot be handled at once.
@@ -446,11 +505,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let meta = block.meta(desc);
         let carried = meta.parsed.identity();
         let (mut identity, mut hash, mut hint) = (carried, desc.hash, hint);
-        if self.holds && self.input < position {
-            self.stalled = true;
-            self.counts.held += 1;
-            return false;
-        }
         while let Some(due) = self.due_before(&carried, desc.hash, &position) {
             if !self.run_timer(&due) || self.is_busy(&carried, desc.hash) {
                 return false;
@@ -929,6 +983,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
         self.phase == Phase::Running
             && self.parked.is_empty()
             && self.lanes.is_empty()
+            && self.order.is_empty()
             && self.closing.is_none()
     }
 
@@ -937,6 +992,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
             self.free.len() + self.parked.len(),
             self.futures.len(),
             "every slot is free or parked between events"
+        );
+        assert!(
+            self.order.lowest().is_none_or(|lowest| lowest >= self.input),
+            "what is held has the input progress to wait for"
         );
         assert!(self.progress() <= self.input, "outputs cannot be ahead of inputs");
         assert!(self.closed <= self.progress().clock, "nothing below a closed boundary is unfinished");

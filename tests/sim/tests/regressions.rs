@@ -92,3 +92,22 @@ fn what_the_end_arms_is_never_due() {
         |s| s.traffic.idle = 0.02,
     );
 }
+
+/// What the translator does in a call went by the direction of the connection, what it does in a future by the
+/// packet's addresses. They differ where a function in front of it sends packets of its own the other way.
+#[test]
+fn a_translator_behind_others_goes_by_the_addresses_a_packet_has() {
+    assert_pass(
+        Faults::NONE,
+        |s| is_probe(&s.vertices[0].function) && s.vertices.last().is_some_and(|v| is_nat(&v.function)),
+        |_| (),
+    );
+}
+
+/// What the load balancer does in a call looked at the address a packet from a server has, what decides whose
+/// packet it is at the connection's. They differ likewise.
+#[test]
+fn a_load_balancer_behind_others_goes_by_the_connection() {
+    let outcome = run_world(847, None, TraceMode::Off, || World::new(847, Faults::ALL, TraceMode::Off));
+    assert_eq!(outcome.failure, None, "{}", outcome.chain);
+}
