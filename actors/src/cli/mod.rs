@@ -233,6 +233,11 @@ fn run_command(args: &RunArgs) -> Result<(), Exit> {
     let outcome = run(&plan, source, sink, &options, |n| bar.set_position(n))?;
     bar.finish_and_clear();
     let report = report::RunReport::new(&plan, &outcome, *alerts.lock());
+    if let Some(path) = &args.events
+        && let Err(error) = report.append_events(path)
+    {
+        failure.lock().get_or_insert_with(|| format!("the event file: {error}"));
+    }
     report.print(args.common.json)?;
     if let Some(error) = failure.lock().take() {
         return Err(Exit::Failed(anyhow::anyhow!(error)));

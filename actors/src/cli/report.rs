@@ -7,8 +7,11 @@ use crate::chain::run::RunOutcome;
 use crate::chain::verify::Comparison;
 use crate::instance::core::Mode;
 use serde::Serialize;
+use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 
 #[derive(Serialize)]
 struct Suppressed {
@@ -101,6 +104,18 @@ impl RunReport {
         let Self { elapsed_s, mpps, gbps, .. } = self;
         text += &format!("elapsed         {elapsed_s:.3} s, {mpps:.2} Mpps, {gbps:.2} Gbit/s\n");
         print_text(&(text + &recoveries_text(&self.recoveries)))
+    }
+}
+
+impl RunReport {
+    /// Adds to the events of a run what is known at its end: a line a recovery, then its statistics.
+    pub fn append_events(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = BufWriter::new(OpenOptions::new().append(true).open(path)?);
+        for recovery in &self.recoveries {
+            writeln!(file, "{}", json!({ "event_type": "recovery", "recovery": recovery }))?;
+        }
+        writeln!(file, "{}", json!({ "event_type": "stats", "stats": self }))?;
+        file.flush()
     }
 }
 

@@ -195,7 +195,13 @@ fn run_reports_every_documented_key_and_loses_nothing() {
         assert!(detected <= recovered, "{recovery}");
     }
     assert_eq!(packets(&scratch.path("out.pcap")), number(&report, "packets_out"));
-    let alerts = events(&scratch, "eve.json").iter().filter(|e| e["event_type"] == "alert").count();
+    let events = events(&scratch, "eve.json");
+    let of_type = |wanted: &'static str| events.iter().filter(move |e| e["event_type"] == wanted);
+    let recovered: Vec<&Value> = of_type("recovery").map(|event| &event["recovery"]).collect();
+    assert_eq!(recovered, recoveries.iter().collect::<Vec<_>>());
+    let statistics: Vec<&Value> = of_type("stats").map(|event| &event["stats"]).collect();
+    assert_eq!(statistics, [&report]);
+    let alerts = of_type("alert").count();
     assert!(alerts > 0 && number(&report, "alerts") == alerts as u64, "{answer}");
 }
 
@@ -212,7 +218,8 @@ fn a_run_without_json_prints_a_summary_and_no_messages() {
 fn events_are_lines_in_the_manner_of_eve_json() {
     let scratch = with_mix();
     on_mix(&scratch, "run", "quickstart", &["--events", "eve.json"]).expect(0);
-    let events = events(&scratch, "eve.json");
+    let mut events = events(&scratch, "eve.json");
+    assert_eq!(events.pop().unwrap()["event_type"], "stats", "the last line sums up");
     let mut types = BTreeSet::new();
     for event in &events {
         types.insert(event["event_type"].as_str().unwrap().to_owned());
