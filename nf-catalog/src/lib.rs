@@ -1,9 +1,9 @@
 //! Network functions, one module each.
 //!
-//! A function is chosen by name and configured by a table of keys: [`check_config`] says everything
-//! that is wrong with one, [`with`] builds it and hands it, with the declarations of its state, to a
-//! [`Visitor`], so that whoever runs it is compiled for the concrete type. Nothing here knows where
-//! packets come from or where state lives.
+//! A function is chosen by name and configured by a table of keys: [`with`] says everything that is wrong
+//! with them, or builds it and hands it, with the declarations of its state, to a [`Visitor`], so that
+//! whoever runs it is compiled for the concrete type. Nothing here knows where packets come from or
+//! where state lives.
 
 mod closing;
 pub mod config;
@@ -39,25 +39,11 @@ pub fn names() -> &'static [&'static str] {
     &["nat", "portscan", "trojan", "load_balancer", "scrubber"]
 }
 
-/// Everything that is wrong with the configuration of function `nf` in a vertex of `slots` slots.
-#[must_use]
-pub fn check_config(nf: &str, config: &Value, slots: u16) -> Vec<ConfigProblem> {
-    match nf {
-        "nat" => nat::NatConfig::read(config, slots).err(),
-        "portscan" => portscan::PortscanConfig::read(config).err(),
-        "trojan" => trojan::TrojanConfig::read(config).err(),
-        "load_balancer" => load_balancer::LoadBalancerConfig::read(config).err(),
-        "scrubber" => scrubber::ScrubberConfig::read(config).err(),
-        _ => Some(vec![unknown(nf)]),
-    }
-    .unwrap_or_default()
-}
-
 /// Builds function `nf` and hands it to the visitor. `slots` and `seed` are the vertex's: they say
 /// which slot a connection belongs to.
 ///
 /// # Errors
-/// What [`check_config`] reports.
+/// Everything that is wrong with the configuration.
 pub fn with<V: Visitor>(
     nf: &str,
     config: &Value,
@@ -131,16 +117,14 @@ mod tests {
                 "load_balancer" => json!({"services": [{"match": "tcp/80", "backends": ["10.1.0.1"]}]}),
                 _ => json!({}),
             };
-            assert_eq!(check_config(nf, &config, 64), []);
             assert!(with(nf, &config, 64, 1, ObjectNames).is_ok(), "{nf}");
         }
     }
 
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
-        let problems = check_config("nta", &Value::Null, 64);
+        let problems = with("nta", &Value::Null, 64, 1, ObjectNames).unwrap_err();
         assert_eq!(problems[0].remedy, "the catalog has nat, portscan, trojan, load_balancer, scrubber");
-        assert_eq!(with("nta", &Value::Null, 64, 1, ObjectNames), Err(problems));
     }
 
     #[test]

@@ -42,8 +42,8 @@ use chc_api::{
     FlowKey, Identity, NetworkFunction, ObjectKey, Op, OpValue, Output, Passing, Resolution, Scope, Shared,
     Slot, StateError, Time, TimerEvent, Verdict,
 };
+use core::net::Ipv4Addr;
 use serde_json::Value;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
