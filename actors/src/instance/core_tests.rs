@@ -5,14 +5,14 @@ use super::*;
 use crate::messages::Destination;
 use crate::splitter::Route;
 use crate::splitter::tests::{SEED, clocks, frame, packets, pool, route, ways_out, ways_to};
-use chc_api::nf::FlowLookup;
+use chc_api::nf::{FlowLookup, PacketHint};
 use chc_api::state::FlowOptions;
 use chc_api::state::{ObjectKind, ObjectSpec};
 use chc_api::{
-    All, Attachment, Consistency, Context, Counter, Declarations, Event, EventKind, Flow, ObjectKey, Op,
-    OpValue, Passing, Path, Scope, StateError, Step, VertexId,
+    All, Attachment, Consistency, Context, Counter, Declarations, Event, EventKind, Flow, Identity,
+    ObjectKey, Op, OpValue, Passing, Path, Resolution, Scope, StateError, Step, Time, VertexId,
 };
-use chc_runtime::block::BlockBuilder;
+use chc_runtime::block::{BlockBuilder, DropRecord};
 use chc_store::batch::Batch;
 use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
