@@ -202,7 +202,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let env = Env::new(records, state, slots, &config);
         Self {
             edges: edges.collect(),
-            splitter: Splitter::new(from, config.generation, &config.ways, &config.pool, stored),
+            splitter: Splitter::new(
+                from,
+                config.generation,
+                &config.ways,
+                &config.pool,
+                stored && P::on(Protection::RetainedOutputs),
+            ),
             in_order,
             // A slot's packets run in the order of the input, whatever addresses they carry: a mapping may
             // be made, used or ended by a lower packet that has not come yet.
@@ -424,13 +430,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     fn admit(&mut self, edge: usize, desc: &Desc, from: Source) -> bool {
         if self.config.mode == Mode::Store {
             let path = if P::on(Protection::PathPositions) { desc.path } else { Path::FIRST };
-            let fresh = desc.clock >= self.floor && self.edges[edge].seen.insert(desc.clock, path);
-            if !fresh {
+            let suppress = P::on(Protection::OutputSuppression);
+            if desc.clock < self.floor || suppress && !self.edges[edge].seen.insert(desc.clock, path) {
                 self.counts.duplicates += 1;
-                if desc.clock < self.floor || P::on(Protection::OutputSuppression) {
-                    return false;
-                }
-            } else if cfg!(debug_assertions) {
+                return false;
+            }
+            if cfg!(debug_assertions) && suppress {
                 let progress = self.edges[edge].senders.iter().find(|s| s.source == from).map(|s| s.progress);
                 let late = progress.is_some_and(|p| desc.position() < p);
                 assert!(

@@ -33,6 +33,10 @@ pub enum Protection {
     EgressClosing,
     /// A vertex off the path closes what it has finished, not what has reached it.
     OffPathProgress,
+    /// A splitter keeps what it sent until the cut has passed it.
+    RetainedOutputs,
+    /// What was written below a boundary is sent to the shards before the boundary is closed.
+    FlushedState,
 }
 
 /// Which protections are on.

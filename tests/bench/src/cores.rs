@@ -4,16 +4,19 @@
 //! actor would do, until nothing is left: outputs have left by the egress, batches are applied and
 //! acknowledged, boundaries closed, everything below the new cut forgotten. So memory is steady, and the
 //! time of one instance can be told from that of the rest.
+//!
+//! Protections are a type, so that what one of them costs can be measured: a run without it has no trace of it.
 
 use crate::traffic::Feed;
 use anyhow::{bail, ensure};
 use chc_actors::chain::compile::ChainPlan;
 use chc_actors::egress::core::{EgressCore, Sink};
-use chc_actors::instance::core::{Instance, Mode};
+use chc_actors::functions::InstanceFactory;
+use chc_actors::instance::core::Instance;
 use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
-use chc_actors::root::core::RootCore;
+use chc_actors::root::core::{RootConfig, RootCore};
 use chc_actors::topology::Topology;
-use chc_api::{All, Generation, InstanceId, ShardId, VertexId};
+use chc_api::{All, Generation, InstanceId, Protections, ShardId, VertexId};
 use chc_runtime::block::{Block, BlockPool, Desc, DropRecord, EventRecord};
 use chc_store::batch::{Batch, Load};
 use chc_store::engine::{ShardEffect, ShardEngine};
@@ -28,12 +31,21 @@ enum ShardEvent {
     Load(Load),
 }
 
+/// What is remembered for the case of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The root retains what is in flight.
+    pub root_log: bool,
+    /// The egress remembers what has left.
+    pub egress_suppression: bool,
+}
+
 /// The cores of a chain with one instance a vertex.
-pub struct Cores {
-    root: RootCore<All>,
+pub struct Cores<P = All> {
+    root: RootCore<P>,
     instances: Vec<Box<dyn Instance>>,
-    shards: Vec<ShardEngine<All>>,
-    egress: EgressCore<All>,
+    shards: Vec<ShardEngine<P>>,
+    egress: EgressCore<P>,
     sink: Counted,
     to_root: Vec<RootEvent>,
     to_instances: Vec<Vec<InstanceEvent>>,
@@ -53,26 +65,37 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// Builds a chain's cores and starts them.
+    /// Builds a chain's cores as they are in the product and starts them.
     ///
     /// # Errors
     /// If the plan has several instances of a vertex, or the chain does not start: a defect.
     pub fn start(plan: &ChainPlan) -> anyhow::Result<Self> {
+        let factories: Vec<_> = plan.vertices.iter().map(|v| v.function.factory.clone()).collect();
+        let is_stored = plan.root(&BlockPool::new()).retain;
+        Self::with(plan, &factories, Memory { root_log: is_stored, egress_suppression: is_stored })
+    }
+}
+
+impl<P: Protections> Cores<P> {
+    /// Builds a chain's cores with the given instances, by vertex, and starts them.
+    ///
+    /// # Errors
+    /// As [`Cores::start`].
+    pub fn with(plan: &ChainPlan, factories: &[InstanceFactory], memory: Memory) -> anyhow::Result<Self> {
         let ids = plan.instances();
         ensure!(ids.iter().all(|id| id.index == 0), "one instance a vertex");
         let pool = BlockPool::new();
-        let instance =
-            |(at, id): (usize, &InstanceId)| (plan.vertices[at].function.factory)(plan.instance(*id, &pool));
-        let shards: Vec<ShardEngine<All>> =
+        let instance = |(id, factory): (&InstanceId, &InstanceFactory)| factory(plan.instance(*id, &pool));
+        let shards: Vec<ShardEngine<P>> =
             (0..plan.shards).map(|shard| ShardEngine::new(plan.shard(ShardId(shard), false))).collect();
         let mut cores = Self {
-            root: RootCore::new(plan.root(&pool), false),
-            instances: ids.iter().enumerate().map(instance).collect(),
+            root: RootCore::new(RootConfig { retain: memory.root_log, ..plan.root(&pool) }, false),
+            instances: ids.iter().zip(factories).map(instance).collect(),
             egress: EgressCore::new(
                 plan.epoch,
                 plan.window,
                 &plan.egress_senders(),
-                plan.mode == Mode::Store,
+                memory.egress_suppression,
                 plan.topology.joins(None),
             ),
             sink: Counted::default(),

@@ -1,18 +1,19 @@
 //! The `chc-bench` command.
 
 use chc_bench::chain::{self, ChainOptions};
+use chc_bench::metadata::{self, MetadataOptions, Part};
 use chc_bench::overhead::{self, OverheadOptions};
 use chc_bench::report::Line;
 use chc_bench::setup::Mode;
 use chc_bench::traffic::{FLOWS_MAX, FRAME_LEN_MAX, FRAME_LEN_MIN, TrafficOptions};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Names of the experiments.
-const EXPERIMENTS: &[&str] = &["chain", "overhead"];
+const EXPERIMENTS: &[&str] = &["chain", "metadata", "overhead"];
 
 /// Runs experiments and prints one line a result.
 #[derive(Parser)]
@@ -26,6 +27,8 @@ struct Cli {
 enum Experiment {
     /// A whole chain on one thread, packets in memory; a bare translation loop as calibration.
     Chain(ChainArgs),
+    /// What the memory for failures costs: the chain with each part of it and without.
+    Metadata(MetadataArgs),
     /// Each network function alone: nanoseconds a packet.
     Overhead(OverheadArgs),
     #[command(external_subcommand)]
@@ -68,6 +71,21 @@ struct ChainArgs {
     #[arg(long)]
     mode: Option<Mode>,
     /// Packets the root reads at once when the rate is taken.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
+    burst: u16,
+}
+
+#[derive(Args)]
+struct MetadataArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The chain's functions, as for chain.
+    #[arg(long, default_value = "nat,portscan,load_balancer,trojan", value_delimiter = ',', value_parser = function)]
+    vertices: Vec<String>,
+    /// One part; without, all in turn.
+    #[arg(long)]
+    part: Option<Part>,
+    /// Packets the root reads at once.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
     burst: u16,
 }
@@ -133,6 +151,16 @@ fn measure_chain(args: &ChainArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_metadata(args: &MetadataArgs) -> anyhow::Result<Vec<Line>> {
+    metadata::measure(&MetadataOptions {
+        traffic: args.common.traffic(),
+        vertices: args.vertices.clone(),
+        parts: args.part.map_or_else(|| Part::value_variants().to_vec(), |part| vec![part]),
+        samples: args.common.samples as usize,
+        burst: args.burst,
+    })
+}
+
 fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
     let asked = |mode: &Mode| args.mode.as_ref().is_none_or(|name| name == mode.name());
     let all = || chc_nf_catalog::names().iter().map(|name| (*name).to_owned()).collect();
@@ -147,6 +175,7 @@ fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
 fn main() -> ExitCode {
     let (lines, as_json) = match &Cli::parse().experiment {
         Experiment::Chain(args) => (measure_chain(args), args.common.json),
+        Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
         Experiment::Overhead(args) => (measure_overhead(args), args.common.json),
         Experiment::Unknown(words) => {
             let name = words.first().map_or("", String::as_str);

@@ -2,7 +2,7 @@
 
 use crate::traffic::Traffic;
 use anyhow::Context as _;
-use chc_actors::chain::compile::{ChainPlan, compile};
+use chc_actors::chain::compile::{ChainPlan, VertexPlan, compile};
 use chc_actors::config::{ChainBuilder, Edge, RuntimeConfig, StoreConfig, StoreMode};
 use chc_actors::functions::Catalog;
 use clap::ValueEnum;
@@ -84,8 +84,15 @@ pub fn plan(functions: &[String], mode: Mode, burst: u16, traffic: &Traffic) -> 
     compile(&builder.build(&Catalog)?, &Catalog).context("the chain cannot be compiled")
 }
 
+/// The function of a vertex of such a chain.
+#[must_use]
+pub fn function_of(vertex: &VertexPlan) -> &str {
+    vertex.name.rsplit_once('-').map_or(&vertex.name, |(nf, _)| nf)
+}
+
 /// A function's keys: enough room for the traffic, and nothing expires.
-fn config(nf: &str, traffic: &Traffic) -> serde_json::Value {
+#[must_use]
+pub fn config(nf: &str, traffic: &Traffic) -> serde_json::Value {
     let addresses = |first: u32, count: u32| -> Vec<String> {
         (first..first + count).map(|address| Ipv4Addr::from_bits(address).to_string()).collect()
     };

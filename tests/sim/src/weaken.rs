@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 13] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 15] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -99,6 +99,16 @@ pub const WEAKENINGS: [(&str, Protection, &str); 13] = [
         "off-path-progress",
         Protection::OffPathProgress,
         "a vertex off the path closes what has reached it, finished or not",
+    ),
+    (
+        "retained-outputs",
+        Protection::RetainedOutputs,
+        "an instance's splitter forgets what it has sent, so that there is nothing to replay",
+    ),
+    (
+        "flushed-state",
+        Protection::FlushedState,
+        "a boundary is closed without versions of the records and counts written below it",
     ),
 ];
 

@@ -82,6 +82,16 @@ fn progress_off_the_path_is_needed() {
 }
 
 #[test]
+fn retained_outputs_are_needed() {
+    assert_needed("retained-outputs");
+}
+
+#[test]
+fn flushed_state_is_needed() {
+    assert_needed("flushed-state");
+}
+
+#[test]
 fn every_protection_has_one_weakening_named_after_it() {
     // A protection that is added must be added here, too.
     let count = |protection| match protection {
@@ -97,7 +107,9 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::ReleaseQuarantine
         | Protection::PathPositions
         | Protection::EgressClosing
-        | Protection::OffPathProgress => 13,
+        | Protection::OffPathProgress
+        | Protection::RetainedOutputs
+        | Protection::FlushedState => 15,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {

@@ -61,7 +61,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             return None;
         }
         let inner = &mut *self.env.inner();
-        if let State::Store(client) = &mut inner.state {
+        if let State::Store(client) = &mut inner.state
+            && P::on(Protection::FlushedState)
+        {
             inner.records.flush(boundary);
             client.gather_counts();
         }
