@@ -8,7 +8,7 @@
 //!
 //! Reference counts, allocation and release are per block, not per packet. Blocks are recycled, so
 //! after warm-up nothing is allocated for a packet. Memory: what the root's window and the retained
-//! outputs hold, plus at most [`SPARE_BLOCKS`] spare blocks.
+//! outputs hold, plus at most [`SPARE_BLOCKS`] spare blocks of each of two kinds.
 
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed};
@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use triomphe::UniqueArc;
 
 /// Most packets in a block.
 pub const BLOCK_PACKETS_MAX: usize = 256;
@@ -31,6 +32,8 @@ const SPARE_BLOCKS: usize = 128;
 /// Bytes a spare block may keep reserved: what a full block of ordinary packets needs, so that it need
 /// not be mapped again for the next one.
 const SPARE_BYTES_MAX: usize = BLOCK_BYTES_SOFT_MAX + 64 * 1024;
+/// Blocks with this much room for bytes hold payloads; such that hold headers alone, need less.
+const LARGE_BYTES_MIN: usize = BLOCK_PACKETS_MAX * 128;
 
 /// What is known of a packet once it was parsed.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +141,7 @@ pub struct DropRecord {
 }
 
 /// Packets for one receiver.
+#[derive(Default)]
 pub struct Block {
     serial: u64,
     highest: Clock,
@@ -151,7 +155,8 @@ pub struct Block {
     attachments: Vec<Attached>,
     bytes: Vec<u8>,
     parents: Vec<BlockRef>,
-    home: Arc<BlockPool>,
+    /// Where it goes when it is not needed any more; none while it is there.
+    home: Option<Arc<BlockPool>>,
 }
 
 impl Block {
@@ -202,7 +207,7 @@ impl Block {
 
 /// A shared, immutable block. The last reference to go gives it back to its pool.
 #[derive(Clone)]
-pub struct BlockRef(Option<Arc<Block>>);
+pub struct BlockRef(Option<triomphe::Arc<Block>>);
 
 impl Deref for BlockRef {
     type Target = Block;
@@ -214,8 +219,12 @@ impl Deref for BlockRef {
 
 impl Drop for BlockRef {
     fn drop(&mut self) {
-        if let Some(block) = self.0.take().and_then(Arc::into_inner) {
-            let home = block.home.clone();
+        // Of several that are dropped at once on several threads, none may find itself the last: then the block is
+        // freed.
+        let last = self.0.take().and_then(|block| triomphe::Arc::try_unique(block).ok());
+        if let Some(mut block) = last
+            && let Some(home) = block.home.take()
+        {
             home.put(block);
         }
     }
@@ -231,8 +240,23 @@ impl std::fmt::Debug for BlockRef {
 /// they are told apart by a number that is unique within a pool.
 #[derive(Default)]
 pub struct BlockPool {
-    spare: Mutex<Vec<Block>>,
+    spare: Mutex<Spare>,
     serials: AtomicU64,
+}
+
+/// Spare blocks, the last to come back on top: its memory is most likely in a cache. Those with room for
+/// payloads are apart, for otherwise each would serve for headers at times, and payloads were spread over the
+/// memory of all.
+#[derive(Default)]
+struct Spare {
+    small: Vec<UniqueArc<Block>>,
+    large: Vec<UniqueArc<Block>>,
+}
+
+impl Spare {
+    fn of(&mut self, large: bool) -> &mut Vec<UniqueArc<Block>> {
+        if large { &mut self.large } else { &mut self.small }
+    }
 }
 
 impl BlockPool {
@@ -242,27 +266,18 @@ impl BlockPool {
         Arc::default()
     }
 
-    fn take(self: &Arc<Self>) -> Block {
-        let spare = self.spare.lock().pop();
-        let serial = self.serials.fetch_add(1, Ordering::Relaxed);
-        match spare {
-            Some(block) => Block { serial, highest: Clock(0), ..block },
-            None => Block {
-                serial,
-                highest: Clock(0),
-                descs: Vec::with_capacity(BLOCK_PACKETS_MAX),
-                events: Vec::new(),
-                drops: Vec::new(),
-                metas: Vec::new(),
-                attachments: Vec::new(),
-                bytes: Vec::new(),
-                parents: Vec::new(),
-                home: self.clone(),
-            },
-        }
+    fn take(self: &Arc<Self>, large: bool) -> UniqueArc<Block> {
+        let spare = self.spare.lock().of(large).pop();
+        let mut block = spare.unwrap_or_else(|| {
+            UniqueArc::new(Block { descs: Vec::with_capacity(BLOCK_PACKETS_MAX), ..Block::default() })
+        });
+        block.serial = self.serials.fetch_add(1, Ordering::Relaxed);
+        block.home = Some(self.clone());
+        block
     }
 
-    fn put(&self, mut block: Block) {
+    fn put(&self, mut block: UniqueArc<Block>) {
+        block.highest = Clock(0);
         block.descs.clear();
         block.events.clear();
         block.drops.clear();
@@ -272,7 +287,9 @@ impl BlockPool {
         block.bytes.shrink_to(SPARE_BYTES_MAX);
         // Parents go outside the lock: dropping them may give blocks back to this pool.
         block.parents.clear();
+        let large = block.bytes.capacity() >= LARGE_BYTES_MIN;
         let mut spare = self.spare.lock();
+        let spare = spare.of(large);
         if spare.len() < SPARE_BLOCKS {
             spare.push(block);
         }
@@ -292,7 +309,7 @@ const UNMAPPED: u16 = u16::MAX;
 /// block.
 pub struct BlockBuilder {
     pool: Arc<BlockPool>,
-    block: Block,
+    block: UniqueArc<Block>,
     maps: Vec<SourceMap>,
     maps_used: usize,
 }
@@ -301,7 +318,7 @@ impl BlockBuilder {
     /// A builder that takes its blocks from `pool`.
     #[must_use]
     pub fn new(pool: Arc<BlockPool>) -> Self {
-        Self { block: pool.take(), pool, maps: Vec::new(), maps_used: 0 }
+        Self { block: pool.take(false), pool, maps: Vec::new(), maps_used: 0 }
     }
 
     /// Packets so far.
@@ -329,7 +346,7 @@ impl BlockBuilder {
     // pieces and read back in large ones, it would stall every packet.
     #[inline(always)]
     pub fn ingest(&mut self, frame: &[u8], head_len: usize, desc: Ingest, meta: Meta) {
-        let block = &mut self.block;
+        let block = &mut *self.block;
         let at = block.bytes.len();
         block.bytes.extend_from_slice(frame);
         let head_len = head_len.min(frame.len()).min(usize::from(u16::MAX));
@@ -386,7 +403,7 @@ impl BlockBuilder {
     /// would be read back before its pieces have reached the cache, which stalls every packet.
     #[inline(always)]
     fn copy(&mut self, desc: &Desc) -> &mut Desc {
-        let block = &mut self.block;
+        let block = &mut *self.block;
         block.highest = block.highest.max(desc.clock);
         let at = block.descs.len();
         block.descs.push(*desc);
@@ -497,8 +514,10 @@ impl BlockBuilder {
             return None;
         }
         self.maps_used = 0;
-        let block = std::mem::replace(&mut self.block, self.pool.take());
-        Some(BlockRef(Some(Arc::new(block))))
+        // What comes next will most likely be like what was last.
+        let large = self.block.bytes.capacity() >= LARGE_BYTES_MIN;
+        let block = std::mem::replace(&mut self.block, self.pool.take(large));
+        Some(BlockRef(Some(block.shareable())))
     }
 
     /// Index of the source map of `from`.
@@ -540,7 +559,7 @@ impl BlockBuilder {
             None => from.clone(),
             Some(at) => from.parents[usize::from(at)].clone(),
         };
-        let block = &mut self.block;
+        let block = &mut *self.block;
         // The same block may come as itself and as another block's parent: once is enough.
         let at = block.parents.iter().position(|p| p.serial == parent.serial).unwrap_or_else(|| {
             block.parents.push(parent);
@@ -635,8 +654,8 @@ mod tests {
             next.finish().unwrap()
         };
         drop(block);
-        assert_eq!(pool.spare.lock().len(), 0, "the child still needs it");
+        assert_eq!(pool.spare.lock().small.len(), 0, "the child still needs it");
         drop(child);
-        assert_eq!(pool.spare.lock().len(), 2);
+        assert_eq!(pool.spare.lock().small.len(), 2);
     }
 }
