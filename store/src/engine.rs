@@ -19,13 +19,15 @@
 
 use crate::batch::{Batch, Load, Loaded, OpItem, OpName, Reply};
 use crate::counts::CountLedger;
+use crate::ledger::{Entry, Known, Ledger, OpKind, Waiter};
+use crate::object_table::hash_of;
 use crate::objects::{Objects, Shown, is_ordered};
 use crate::pool::Acquired;
 use crate::versions::SlotVersions;
 use chc_api::state::ObjectSpec;
 use chc_api::{
-    Clock, Consistency, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Position,
-    Protection, Protections, ShardId, Slot, VertexId,
+    Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Position, Protection,
+    Protections, ShardId, Slot, VertexId,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -92,24 +94,30 @@ pub struct ShardCounts {
 /// A choice made for a `serial` object or a pool: what the named operation returned.
 pub type Choice = (VertexId, OpName, OpValue);
 
-struct Logged {
-    object: ObjectId,
-    key: ObjectKey,
-    op: Op,
-    result: Option<OpValue>,
-    waiter: Option<(InstanceId, Generation)>,
-}
-
 struct Vertex<P> {
     objects: Objects,
     owners: Vec<u16>,
     generations: Vec<Generation>,
-    /// Ordered objects, each with a frontier per instance.
-    frontiers: BTreeMap<ObjectId, Vec<Position>>,
-    queues: BTreeMap<ObjectId, BTreeMap<OpName, (ObjectKey, Op)>>,
-    ledger: BTreeMap<Clock, HashMap<OpName, Logged>>,
+    /// By object: the queue of an ordered one.
+    queues: Vec<Option<Queue>>,
+    ledger: Ledger,
     counts: HashMap<(ObjectId, u16), CountLedger<P>>,
     slots: BTreeMap<Slot, SlotVersions>,
+    /// Hashes of the keys of a batch; kept for its memory.
+    hashes: Vec<u64>,
+}
+
+/// Operations on an ordered object that wait for their place in the order.
+struct Queue {
+    /// What each instance has promised.
+    frontier: Vec<Position>,
+    waiting: BTreeMap<OpName, Waiting>,
+}
+
+struct Waiting {
+    entry: Entry,
+    key: ObjectKey,
+    op: Op,
 }
 
 /// One shard's state machine.
@@ -129,7 +137,8 @@ impl<P: Protections> ShardEngine<P> {
     #[must_use]
     pub fn new(config: ShardConfig) -> Self {
         let rest = if P::on(Protection::ReleaseQuarantine) { config.window } else { 0 };
-        let vertices = config.vertices.into_iter().map(|v| Vertex::new(v, rest)).collect();
+        let window = config.window;
+        let vertices = config.vertices.into_iter().map(|v| Vertex::new(v, window, rest)).collect();
         Self {
             shard: config.shard,
             window: config.window,
@@ -157,12 +166,10 @@ impl<P: Protections> ShardEngine<P> {
         }
         let floor = self.floor;
         let vertex = &mut self.vertices[usize::from(vertex_id.0)];
-        let mut replies = Replies::default();
-        for item in &batch.ops {
-            if let Err(defect) = vertex.submit(item, &batch, floor, &mut self.tally, &mut replies) {
-                out.push(ShardEffect::Defect(defect));
-                return;
-            }
+        let mut replies = Replies::new(self.record_choices, batch.ops.len());
+        if let Err(defect) = vertex.submit_all(&batch, floor, &mut self.tally, &mut replies) {
+            out.push(ShardEffect::Defect(defect));
+            return;
         }
         for count in &batch.counts {
             let ledger = vertex.counts.entry((count.object, count.cell)).or_default();
@@ -180,13 +187,12 @@ impl<P: Protections> ShardEngine<P> {
             slot.store(version.object, version.key, version.written, version.record);
         }
         for (object, position) in batch.frontier {
-            if let Some(frontier) = vertex.frontiers.get_mut(&object) {
-                frontier[index] = frontier[index].max(position);
+            if let Some(Some(queue)) = vertex.queues.get_mut(usize::from(object.0)) {
+                queue.frontier[index] = queue.frontier[index].max(position);
             }
         }
         vertex.serve(&mut self.tally, &mut replies);
-        self.record(vertex_id, &replies);
-        replies.send(out);
+        self.choices.extend(replies.send(vertex_id, out));
         out.push(ShardEffect::Acknowledge {
             to: batch.from,
             generation: batch.generation,
@@ -227,28 +233,19 @@ impl<P: Protections> ShardEngine<P> {
         self.floor = cut;
         for (i, vertex) in self.vertices.iter_mut().enumerate() {
             // Below the cut every operation has been issued, whoever still has to say so.
-            for frontier in vertex.frontiers.values_mut().flatten() {
+            for frontier in vertex.queues.iter_mut().flatten().flat_map(|queue| &mut queue.frontier) {
                 *frontier = (*frontier).max(Position::before(cut));
             }
-            let mut replies = Replies::default();
+            let mut replies = Replies::new(self.record_choices, 0);
             vertex.serve(&mut self.tally, &mut replies);
-            if self.record_choices {
-                self.choices.extend(replies.chosen(VertexId(i as u16)));
-            }
-            replies.send(out);
-            vertex.ledger = vertex.ledger.split_off(&cut);
+            self.choices.extend(replies.send(VertexId(i as u16), out));
+            vertex.ledger.trim(cut);
             for counts in vertex.counts.values_mut() {
                 counts.trim(cut);
             }
             for slot in vertex.slots.values_mut() {
                 slot.trim(cut);
             }
-        }
-    }
-
-    fn record(&mut self, vertex: VertexId, replies: &Replies) {
-        if self.record_choices {
-            self.choices.extend(replies.chosen(vertex));
         }
     }
 
@@ -283,7 +280,7 @@ impl<P: Protections> ShardEngine<P> {
     /// Operations waiting for their place in the order.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.vertices.iter().flat_map(|v| v.queues.values()).map(BTreeMap::len).sum()
+        self.vertices.iter().flat_map(|v| v.queues.iter().flatten()).map(|queue| queue.waiting.len()).sum()
     }
 
     /// Checks what must always hold.
@@ -292,49 +289,77 @@ impl<P: Protections> ShardEngine<P> {
     /// If an invariant is broken: a defect of this code.
     pub fn check_invariants(&self) {
         for vertex in &self.vertices {
-            if let (Some((low, _)), Some((high, _))) =
-                (vertex.ledger.first_key_value(), vertex.ledger.last_key_value())
-            {
+            if let Some((low, high)) = vertex.ledger.span() {
                 assert!(
                     high.0 - low.0 < self.window,
                     "the ledger holds clocks {low:?} to {high:?}, over a window"
                 );
             }
-            for (object, queue) in &vertex.queues {
-                for name in queue.keys() {
-                    let logged = vertex.ledger.get(&name.position.clock).and_then(|l| l.get(name));
-                    assert!(
-                        logged.is_some_and(|l| l.result.is_none()),
-                        "{object:?} {name:?} waits but is not logged"
-                    );
-                }
+            for (name, waiting) in vertex.queues.iter().flatten().flat_map(|queue| &queue.waiting) {
+                let entry = vertex.ledger.find(name);
+                let logged = entry.map(|entry| vertex.ledger.get(entry));
+                assert!(
+                    logged.is_some_and(|logged| logged.result.is_none()),
+                    "{name:?} waits with {:?} but is not logged",
+                    waiting.op
+                );
             }
         }
     }
 }
 
 impl<P: Protections> Vertex<P> {
-    fn new(spec: VertexSpec, rest: u64) -> Self {
-        let start = vec![Position::before(Clock(0)); usize::from(spec.instances)];
-        let ordered = spec.objects.iter().enumerate().filter(|(_, o)| is_ordered(o));
-        let frontiers: BTreeMap<_, _> = ordered.map(|(i, _)| (ObjectId(i as u16), start.clone())).collect();
+    fn new(spec: VertexSpec, window: u64, rest: u64) -> Self {
+        let frontier = vec![Position::before(Clock(0)); usize::from(spec.instances)];
+        let queue = |object: &ObjectSpec| {
+            is_ordered(object).then(|| Queue { frontier: frontier.clone(), waiting: BTreeMap::new() })
+        };
         Self {
-            queues: frontiers.keys().map(|id| (*id, BTreeMap::new())).collect(),
-            frontiers,
+            queues: spec.objects.iter().map(queue).collect(),
             objects: Objects::new(spec.objects, rest, spec.per_clock),
             owners: spec.owners,
             generations: vec![Generation(0); usize::from(spec.instances)],
-            ledger: BTreeMap::new(),
+            ledger: Ledger::new(window),
             counts: HashMap::new(),
             slots: BTreeMap::new(),
+            hashes: Vec::new(),
         }
     }
 
+    /// A batch's operations, in the order of their issue.
+    fn submit_all(
+        &mut self,
+        batch: &Batch,
+        floor: Clock,
+        tally: &mut ShardCounts,
+        replies: &mut Replies,
+    ) -> Result<(), String> {
+        // All look-ups begin before the first one is waited for.
+        let mut touched = 0;
+        let objects = &self.objects;
+        self.hashes.clear();
+        self.hashes.extend(batch.ops.iter().map(|item| {
+            let hash = hash_of(&item.key);
+            touched ^= objects.touch(item.object, hash);
+            hash
+        }));
+        // The loads must happen; their values do not matter.
+        std::hint::black_box(touched);
+        let waiter = (batch.from, batch.generation);
+        for (at, item) in batch.ops.iter().enumerate() {
+            let hash = self.hashes[at];
+            self.submit(item, hash, waiter, floor, tally, replies)?;
+        }
+        Ok(())
+    }
+
     /// One operation: looks it up in the ledger, queues or applies it.
+    #[inline]
     fn submit(
         &mut self,
         item: &OpItem,
-        batch: &Batch,
+        hash: u64,
+        waiter: Waiter,
         floor: Clock,
         tally: &mut ShardCounts,
         replies: &mut Replies,
@@ -345,94 +370,89 @@ impl<P: Protections> Vertex<P> {
             tally.suppressed += 1;
             return Ok(());
         }
-        let waiter = item.reply.then_some((batch.from, batch.generation));
-        let ledger = self.ledger.entry(clock).or_default();
-        if let Some(logged) = ledger.get_mut(&item.name) {
-            if (logged.object, logged.key, logged.op) != (item.object, item.key, item.op) {
+        let entry = match self.ledger.note(item, hash) {
+            Known::New(entry) => entry,
+            Known::Differs => {
                 return Err(format!(
-                    "{} issued {:?} as {:?} on {:?}, and {:?} when it ran again: the network function is not \
-                     deterministic",
-                    batch.from, item.name, logged.op, logged.object, item.op
+                    "{} issued {:?} on {:?} as {:?}, which was another operation when it ran before: the \
+                     network function is not deterministic",
+                    waiter.0, item.op, item.object, item.name
                 ));
             }
-            tally.suppressed += 1;
-            if suppress || logged.result.is_none() {
-                match (logged.result, waiter) {
-                    (Some(result), Some(to)) => replies.add(to, item.name, result),
-                    (None, Some(_)) => logged.waiter = waiter,
+            Known::Before(entry) => {
+                tally.suppressed += 1;
+                let logged = self.ledger.get_mut(entry);
+                match (logged.result.filter(|_| suppress), item.reply) {
+                    (Some(result), true) => replies.add(waiter, item.name, result),
+                    (None, true) => logged.waiter = Some(waiter),
                     _ => {}
                 }
-                return Ok(());
+                if suppress || logged.result.is_none() {
+                    return Ok(());
+                }
+                entry
             }
-        }
-        let logged = Logged { object: item.object, key: item.key, op: item.op, result: None, waiter };
-        ledger.insert(item.name, logged);
-        let ordered = self.queues.get_mut(&item.object);
+        };
+        let queue = self.queues.get_mut(usize::from(item.object.0)).and_then(Option::as_mut);
         // A release is found out by clock, not by place in the order.
-        match (ordered, &item.op) {
-            (Some(queue), op) if !matches!(op, Op::Release { .. }) => {
-                queue.insert(item.name, (item.key, item.op));
+        match queue.filter(|_| !matches!(item.op, Op::Release { .. })) {
+            Some(queue) => {
+                let logged = self.ledger.get_mut(entry);
+                logged.waiter = item.reply.then_some(waiter);
+                logged.result = None;
+                queue.waiting.insert(item.name, Waiting { entry, key: item.key, op: item.op });
             }
-            _ => {
-                let result = self.objects.apply(item.object, &item.key, &item.op, clock);
+            None => {
+                let result = self.objects.apply_hashed(item.object, &item.key, hash, &item.op, clock);
                 tally.applied += 1;
-                self.finish(item.name, result, replies);
+                let logged = self.ledger.get_mut(entry);
+                logged.result = Some(result);
+                logged.waiter = None;
+                if item.reply {
+                    replies.add(waiter, item.name, result);
+                }
+                if logged.kind != OpKind::Release && self.objects.is_serial(item.object) {
+                    replies.choose(item.name, result);
+                }
             }
         }
         Ok(())
     }
 
-    fn finish(&mut self, name: OpName, result: OpValue, replies: &mut Replies) {
-        let logged = self.ledger.get_mut(&name.position.clock).and_then(|l| l.get_mut(&name));
-        let Some(logged) = logged else { return };
-        logged.result = Some(result);
-        if let Some(to) = logged.waiter.take() {
-            replies.add(to, name, result);
-        }
-        let spec = self.objects.specs().get(usize::from(logged.object.0));
-        if spec.is_some_and(|s| s.consistency == Consistency::Serial)
-            && !matches!(logged.op, Op::Release { .. })
-        {
-            replies.chosen.push((name, result));
-        }
-    }
-
     /// Applies whatever has its place in the order.
     fn serve(&mut self, tally: &mut ShardCounts, replies: &mut Replies) {
-        for (object, frontier) in &self.frontiers {
-            let Some(queue) = self.queues.get_mut(object).filter(|q| !q.is_empty()) else { continue };
-            let frontier = frontier.iter().min().copied().unwrap_or(Position::before(Clock(0)));
+        for (object, queue) in self.queues.iter_mut().enumerate() {
+            let Some(queue) = queue.as_mut().filter(|queue| !queue.waiting.is_empty()) else { continue };
+            let object = ObjectId(object as u16);
+            let frontier = queue.frontier.iter().min().copied().unwrap_or(Position::before(Clock(0)));
             let mut done = Vec::new();
-            for (name, (key, op)) in queue.iter() {
+            for (name, Waiting { entry, key, op }) in &queue.waiting {
                 let reached = name.position <= frontier;
                 let at = name.position.clock;
                 let result = if *op == Op::Acquire {
-                    match self.objects.acquire(*object, key.0[0], at, frontier.clock, reached) {
+                    match self.objects.acquire(object, key.0[0], at, frontier.clock, reached) {
                         Acquired::Member(member) => OpValue::Int(member as i64),
                         Acquired::None => OpValue::Empty,
                         // No later acquire of this pool can be decided before this one.
                         Acquired::Undecided => continue,
                     }
                 } else if reached {
-                    self.objects.apply(*object, key, op, at)
+                    self.objects.apply(object, key, op, at)
                 } else {
                     break;
                 };
-                done.push((*name, result));
-            }
-            for (name, _) in &done {
-                queue.remove(name);
+                done.push((*name, *entry, result));
             }
             tally.applied += done.len() as u64;
-            for (name, result) in done {
-                let logged = self.ledger.get_mut(&name.position.clock).and_then(|l| l.get_mut(&name));
-                let Some(logged) = logged else { continue };
+            for (name, entry, result) in done {
+                queue.waiting.remove(&name);
+                let logged = self.ledger.get_mut(entry);
                 logged.result = Some(result);
                 if let Some(to) = logged.waiter.take() {
                     replies.add(to, name, result);
                 }
-                if logged.op == Op::Acquire {
-                    replies.chosen.push((name, result));
+                if logged.kind == OpKind::Acquire {
+                    replies.choose(name, result);
                 }
             }
         }
@@ -440,26 +460,45 @@ impl<P: Protections> Vertex<P> {
 }
 
 /// Results on their way out, gathered by session.
-#[derive(Default)]
 struct Replies {
-    to: BTreeMap<(InstanceId, Generation), Vec<(OpName, OpValue)>>,
-    /// Results that were a choice.
-    chosen: Vec<(OpName, OpValue)>,
+    to: Vec<(Waiter, Vec<(OpName, OpValue)>)>,
+    /// As many as there may be of one session.
+    expected: usize,
+    /// Results that were a choice, if they are to be recorded.
+    chosen: Option<Vec<(OpName, OpValue)>>,
 }
 
 impl Replies {
-    fn add(&mut self, to: (InstanceId, Generation), name: OpName, result: OpValue) {
-        self.to.entry(to).or_default().push((name, result));
+    fn new(record_choices: bool, expected: usize) -> Self {
+        Self { to: Vec::new(), expected, chosen: record_choices.then(Vec::new) }
     }
 
-    fn chosen(&self, vertex: VertexId) -> impl Iterator<Item = Choice> + '_ {
-        self.chosen.iter().map(move |(name, result)| (vertex, *name, *result))
+    #[inline]
+    fn add(&mut self, to: Waiter, name: OpName, result: OpValue) {
+        // There are few: as a rule all are of the batch at hand.
+        match self.to.iter_mut().find(|(other, _)| *other == to) {
+            Some((_, results)) => results.push((name, result)),
+            None => {
+                let mut results = Vec::with_capacity(self.expected);
+                results.push((name, result));
+                self.to.push((to, results));
+            }
+        }
     }
 
-    fn send(self, out: &mut Vec<ShardEffect>) {
+    #[inline]
+    fn choose(&mut self, name: OpName, result: OpValue) {
+        if let Some(chosen) = &mut self.chosen {
+            chosen.push((name, result));
+        }
+    }
+
+    /// Sends the results; returns the choices.
+    fn send(self, vertex: VertexId, out: &mut Vec<ShardEffect>) -> impl Iterator<Item = Choice> {
         for ((to, generation), results) in self.to {
             out.push(ShardEffect::Reply(Reply { to, generation, results }));
         }
+        self.chosen.into_iter().flatten().map(move |(name, result)| (vertex, name, result))
     }
 }
 

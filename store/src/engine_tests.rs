@@ -4,7 +4,7 @@ use super::*;
 use crate::batch::{CountItem, VersionItem};
 use crate::record::Record;
 use chc_api::state::{FlowOptions, ObjectKind};
-use chc_api::{All, Declarations, Path, Scope};
+use chc_api::{All, Consistency, Declarations, Path, Scope};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -4,7 +4,8 @@
 //!   applies each named operation once, keeps boundary versions of per-flow records.
 //! * [`client`]: the library inside an instance. Caches per-flow records, coalesces counters, numbers
 //!   batches, knows what has been acknowledged.
-//! * [`objects`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
+//! * [`ledger`], [`counts`]: what has been applied since the cut.
+//! * [`objects`], [`object_table`], [`list`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
 //! * [`table`], [`record`]: the per-flow cache and the image of a record.
 //! * [`batch`]: what instances and shards say to each other.
 
@@ -12,6 +13,9 @@ pub mod batch;
 pub mod client;
 pub mod counts;
 pub mod engine;
+pub mod ledger;
+pub mod list;
+pub mod object_table;
 pub mod objects;
 pub mod pool;
 pub mod record;

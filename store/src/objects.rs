@@ -1,11 +1,12 @@
 //! Cross-flow objects and the operations on them, without any protocol: what a shard holds for a
 //! vertex, and what an instance holds itself when state is local.
 
+use crate::list::List;
+use crate::object_table::{ObjectTable, Touch, hash_of};
 use crate::pool::{Acquired, Pick, PoolState};
 use chc_api::state::{ObjectKind, ObjectSpec, ValueBytes};
 use chc_api::{Clock, Consistency, ObjectId, ObjectKey, Op, OpValue, StateError};
 use hashbrown::HashMap;
-use std::collections::VecDeque;
 
 /// The cross-flow objects of one vertex.
 pub struct Objects {
@@ -18,9 +19,11 @@ pub struct Objects {
 enum State {
     Counters(Vec<u64>),
     Flow,
-    Values(HashMap<ObjectKey, ValueBytes>),
-    Ints(HashMap<ObjectKey, i64>),
-    Lists(HashMap<ObjectKey, VecDeque<u64>>),
+    Values(ObjectTable<ValueBytes>),
+    /// Values of at most [`SHORT_LEN_MAX`] bytes.
+    ShortValues(ObjectTable<ShortValue>),
+    Ints(ObjectTable<i64>),
+    Lists(ObjectTable<List>),
     Pools(HashMap<u64, PoolState>),
 }
 
@@ -58,9 +61,12 @@ impl Objects {
             .map(|spec| match spec.kind {
                 ObjectKind::Counter { cells } => State::Counters(vec![0; usize::from(cells)]),
                 ObjectKind::Flow { .. } => State::Flow,
-                ObjectKind::Value { .. } => State::Values(HashMap::new()),
-                ObjectKind::Int { .. } => State::Ints(HashMap::new()),
-                ObjectKind::List { .. } => State::Lists(HashMap::new()),
+                ObjectKind::Value { initial, .. } if initial.as_slice().len() <= SHORT_LEN_MAX => {
+                    State::ShortValues(ObjectTable::default())
+                }
+                ObjectKind::Value { .. } => State::Values(ObjectTable::default()),
+                ObjectKind::Int { .. } => State::Ints(ObjectTable::default()),
+                ObjectKind::List { .. } => State::Lists(ObjectTable::default()),
                 ObjectKind::Pool { .. } => State::Pools(HashMap::new()),
             })
             .collect();
@@ -82,8 +88,40 @@ impl Objects {
         }
     }
 
+    /// Begins to look up a key: reads where it lies without waiting for it. The caller must use the result.
+    #[inline]
+    #[must_use]
+    pub fn touch(&self, object: ObjectId, hash: u64) -> u64 {
+        match self.states.get(usize::from(object.0)) {
+            Some(State::Values(values)) => values.touch(hash),
+            Some(State::ShortValues(values)) => values.touch(hash),
+            Some(State::Ints(ints)) => ints.touch(hash),
+            Some(State::Lists(lists)) => lists.touch(hash),
+            _ => 0,
+        }
+    }
+
+    /// Whether an object's operations take effect in any order.
+    #[must_use]
+    pub fn is_serial(&self, object: ObjectId) -> bool {
+        self.specs.get(usize::from(object.0)).is_some_and(|spec| spec.consistency == Consistency::Serial)
+    }
+
     /// Applies an operation of the packet with clock `at`. Acquires go through [`Self::acquire`].
     pub fn apply(&mut self, object: ObjectId, key: &ObjectKey, op: &Op, at: Clock) -> OpValue {
+        self.apply_hashed(object, key, hash_of(key), op, at)
+    }
+
+    /// The same, where the key's [`hash_of`] is known.
+    #[inline]
+    pub fn apply_hashed(
+        &mut self,
+        object: ObjectId,
+        key: &ObjectKey,
+        hash: u64,
+        op: &Op,
+        at: Clock,
+    ) -> OpValue {
         let at_index = usize::from(object.0);
         let (Some(spec), Some(state)) = (self.specs.get(at_index), self.states.get_mut(at_index)) else {
             return OpValue::Refused(StateError::UnknownObject);
@@ -95,10 +133,15 @@ impl Objects {
                 _ => OpValue::Refused(StateError::WrongType),
             },
             (State::Values(values), ObjectKind::Value { initial, ops }) => {
-                apply_value(values, key, op, initial, ops)
+                apply_value(values, (key, hash), op, initial, ops)
             }
-            (State::Ints(ints), ObjectKind::Int { initial }) => apply_int(ints, key, op, *initial),
-            (State::Lists(lists), ObjectKind::List { len_max }) => apply_list(lists, key, op, *len_max),
+            (State::ShortValues(values), ObjectKind::Value { initial, ops }) => {
+                apply_value(values, (key, hash), op, initial, ops)
+            }
+            (State::Ints(ints), ObjectKind::Int { initial }) => apply_int(ints, (key, hash), op, *initial),
+            (State::Lists(lists), ObjectKind::List { len_max }) => {
+                apply_list(lists, (key, hash), op, *len_max)
+            }
             (State::Pools(pools), _) => match op {
                 Op::Release { member, owner } => {
                     let done = pools.get_mut(&key.0[0]).is_some_and(|p| p.release(*member, *owner, at));
@@ -148,9 +191,13 @@ impl Objects {
                 State::Values(values) => {
                     all.extend(values.iter().map(|(k, v)| (id, *k, Shown::Bytes(v.as_slice().to_vec()))));
                 }
+                State::ShortValues(values) => {
+                    let shown = |v: &ShortValue| Shown::Bytes(v.get().as_slice().to_vec());
+                    all.extend(values.iter().map(|(k, v)| (id, *k, shown(v))));
+                }
                 State::Ints(ints) => all.extend(ints.iter().map(|(k, v)| (id, *k, Shown::Int(*v)))),
                 State::Lists(lists) => {
-                    all.extend(lists.iter().map(|(k, v)| (id, *k, Shown::List(v.iter().copied().collect()))));
+                    all.extend(lists.iter().map(|(k, v)| (id, *k, Shown::List(v.iter().collect()))));
                 }
                 State::Pools(pools) => {
                     all.extend(pools.iter().filter(|(_, p)| !p.owners().is_empty()).map(|(k, p)| {
@@ -165,40 +212,93 @@ impl Objects {
     }
 }
 
-fn apply_value(
-    values: &mut HashMap<ObjectKey, ValueBytes>,
-    key: &ObjectKey,
+/// A value as it is kept: all values of an object have the length of its initial one.
+trait Kept: Touch {
+    fn of(value: &ValueBytes) -> Self;
+    fn get(&self) -> ValueBytes;
+}
+
+impl Kept for ValueBytes {
+    #[inline]
+    fn of(value: &ValueBytes) -> Self {
+        *value
+    }
+
+    #[inline]
+    fn get(&self) -> ValueBytes {
+        *self
+    }
+}
+
+/// Longest value that is kept as a [`ShortValue`].
+const SHORT_LEN_MAX: usize = 16;
+
+/// A short value: with its key it lies on one cache line.
+#[derive(Clone, Copy, Debug)]
+pub struct ShortValue {
+    len: u8,
+    bytes: [u8; SHORT_LEN_MAX],
+}
+
+impl Kept for ShortValue {
+    #[inline]
+    fn of(value: &ValueBytes) -> Self {
+        let from = value.as_slice();
+        let mut bytes = [0; SHORT_LEN_MAX];
+        bytes[..from.len()].copy_from_slice(from);
+        Self { len: from.len() as u8, bytes }
+    }
+
+    #[inline]
+    fn get(&self) -> ValueBytes {
+        ValueBytes::new(&self.bytes[..usize::from(self.len)])
+    }
+}
+
+fn apply_value<V: Kept>(
+    values: &mut ObjectTable<V>,
+    (key, hash): (&ObjectKey, u64),
     op: &Op,
     initial: &ValueBytes,
     ops: &[chc_api::CustomOp],
 ) -> OpValue {
+    let fits = |value: &ValueBytes| value.as_slice().len() == initial.as_slice().len();
     match op {
-        Op::Get => OpValue::Bytes(values.get(key).copied().unwrap_or(*initial)),
-        Op::Set(new) if new.as_slice().len() == initial.as_slice().len() => {
-            values.insert(*key, *new);
+        Op::Get => OpValue::Bytes(values.get(key, hash).map_or(*initial, V::get)),
+        Op::Set(new) if fits(new) => {
+            *values.get_or_insert_with(key, hash, || V::of(new)) = V::of(new);
             OpValue::Empty
         }
-        Op::Custom(number, argument) => match ops.get(usize::from(*number)) {
-            Some(custom) => (custom.apply)(values.entry(*key).or_insert(*initial), argument),
-            None => OpValue::Refused(StateError::UnknownOperation),
-        },
+        Op::Custom(number, argument) => {
+            let Some(custom) = ops.get(usize::from(*number)) else {
+                return OpValue::Refused(StateError::UnknownOperation);
+            };
+            let kept = values.get_or_insert_with(key, hash, || V::of(initial));
+            let mut value = kept.get();
+            let result = (custom.apply)(&mut value, argument);
+            if !fits(&value) {
+                return OpValue::Refused(StateError::WrongType);
+            }
+            *kept = V::of(&value);
+            result
+        }
         _ => OpValue::Refused(StateError::WrongType),
     }
 }
 
-fn apply_int(ints: &mut HashMap<ObjectKey, i64>, key: &ObjectKey, op: &Op, initial: i64) -> OpValue {
+fn apply_int(ints: &mut ObjectTable<i64>, (key, hash): (&ObjectKey, u64), op: &Op, initial: i64) -> OpValue {
     match op {
-        Op::Get => OpValue::Int(ints.get(key).copied().unwrap_or(initial)),
+        Op::Get => OpValue::Int(ints.get(key, hash).copied().unwrap_or(initial)),
         Op::Increment(by) => {
-            let value = ints.entry(*key).or_insert(initial);
+            let value = ints.get_or_insert_with(key, hash, || initial);
             *value = value.wrapping_add(*by);
             OpValue::Int(*value)
         }
         Op::CompareAndUpdate { expect, new } => {
-            if ints.get(key).copied().unwrap_or(initial) != *expect {
+            if ints.get(key, hash).copied().unwrap_or(initial) != *expect {
                 return OpValue::Int(0);
             }
-            ints.insert(*key, *new);
+            *ints.get_or_insert_with(key, hash, || *new) = *new;
             OpValue::Int(1)
         }
         _ => OpValue::Refused(StateError::WrongType),
@@ -206,21 +306,21 @@ fn apply_int(ints: &mut HashMap<ObjectKey, i64>, key: &ObjectKey, op: &Op, initi
 }
 
 fn apply_list(
-    lists: &mut HashMap<ObjectKey, VecDeque<u64>>,
-    key: &ObjectKey,
+    lists: &mut ObjectTable<List>,
+    (key, hash): (&ObjectKey, u64),
     op: &Op,
     len_max: usize,
 ) -> OpValue {
     match op {
         Op::Push(value) => {
-            let list = lists.entry(*key).or_default();
+            let list = lists.get_or_insert_with(key, hash, List::default);
             if list.len() >= len_max {
                 return OpValue::Refused(StateError::OverLimit);
             }
-            list.push_back(*value);
+            list.push(*value);
             OpValue::Empty
         }
-        Op::Pop => match lists.get_mut(key).and_then(VecDeque::pop_front) {
+        Op::Pop => match lists.get_mut(key, hash).and_then(List::pop) {
             Some(value) => OpValue::Int(value as i64),
             None => OpValue::Empty,
         },

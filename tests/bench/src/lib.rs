@@ -14,6 +14,7 @@
 pub mod bare;
 pub mod chain;
 pub mod cores;
+pub mod datastore;
 pub mod metadata;
 pub mod overhead;
 pub mod report;

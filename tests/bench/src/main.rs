@@ -1,6 +1,7 @@
 //! The `chc-bench` command.
 
 use chc_bench::chain::{self, ChainOptions};
+use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::metadata::{self, MetadataOptions, Part};
 use chc_bench::overhead::{self, OverheadOptions};
 use chc_bench::report::Line;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Names of the experiments.
-const EXPERIMENTS: &[&str] = &["chain", "metadata", "overhead"];
+const EXPERIMENTS: &[&str] = &["chain", "datastore", "metadata", "overhead"];
 
 /// Runs experiments and prints one line a result.
 #[derive(Parser)]
@@ -27,6 +28,8 @@ struct Cli {
 enum Experiment {
     /// A whole chain on one thread, packets in memory; a bare translation loop as calibration.
     Chain(ChainArgs),
+    /// One store shard: operations a second.
+    Datastore(DatastoreArgs),
     /// What the memory for failures costs: the chain with each part of it and without.
     Metadata(MetadataArgs),
     /// Each network function alone: nanoseconds a packet.
@@ -73,6 +76,34 @@ struct ChainArgs {
     /// Packets the root reads at once when the rate is taken.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
     burst: u16,
+}
+
+#[derive(Args)]
+struct DatastoreArgs {
+    /// One operation; without, all in turn.
+    #[arg(long)]
+    op: Option<StoreOp>,
+    /// Threads, each with a shard of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
+    /// Keys of each shard.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    keys: u32,
+    /// Operations in a batch.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: u16,
+    /// How batches get to the shard.
+    #[arg(long, default_value = "memory", value_parser = ["memory"])]
+    path: String,
+    /// Samples of each operation.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
+    samples: u32,
+    /// Fewer operations: for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -151,6 +182,17 @@ fn measure_chain(args: &ChainArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_datastore(args: &DatastoreArgs) -> anyhow::Result<Vec<Line>> {
+    datastore::measure(&DatastoreOptions {
+        ops: args.op.map_or_else(|| StoreOp::value_variants().to_vec(), |op| vec![op]),
+        threads: usize::from(args.threads),
+        keys: args.keys as usize,
+        batch: usize::from(args.batch),
+        operations: if args.quick { 100_000 } else { 1_000_000 },
+        samples: args.samples as usize,
+    })
+}
+
 fn measure_metadata(args: &MetadataArgs) -> anyhow::Result<Vec<Line>> {
     metadata::measure(&MetadataOptions {
         traffic: args.common.traffic(),
@@ -175,6 +217,7 @@ fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
 fn main() -> ExitCode {
     let (lines, as_json) = match &Cli::parse().experiment {
         Experiment::Chain(args) => (measure_chain(args), args.common.json),
+        Experiment::Datastore(args) => (measure_datastore(args), args.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
         Experiment::Overhead(args) => (measure_overhead(args), args.common.json),
         Experiment::Unknown(words) => {

@@ -12,6 +12,12 @@ impl Samples {
         self.0.push(figure);
     }
 
+    /// All of them, in the order they were taken.
+    #[must_use]
+    pub fn all(&self) -> &[f64] {
+        &self.0
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -113,6 +113,12 @@ impl Links {
         Some((self.links[at].id, messages))
     }
 
+    /// Whether nothing is on its way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.busy.is_empty()
+    }
+
     /// An actor died: what was on its way to it is lost, and of each link from it, by chance, the end.
     pub fn cut_off(&mut self, actor: Actor, rng: &mut Rng) {
         for at in 0..self.links.len() {

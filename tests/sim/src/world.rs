@@ -377,11 +377,10 @@ impl World {
         self.links.cut_off(Actor::Instance(id, generation), &mut self.rng);
     }
 
-    /// What is left on the links when all is done must change nothing.
+    /// What is left on the links when all is done: the last cut, and what must change nothing.
     fn drain(&mut self) {
-        let mut quiet = 0;
-        while quiet < 200 {
-            quiet = if self.deliver() { 0 } else { quiet + 1 };
+        while !self.links.is_empty() {
+            self.deliver();
         }
     }
 
