@@ -5,6 +5,7 @@ use chc_api::ShardId;
 use chc_api::{Clock, Generation, InstanceId, Position, Step};
 use chc_runtime::block::BlockRef;
 use chc_store::batch::{Loaded, Reply};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Who sends data.
@@ -68,6 +69,9 @@ pub enum InstanceEvent {
         /// The batch.
         number: u64,
     },
+    /// As much time has passed as the shards may take to answer: what they have not answered since the last of these
+    /// is sent again.
+    Overdue,
     /// A pause of the packet or timer at this position is over.
     PauseOver(Position),
     /// The chain's cut moved.
@@ -89,7 +93,7 @@ pub enum InstanceEffect {
     /// Send data.
     Data(Destination, Data),
     /// Send a batch to a shard.
-    Batch(ShardId, chc_store::batch::Batch),
+    Batch(ShardId, Arc<chc_store::batch::Batch>),
     /// Ask a shard for the records of this instance's slots.
     Load(ShardId, chc_store::batch::Load),
     /// Ask an upstream for what it retained from the boundary on.

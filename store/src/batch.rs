@@ -66,7 +66,7 @@ pub struct VersionItem {
 }
 
 /// One message from an instance to a shard. Batches of a session (instance, generation) are
-/// numbered from 1 and arrive in order.
+/// numbered from 1 and applied in that order.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The sender.
@@ -84,6 +84,15 @@ pub struct Batch {
     /// For each ordered object of the vertex: the lowest position at which the sender may still
     /// issue an operation that is not in this or an earlier batch.
     pub frontier: Vec<(ObjectId, Position)>,
+}
+
+impl Batch {
+    /// A batch without anything in it.
+    #[must_use]
+    pub fn empty(from: InstanceId, generation: Generation, number: u64) -> Self {
+        let (ops, counts, versions, frontier) = Default::default();
+        Self { from, generation, number, ops, counts, versions, frontier }
+    }
 }
 
 /// The results of operations an instance waits for.

@@ -1,15 +1,18 @@
 //! The store's client library: what an instance uses to talk to the shards.
 //!
 //! Gathers operations, coalesced counters and boundary versions into one batch per shard, numbers the
-//! batches of its session and knows which have been acknowledged. Nothing here waits: updates nobody
-//! waits for leave with the next batch, and closing asks [`Client::settled`].
+//! batches of its session and sends those again that are not acknowledged in time. Nothing here waits: updates
+//! nobody waits for leave with the next batch, and closing asks [`Client::settled`].
 //!
-//! Cost a packet: a bit a counter, and eight bytes for an amount that is not 1. Memory: what was issued since the last batch.
+//! Cost a packet: a bit a counter, and eight bytes for an amount that is not 1. Memory: what was issued since the last
+//! batch, and the batches that were not acknowledged yet, which the root's window bounds.
 
 use crate::batch::{Batch, CountItem, OpItem, OpName, VersionItem};
 use chc_api::{
     Clock, Counter, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, Path, Position, ShardId, Slot,
 };
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Where objects live.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +76,10 @@ struct Pending {
     versions: Vec<VersionItem>,
     issued: u64,
     acknowledged: u64,
+    /// What was sent and not acknowledged yet.
+    sent: VecDeque<Arc<Batch>>,
+    /// The last batch issued when the last time-out began.
+    overdue: u64,
     frontier: Vec<(ObjectId, Position)>,
 }
 
@@ -236,7 +243,11 @@ impl Client {
 
     /// Takes the batches to send now: to each shard that has something for it, or whose knowledge of
     /// the frontier, if it matters now, is older.
-    pub fn flush(&mut self, frontier: Option<&[(ObjectId, Position)]>, mut send: impl FnMut(ShardId, Batch)) {
+    pub fn flush(
+        &mut self,
+        frontier: Option<&[(ObjectId, Position)]>,
+        mut send: impl FnMut(ShardId, Arc<Batch>),
+    ) {
         for (i, shard) in self.shards.iter_mut().enumerate() {
             let news = !shard.ops.is_empty() || !shard.counts.is_empty() || !shard.versions.is_empty();
             let moved = frontier.is_some_and(|f| shard.frontier != f);
@@ -248,7 +259,7 @@ impl Client {
                 shard.frontier.extend_from_slice(frontier.unwrap_or_default());
             }
             shard.issued += 1;
-            let batch = Batch {
+            let batch = Arc::new(Batch {
                 from: self.from,
                 generation: self.generation,
                 number: shard.issued,
@@ -256,7 +267,8 @@ impl Client {
                 counts: std::mem::take(&mut shard.counts),
                 versions: std::mem::take(&mut shard.versions),
                 frontier: if moved { shard.frontier.clone() } else { Vec::new() },
-            };
+            });
+            shard.sent.push_back(batch.clone());
             send(ShardId(i as u16), batch);
         }
     }
@@ -265,6 +277,29 @@ impl Client {
     pub fn acknowledged(&mut self, shard: ShardId, number: u64) {
         let shard = &mut self.shards[usize::from(shard.0)];
         shard.acknowledged = shard.acknowledged.max(number);
+        while shard.sent.front().is_some_and(|batch| batch.number <= shard.acknowledged) {
+            shard.sent.pop_front();
+        }
+    }
+
+    /// Whether something was sent that has not been acknowledged.
+    #[must_use]
+    pub fn awaits_acknowledgement(&self) -> bool {
+        self.shards.iter().any(|shard| !shard.sent.is_empty())
+    }
+
+    /// A time-out is over: what was sent before it began and has not been acknowledged is sent again. Returns how
+    /// many batches.
+    pub fn retransmit(&mut self, mut send: impl FnMut(ShardId, Arc<Batch>)) -> u64 {
+        let mut count = 0;
+        for (i, shard) in self.shards.iter_mut().enumerate() {
+            for batch in shard.sent.iter().take_while(|batch| batch.number <= shard.overdue) {
+                send(ShardId(i as u16), batch.clone());
+                count += 1;
+            }
+            shard.overdue = shard.issued;
+        }
+        count
     }
 
     /// The batches sent so far, by shard: what must be acknowledged before a boundary is closed.

@@ -24,7 +24,7 @@ fn client(shards: u16) -> Client {
     Client::new(from, Generation(5), EPOCH, Placement { shards, seed: 9 }, counters)
 }
 
-fn sent(client: &mut Client, frontier: Option<&[(ObjectId, Position)]>) -> Vec<(ShardId, Batch)> {
+fn sent(client: &mut Client, frontier: Option<&[(ObjectId, Position)]>) -> Vec<(ShardId, Arc<Batch>)> {
     let mut all = Vec::new();
     client.flush(frontier, |shard, batch| all.push((shard, batch)));
     all
@@ -33,7 +33,7 @@ fn sent(client: &mut Client, frontier: Option<&[(ObjectId, Position)]>) -> Vec<(
 /// The coalesced counters of the next batches.
 fn counted(client: &mut Client) -> Vec<CountItem> {
     client.gather_counts();
-    sent(client, None).into_iter().flat_map(|(_, batch)| batch.counts).collect()
+    sent(client, None).into_iter().flat_map(|(_, batch)| batch.counts.clone()).collect()
 }
 
 fn name(clock: u64, index: u16) -> OpName {
@@ -176,7 +176,7 @@ fn settled_means_that_every_shard_acknowledged_what_was_sent_by_then() {
 #[test]
 fn a_frontier_is_sent_to_every_shard_and_only_when_it_moved() {
     let mut client = client(2);
-    let shards = |batches: Vec<(ShardId, Batch)>| -> Vec<u16> {
+    let shards = |batches: Vec<(ShardId, Arc<Batch>)>| -> Vec<u16> {
         assert!(batches.iter().all(|(_, b)| b.frontier == until(5)));
         batches.iter().map(|(shard, _)| shard.0).collect()
     };
@@ -229,4 +229,32 @@ fn counters_and_versions_go_where_they_are_kept() {
     client.version(VALUES, Slot(7), FlowKey::NONE, Clock(0), None);
     assert_eq!(sent(&mut client, None).iter().map(|(s, _)| *s).collect::<Vec<_>>(), [place.slot(Slot(7))]);
     assert_ne!(place.counter(OTHER), place.slot(Slot(7)), "so that the two can be told apart");
+}
+
+#[test]
+fn what_is_not_acknowledged_for_a_whole_time_out_is_sent_again() {
+    let mut client = client(1);
+    let again = |client: &mut Client| {
+        let mut numbers = Vec::new();
+        let count = client.retransmit(|_, batch| numbers.push(batch.number));
+        assert_eq!(count, numbers.len() as u64);
+        numbers
+    };
+    let send = |client: &mut Client, clock| {
+        client.submit(op(clock, VALUES, 0, Op::Increment(1)));
+        sent(client, None)
+    };
+    for clock in 1..=3 {
+        send(&mut client, clock);
+    }
+    assert_eq!(again(&mut client), [0; 0], "the time-out has only begun");
+    send(&mut client, 4);
+    client.acknowledged(ShardId(0), 1);
+    assert_eq!(again(&mut client), [2, 3], "the fourth came after it began");
+    assert_eq!(again(&mut client), [2, 3, 4], "nothing has come back");
+    client.acknowledged(ShardId(0), 4);
+    // An acknowledgement may be late.
+    client.acknowledged(ShardId(0), 2);
+    assert!(!client.awaits_acknowledgement());
+    assert_eq!(again(&mut client), [0; 0]);
 }

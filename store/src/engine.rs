@@ -1,7 +1,7 @@
 //! One store shard: a pure state machine.
 //!
 //! ```text
-//!   Batch ──► fence by generation ──► ledger: applied before? ──yes──► logged result
+//!   Batch ──► session: its turn? ──► ledger: applied before? ──yes──► logged result
 //!                                        │ no
 //!                                        ├─ unordered object ──► apply, log, reply
 //!                                        └─ ordered object ──► queue until every instance's
@@ -23,6 +23,7 @@ use crate::ledger::{Entry, Known, Ledger, OpKind, Waiter};
 use crate::object_table::hash_of;
 use crate::objects::{Objects, Shown, is_ordered};
 use crate::pool::Acquired;
+use crate::session::{Admission, Session};
 use crate::versions::SlotVersions;
 use chc_api::state::ObjectSpec;
 use chc_api::{
@@ -31,6 +32,7 @@ use chc_api::{
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a shard must know of a vertex.
 #[derive(Clone)]
@@ -87,6 +89,10 @@ pub struct ShardCounts {
     pub suppressed: u64,
     /// Batches and loads from replaced generations.
     pub fenced: u64,
+    /// Batches that came before their turn.
+    pub early: u64,
+    /// Batches that had been applied before.
+    pub repeated: u64,
     /// Versions from instances that do not own the slot.
     pub not_owner: u64,
 }
@@ -97,7 +103,8 @@ pub type Choice = (VertexId, OpName, OpValue);
 struct Vertex<P> {
     objects: Objects,
     owners: Vec<u16>,
-    generations: Vec<Generation>,
+    /// Of each instance.
+    sessions: Vec<Session>,
     /// By object: the queue of an ordered one.
     queues: Vec<Option<Queue>>,
     ledger: Ledger,
@@ -150,27 +157,43 @@ impl<P: Protections> ShardEngine<P> {
         }
     }
 
-    /// Takes a batch.
-    pub fn on_batch(&mut self, batch: Batch, out: &mut Vec<ShardEffect>) {
-        let vertex_id = batch.from.vertex;
-        let Some(vertex) = self.vertices.get_mut(usize::from(vertex_id.0)) else { return };
-        let index = usize::from(batch.from.index);
-        if vertex.generations[index] > batch.generation {
-            self.tally.fenced += 1;
-            return;
+    /// Takes a batch: applies it, and those that came before their turn, in the order of the session.
+    pub fn on_batch(&mut self, batch: Arc<Batch>, out: &mut Vec<ShardEffect>) {
+        let (from, generation) = (batch.from, batch.generation);
+        let Some(session) = self.session(from) else { return };
+        let mut next = None;
+        match session.admit::<P>(&batch) {
+            Admission::Next => next = Some(batch),
+            Admission::Fenced => return self.tally.fenced += 1,
+            Admission::Early => return self.tally.early += 1,
+            // Its acknowledgement was lost, or late.
+            Admission::Repeated => self.tally.repeated += 1,
         }
+        while let Some(batch) = next {
+            if let Err(defect) = self.apply(&batch, out) {
+                return out.push(ShardEffect::Defect(defect));
+            }
+            next = self.session(from).and_then(Session::take_next);
+        }
+        let number = self.session(from).map_or(0, |session| session.applied());
+        out.push(ShardEffect::Acknowledge { to: from, generation, number });
+    }
+
+    fn session(&mut self, of: InstanceId) -> Option<&mut Session> {
+        self.vertices.get_mut(usize::from(of.vertex.0))?.sessions.get_mut(usize::from(of.index))
+    }
+
+    fn apply(&mut self, batch: &Batch, out: &mut Vec<ShardEffect>) -> Result<(), String> {
         let newest = batch.ops.iter().map(|o| o.name.position.clock).max();
         if let Some(clock) = newest {
             // A stamped clock proves that the cut is less than a window behind it.
             self.trim(Clock((clock.0 + 1).saturating_sub(self.window)), out);
         }
         let floor = self.floor;
-        let vertex = &mut self.vertices[usize::from(vertex_id.0)];
+        let InstanceId { vertex: id, index } = batch.from;
+        let vertex = &mut self.vertices[usize::from(id.0)];
         let mut replies = Replies::new(self.record_choices, batch.ops.len());
-        if let Err(defect) = vertex.submit_all(&batch, floor, &mut self.tally, &mut replies) {
-            out.push(ShardEffect::Defect(defect));
-            return;
-        }
+        vertex.submit_all(batch, floor, &mut self.tally, &mut replies)?;
         for count in &batch.counts {
             let ledger = vertex.counts.entry((count.object, count.cell)).or_default();
             let (fresh, repeated) = ledger.take(count, floor);
@@ -178,37 +201,33 @@ impl<P: Protections> ShardEngine<P> {
             self.tally.applied += fresh;
             self.tally.suppressed += repeated;
         }
-        for version in batch.versions {
-            if vertex.owners.get(usize::from(version.slot.0)) != Some(&batch.from.index) {
+        for version in &batch.versions {
+            if vertex.owners.get(usize::from(version.slot.0)) != Some(&index) {
                 self.tally.not_owner += 1;
                 continue;
             }
             let slot = vertex.slots.entry(version.slot).or_default();
             slot.store(version.object, version.key, version.written, version.record);
         }
-        for (object, position) in batch.frontier {
+        for (object, position) in &batch.frontier {
             if let Some(Some(queue)) = vertex.queues.get_mut(usize::from(object.0)) {
-                queue.frontier[index] = queue.frontier[index].max(position);
+                let frontier = &mut queue.frontier[usize::from(index)];
+                *frontier = (*frontier).max(*position);
             }
         }
         vertex.serve(&mut self.tally, &mut replies);
-        self.choices.extend(replies.send(vertex_id, out));
-        out.push(ShardEffect::Acknowledge {
-            to: batch.from,
-            generation: batch.generation,
-            number: batch.number,
-        });
+        self.choices.extend(replies.send(id, out));
+        Ok(())
     }
 
     /// Gives a new generation the records of its slots and refuses older ones from now on.
     pub fn on_load(&mut self, load: &Load, out: &mut Vec<ShardEffect>) {
-        let Some(vertex) = self.vertices.get_mut(usize::from(load.from.vertex.0)) else { return };
-        let generation = &mut vertex.generations[usize::from(load.from.index)];
-        if *generation > load.generation {
+        let Some(session) = self.session(load.from) else { return };
+        if !session.begin(load.generation) {
             self.tally.fenced += 1;
             return;
         }
-        *generation = load.generation;
+        let vertex = &self.vertices[usize::from(load.from.vertex.0)];
         let below = if P::on(Protection::BoundaryVersions) { load.boundary } else { Clock(u64::MAX) };
         let mine = |slot: &Slot| vertex.owners.get(usize::from(slot.0)) == Some(&load.from.index);
         let records =
@@ -318,7 +337,7 @@ impl<P: Protections> Vertex<P> {
             queues: spec.objects.iter().map(queue).collect(),
             objects: Objects::new(spec.objects, rest, spec.per_clock),
             owners: spec.owners,
-            generations: vec![Generation(0); usize::from(spec.instances)],
+            sessions: (0..spec.instances).map(|_| Session::default()).collect(),
             ledger: Ledger::new(window),
             counts: HashMap::new(),
             slots: BTreeMap::new(),

@@ -44,15 +44,7 @@ fn instance(index: u16) -> InstanceId {
 
 /// An empty batch.
 fn from(index: u16, generation: u32) -> Batch {
-    Batch {
-        from: instance(index),
-        generation: Generation(generation),
-        number: 1,
-        ops: Vec::new(),
-        counts: Vec::new(),
-        versions: Vec::new(),
-        frontier: Vec::new(),
-    }
+    Batch::empty(instance(index), Generation(generation), 0)
 }
 
 fn name(clock: u64, index: u16) -> OpName {
@@ -80,9 +72,12 @@ fn until(clock: u64) -> Vec<(ObjectId, Position)> {
     [ORDERED, POOL, ORDERED_POOL].map(|object| (object, Position::before(Clock(clock)))).to_vec()
 }
 
+/// Sends a batch as the next of its session.
 fn send(shard: &mut Shard, batch: Batch) -> Vec<ShardEffect> {
+    let session = shard.session(batch.from).unwrap();
+    let number = if session.begin(batch.generation) { session.applied() + 1 } else { 1 };
     let mut out = Vec::new();
-    shard.on_batch(batch, &mut out);
+    shard.on_batch(Arc::new(Batch { number, ..batch }), &mut out);
     shard.check_invariants();
     out
 }
@@ -316,15 +311,36 @@ fn every_batch_is_acknowledged_to_its_session() {
         Batch { ops: vec![push(9)], ..from(0, 1) },
         Batch { versions: vec![version(0, 1, None)], ..from(0, 2) },
     ];
-    for (i, batch) in batches.into_iter().enumerate() {
-        let (asked, sent) = (i as u64 + 1, batch.generation);
-        let effects = send(&mut shard, Batch { number: asked, ..batch });
+    for (asked, batch) in [1, 2, 3, 1].into_iter().zip(batches) {
+        let sent = batch.generation;
+        let effects = send(&mut shard, batch);
         let is_ack = |e: &ShardEffect| {
             matches!(e, ShardEffect::Acknowledge { to, generation, number }
                 if (*to, *generation, *number) == (instance(0), sent, asked))
         };
         assert!(effects.last().is_some_and(is_ack), "{effects:?}");
     }
+}
+
+#[test]
+fn a_batch_that_comes_again_is_acknowledged_and_not_applied_and_one_that_comes_early_waits() {
+    let mut shard = shard(1);
+    let batch = |number, clock| {
+        let ops = vec![op(SERIAL, clock, 0, Op::Increment(1))];
+        Arc::new(Batch { ops, ..Batch::empty(instance(0), Generation(1), number) })
+    };
+    let (mut early, mut next, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    shard.on_batch(batch(2, 8), &mut early);
+    assert!(early.is_empty(), "{early:?}");
+    shard.on_batch(batch(1, 7), &mut next);
+    assert_eq!(values(&next), [OpValue::Int(1), OpValue::Int(2)]);
+    shard.on_batch(batch(1, 7), &mut again);
+    let acknowledged = |effects: &[ShardEffect]| match effects.last() {
+        Some(ShardEffect::Acknowledge { number, .. }) => *number,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((again.len(), acknowledged(&again), acknowledged(&next)), (1, 2, 2));
+    assert_eq!((shard.tally.early, shard.tally.repeated, shard.tally.applied), (1, 1, 2));
 }
 
 #[test]

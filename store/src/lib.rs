@@ -4,6 +4,7 @@
 //!   applies each named operation once, keeps boundary versions of per-flow records.
 //! * [`client`]: the library inside an instance. Caches per-flow records, coalesces counters, numbers
 //!   batches, knows what has been acknowledged.
+//! * [`session`]: batches in their order, whatever the link between the two does.
 //! * [`ledger`], [`counts`]: what has been applied since the cut.
 //! * [`objects`], [`object_table`], [`list`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
 //! * [`table`], [`record`]: the per-flow cache and the image of a record.
@@ -19,5 +20,6 @@ pub mod object_table;
 pub mod objects;
 pub mod pool;
 pub mod record;
+pub mod session;
 pub mod table;
 pub mod versions;

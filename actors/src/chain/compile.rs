@@ -13,6 +13,7 @@ use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, VertexSpec};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A vertex of the physical chain.
 #[derive(Clone)]
@@ -44,6 +45,8 @@ pub struct ChainPlan {
     pub shards: u16,
     /// Where state is.
     pub mode: Mode,
+    /// How long a shard may take to answer.
+    pub retransmit: Duration,
     /// Packets stamped at once.
     pub burst: usize,
     /// Threads.
@@ -90,6 +93,7 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
             StoreMode::Traditional => Mode::Traditional,
             StoreMode::ExternalCacheNoAckWait => Mode::Store,
         },
+        retransmit: Duration::from_micros(config.store.retransmit_us.into()),
         burst: usize::from(config.runtime.burst),
         arbiters: usize::from(config.runtime.arbiters),
         pins: config.runtime.pins.iter().map(|p| usize::from(*p)).collect(),

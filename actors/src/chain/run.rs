@@ -289,7 +289,7 @@ fn vertex_child(
             let (factory, links, totals) =
                 (vertex.function.factory.clone(), addresses.clone(), totals.clone());
             let lineage = Mutex::new(Lineage { panics: BTreeMap::new(), poisoned: Vec::new(), last: None });
-            let panics_max = plan.nf_panics_max;
+            let (panics_max, retransmit) = (plan.nf_panics_max, plan.retransmit);
             let address = &addresses.instances[at][usize::from(index)];
             let child = ChildSpec::actor(
                 &index.to_string(),
@@ -300,7 +300,8 @@ fn vertex_child(
                     let mut config = InstanceConfig { generation: birth.generation, ..config.clone() };
                     lineage.lock().begin(&mut config, panics_max);
                     let core = factory(config);
-                    InstanceActor::new(id, birth.generation, core, Links::new(links.clone()), totals.clone())
+                    let links = Links::new(links.clone());
+                    InstanceActor::new(id, birth.generation, core, links, retransmit, totals.clone())
                 },
             );
             spec = spec.child(child.first_generation(chc_api::Generation(1)));

@@ -143,7 +143,7 @@ impl Links {
     }
 
     /// Sends a batch.
-    pub fn batch(&mut self, shard: ShardId, batch: Batch) {
+    pub fn batch(&mut self, shard: ShardId, batch: Arc<Batch>) {
         let at = usize::from(shard.0);
         if let Some(handle) = fresh(&mut self.shards[at], &self.to.shards[at], None)
             && let Err(lost) = handle.push(BatchMessage(batch))

@@ -226,11 +226,19 @@ pub struct StoreConfig {
     pub epoch: u32,
     /// How objects are spread over shards.
     pub placement: Placement,
+    /// How long a shard may take to answer, in microseconds: then what it was sent is sent again.
+    pub retransmit_us: u32,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { shards: 2, mode: StoreMode::ExternalCacheNoAckWait, epoch: 1024, placement: Placement::Spread }
+        Self {
+            shards: 2,
+            mode: StoreMode::ExternalCacheNoAckWait,
+            epoch: 1024,
+            placement: Placement::Spread,
+            retransmit_us: 100_000,
+        }
     }
 }
 

@@ -455,7 +455,7 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
         ),
         (
             "[store]\nretransmit_us = 10",
-            r#"21: store.retransmit_us: "retransmit_us" is not available yet; remove it"#,
+            "21: store.retransmit_us: 10 is out of range; use a whole number from 1000 to 60000000",
         ),
         ("[egress]\ndelete = \"sync\"", r#"21: egress.delete: "sync" is not available yet; use "egress""#),
         (

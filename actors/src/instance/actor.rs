@@ -22,18 +22,23 @@ pub struct InstanceActor {
     effects: Vec<InstanceEffect>,
     /// Pauses of packets and timers, and when they are over.
     pauses: BTreeSet<(Instant, Position)>,
+    /// How long a shard may take to answer, and when what it has not answered is overdue.
+    retransmit: Duration,
+    overdue: Option<Instant>,
     published: InstanceCounts,
     totals: Arc<parking_lot::Mutex<InstanceCounts>>,
 }
 
 impl InstanceActor {
-    /// The actor of one generation. `totals` outlives generations.
+    /// The actor of one generation. What a shard has not answered in `retransmit` is sent again. `totals` outlives
+    /// generations.
     #[must_use]
     pub fn new(
         id: InstanceId,
         generation: Generation,
         core: Box<dyn Instance>,
         links: Links,
+        retransmit: Duration,
         totals: Arc<parking_lot::Mutex<InstanceCounts>>,
     ) -> Self {
         Self {
@@ -43,6 +48,8 @@ impl InstanceActor {
             links,
             effects: Vec::new(),
             pauses: BTreeSet::new(),
+            retransmit,
+            overdue: None,
             published: InstanceCounts::default(),
             totals,
         }
@@ -94,6 +101,7 @@ impl InstanceActor {
         totals.parked += counts.parked - last.parked;
         totals.timers += counts.timers - last.timers;
         totals.fenced += counts.fenced - last.fenced;
+        totals.retransmitted += counts.retransmitted - last.retransmitted;
     }
 }
 
@@ -139,12 +147,25 @@ impl Actor for InstanceActor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.pauses.first().and_then(|(at, _)| at.checked_sub(TIMER_GRAIN))
+        let pause = self.pauses.first().and_then(|(at, _)| at.checked_sub(TIMER_GRAIN));
+        pause.into_iter().chain(self.overdue).min()
+    }
+
+    fn on_deadline(&mut self, now: Instant, _cx: &mut Cx) {
+        if self.overdue.is_some_and(|at| at <= now) {
+            self.overdue = None;
+            self.core.on_event(InstanceEvent::Overdue, &mut self.effects);
+        }
     }
 
     fn drained(&mut self, _cx: &mut Cx) {
         self.core.flush(&mut self.effects);
         self.execute();
+        if !self.core.awaits_store() {
+            self.overdue = None;
+        } else if self.overdue.is_none() {
+            self.overdue = Some(Instant::now() + self.retransmit);
+        }
         self.publish();
     }
 }

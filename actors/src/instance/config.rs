@@ -97,4 +97,6 @@ pub struct InstanceCounts {
     pub timers: u64,
     /// Data messages of replaced generations.
     pub fenced: u64,
+    /// Batches sent to a shard again, for it had not acknowledged them in time.
+    pub retransmitted: u64,
 }

@@ -75,8 +75,8 @@ pub struct Job {
     ordered: [u8; ORDERED_MAX],
     /// Whether the job pauses.
     paused: bool,
-    /// The operation the job waits for, and its result.
-    waits_for: Option<OpName>,
+    /// The operation whose result it waits for, and whether a time-out began since it was issued.
+    waits_for: Option<(OpItem, bool)>,
     result: Option<OpValue>,
 }
 
@@ -225,6 +225,17 @@ impl<P: Protections> Inner<P> {
         Some(slot)
     }
 
+    /// A time-out is over: operations that were issued before it began and have no result yet are issued again.
+    pub fn ask_again(&mut self) {
+        let State::Store(client) = &mut self.state else { return };
+        for job in &mut self.jobs {
+            let Some((item, overdue)) = &mut job.waits_for else { continue };
+            if std::mem::replace(overdue, true) && job.result.is_none() {
+                client.submit(*item);
+            }
+        }
+    }
+
     /// Operations and pauses jobs wait for.
     #[must_use]
     pub fn waits(&self) -> usize {
@@ -288,7 +299,8 @@ impl<P: Protections> Inner<P> {
                 })
             }
             State::Store(client) => {
-                client.submit(OpItem { name, object, key, op, reply });
+                let item = OpItem { name, object, key, op, reply };
+                client.submit(item);
                 if !reply {
                     return Issued::Done(OpValue::Empty);
                 }
@@ -296,7 +308,7 @@ impl<P: Protections> Inner<P> {
                     let last = self.observed.get(&(object, key)).copied().unwrap_or(OpValue::Int(0));
                     return Issued::Done(last);
                 }
-                job.waits_for = Some(name);
+                job.waits_for = Some((item, false));
                 self.waiting.insert(name, slot);
                 Issued::Waits
             }

@@ -58,9 +58,8 @@ struct InEdge {
 enum Phase {
     Created,
     Registered,
-    Loading {
-        shards: u16,
-    },
+    /// Waits for the records of its slots.
+    Loading,
     Running,
     /// Its function did what it had not declared.
     Defective,
@@ -103,6 +102,8 @@ pub trait Instance {
     fn show(&self) -> LocalState;
     /// Whether nothing waits and everything was sent.
     fn is_idle(&self) -> bool;
+    /// Whether a shard has something of it to answer.
+    fn awaits_store(&self) -> bool;
     /// Checks what must always hold.
     fn check_invariants(&self);
 }
@@ -145,6 +146,8 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     order: Order,
     ready: Vec<Held>,
     phase: Phase,
+    /// Shards whose records have not come yet.
+    loads: Vec<ShardId>,
     futures: Vec<Pin<Box<Option<S::Future>>>>,
     free: Vec<usize>,
     /// Jobs that wait for a result, by position.
@@ -219,6 +222,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             nf: Rc::new(nf),
             spawn,
             phase: Phase::Created,
+            loads: Vec::new(),
             futures: (0..slots).map(|_| Box::pin(None)).collect(),
             free: (0..slots).rev().collect(),
             parked: BTreeMap::new(),
@@ -267,27 +271,43 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if self.config.mode == Mode::Traditional {
             return self.begin();
         }
-        self.phase = Phase::Loading { shards: self.config.placement.shards };
-        let (from, generation) = (self.config.id, self.config.generation);
-        for shard in 0..self.config.placement.shards {
-            out.push(InstanceEffect::Load(ShardId(shard), Load { from, generation, boundary: cut }));
+        self.phase = Phase::Loading;
+        self.loads = (0..self.config.placement.shards).map(ShardId).collect();
+        self.load(out);
+    }
+
+    /// Asks the shards for the records that have not come yet.
+    fn load(&self, out: &mut Vec<InstanceEffect>) {
+        let (from, generation, boundary) = (self.config.id, self.config.generation, self.floor);
+        let load = |shard: &ShardId| InstanceEffect::Load(*shard, Load { from, generation, boundary });
+        out.extend(self.loads.iter().map(load));
+    }
+
+    /// A time-out is over: what the shards have not answered is sent again.
+    fn on_overdue(&mut self, out: &mut Vec<InstanceEffect>) {
+        if self.phase == Phase::Loading {
+            return self.load(out);
+        }
+        let inner = &mut *self.env.inner();
+        inner.ask_again();
+        if let State::Store(client) = &mut inner.state {
+            let again = client.retransmit(|shard, batch| out.push(InstanceEffect::Batch(shard, batch)));
+            self.counts.retransmitted += again;
         }
     }
 
     fn on_loaded(&mut self, loaded: &Loaded) {
-        let Phase::Loading { shards } = self.phase else { return };
-        if loaded.generation != self.config.generation {
-            return;
-        }
+        let awaited = self.loads.iter().position(|shard| *shard == loaded.shard);
+        let Some(awaited) = awaited.filter(|_| loaded.generation == self.config.generation) else { return };
+        self.loads.swap_remove(awaited);
         {
             let inner = &mut *self.env.inner();
             for (object, key, written, record) in &loaded.records {
                 inner.records.install(*object, key, *written, record, &inner.steps);
             }
         }
-        match shards {
-            2.. => self.phase = Phase::Loading { shards: shards - 1 },
-            _ => self.begin(),
+        if self.loads.is_empty() {
+            self.begin();
         }
     }
 
@@ -527,6 +547,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                 }
                 self.report_closing(out);
             }
+            InstanceEvent::Overdue => self.on_overdue(out),
             InstanceEvent::PauseOver(position) => {
                 let slot = self.parked.get(&position).copied();
                 if let Some(slot) = slot.filter(|slot| self.env.inner().pause_over(*slot)) {
@@ -618,6 +639,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
             && self.lanes.is_empty()
             && self.order.is_empty()
             && self.closing.is_none()
+    }
+
+    fn awaits_store(&self) -> bool {
+        let inner = self.env.inner();
+        let State::Store(client) = &inner.state else { return false };
+        !self.loads.is_empty() || client.awaits_acknowledgement() || inner.waits() > 0
     }
 
     fn check_invariants(&self) {

@@ -225,7 +225,7 @@ struct Bed {
     config: InstanceConfig,
     core: Box<dyn Instance>,
     shard: ShardEngine<All>,
-    batches: VecDeque<Batch>,
+    batches: VecDeque<Arc<Batch>>,
     loads: Vec<Load>,
     sent: Vec<(Destination, Data)>,
     closed: Vec<u64>,
@@ -1198,4 +1198,44 @@ fn what_comes_before_the_start_is_kept_without_a_store_as_well() {
     bed.input(&[(0, A, "")], 1);
     bed.go(0, 0);
     assert_eq!(bed.left(), [0]);
+}
+
+// Delivery over a link that loses messages: DESIGN section 5, batches of a session.
+
+#[test]
+fn a_lost_batch_and_a_lost_result_are_asked_for_again() {
+    for lost in ["batch", "answer"] {
+        let mut bed = Bed::new(config());
+        bed.input(&[(0, A, "i")], 1);
+        let batch = bed.batches.pop_front().expect("an operation was sent");
+        if lost == "answer" {
+            bed.shard.on_batch(batch, &mut Vec::new());
+        }
+        assert!(bed.core.awaits_store());
+        bed.on(InstanceEvent::Overdue);
+        assert_eq!(bed.batches.len(), 0, "the time-out has only begun");
+        bed.on(InstanceEvent::Overdue);
+        bed.store();
+        assert_eq!((bed.left(), bed.core.awaits_store()), (vec![0], false), "the {lost} was lost");
+        assert_eq!(bed.object(ObjectId(2)), Some(Shown::Int(1)), "applied once");
+        assert_eq!(bed.core.counts().retransmitted, 1);
+    }
+}
+
+#[test]
+fn a_lost_load_is_asked_for_again_and_a_repeated_answer_is_taken_once() {
+    let mut bed = Bed::new(config());
+    bed.input(&[(0, A, "w")], 8);
+    bed.store();
+    let mut bed = bed.fail();
+    bed.go(8, 8);
+    bed.loads.clear();
+    bed.on(InstanceEvent::Overdue);
+    let load = bed.loads.clone();
+    bed.load();
+    bed.loads = load;
+    bed.input(&[(9, A, "w")], 10);
+    bed.load();
+    bed.input(&[(10, A, "r")], 11);
+    assert_eq!(bed.events(), [(10, 2)], "the record was not loaded a second time");
 }

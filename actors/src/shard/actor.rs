@@ -7,6 +7,7 @@ use chc_runtime::actor::{Actor, Cx};
 use chc_runtime::mailbox::Packets;
 use chc_store::batch::{Batch, Load};
 use chc_store::engine::{ShardEffect, ShardEngine};
+use std::sync::Arc;
 
 /// What a shard is told besides batches.
 pub enum ShardControl {
@@ -22,7 +23,7 @@ pub enum ShardControl {
 pub type Look = Box<dyn FnOnce(&ShardEngine<All>) + Send>;
 
 /// A batch as a data message.
-pub struct BatchMessage(pub Batch);
+pub struct BatchMessage(pub Arc<Batch>);
 
 impl Packets for BatchMessage {
     fn packet_count(&self) -> usize {

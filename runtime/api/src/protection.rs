@@ -35,6 +35,8 @@ pub enum Protection {
     OffPathProgress,
     /// A splitter keeps what it sent until the cut has passed it.
     RetainedOutputs,
+    /// A shard applies the batches of a session in the order of their numbers, each once.
+    BatchOrder,
     /// What was written below a boundary is sent to the shards before the boundary is closed.
     FlushedState,
 }

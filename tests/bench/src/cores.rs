@@ -20,6 +20,7 @@ use chc_api::{All, Generation, InstanceId, Protections, ShardId, VertexId};
 use chc_runtime::block::{Block, BlockPool, Desc, DropRecord, EventRecord};
 use chc_store::batch::{Batch, Load};
 use chc_store::engine::{ShardEffect, ShardEngine};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Every instance is its first generation: nothing fails here.
@@ -27,7 +28,7 @@ const GENERATION: Generation = Generation(1);
 
 /// What waits for a shard.
 enum ShardEvent {
-    Batch(Batch),
+    Batch(Arc<Batch>),
     Load(Load),
 }
 

@@ -19,6 +19,7 @@ use chc_api::{
 use chc_store::batch::{Batch, OpItem, OpName};
 use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
 use clap::ValueEnum;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Clocks the shard remembers.
@@ -210,15 +211,8 @@ impl Thread {
             let count = batch.min(operations - done);
             let ops = (0..count).map(|nth| self.item(op, (done + nth) as u64, &key)).collect();
             self.number += 1;
-            let batch = Batch {
-                from: InstanceId { vertex: VertexId(0), index: 0 },
-                generation: Generation(0),
-                number: self.number,
-                ops,
-                counts: Vec::new(),
-                versions: Vec::new(),
-                frontier: Vec::new(),
-            };
+            let from = InstanceId { vertex: VertexId(0), index: 0 };
+            let batch = Arc::new(Batch { ops, ..Batch::empty(from, Generation(1), self.number) });
             let begin = Instant::now();
             self.engine.on_batch(batch, &mut self.effects);
             if self.clock - self.cut >= 2 * EPOCH {

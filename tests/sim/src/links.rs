@@ -6,6 +6,7 @@ use chc_actors::messages::{Data, InstanceEvent, RootEvent};
 use chc_api::{Clock, Generation, InstanceId};
 use chc_store::batch::{Batch, Load};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Who sends and receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +22,7 @@ pub enum Actor {
 }
 
 /// What travels.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Message {
     /// Packets, steps, progress.
     Data(Data),
@@ -30,7 +31,7 @@ pub enum Message {
     /// For the root.
     Root(RootEvent),
     /// For a shard.
-    Batch(Batch),
+    Batch(Arc<Batch>),
     /// For a shard.
     Load(Load),
     /// The cut moved; for shards and the egress.
@@ -49,12 +50,53 @@ struct Link {
     place: Option<usize>,
 }
 
+/// What links between instances and shards do to messages. It has random numbers of its own, so that a world in
+/// which they do nothing is the same with it and without.
+pub struct Unreliable {
+    rng: Rng,
+    loss: f64,
+    repeat: f64,
+    reorder: f64,
+    /// Messages lost, repeated, and put in front of others.
+    pub counts: [u64; 3],
+}
+
+impl Unreliable {
+    /// Draws how unreliable the links are, of the kinds that may happen: loss, repetition, change of order. In
+    /// every second world they are not.
+    #[must_use]
+    pub fn draw(seed: u64, kinds: [bool; 3]) -> Self {
+        let mut rng = Rng::new(seed);
+        let happens = rng.chance(0.5);
+        let mut rate = |kind: bool| {
+            let drawn = rng.pick(&[0.0, 0.01, 0.05, 0.3]);
+            if happens && kind { drawn } else { 0.0 }
+        };
+        let [loss, repeat, reorder] = kinds.map(&mut rate);
+        Self { rng, loss, repeat, reorder, counts: [0; 3] }
+    }
+
+    fn happens(&mut self, kind: usize) -> bool {
+        let rate = [self.loss, self.repeat, self.reorder][kind];
+        let happens = rate > 0.0 && self.rng.chance(rate);
+        self.counts[kind] += u64::from(happens);
+        happens
+    }
+}
+
+/// Whether a link is one between an instance and a shard.
+fn is_to_store((from, to, _): &LinkId) -> bool {
+    matches!((from, to), (Actor::Instance(..), Actor::Shard(_)) | (Actor::Shard(_), Actor::Instance(..)))
+}
+
 /// All links.
 pub struct Links {
     links: Vec<Link>,
     by_id: BTreeMap<LinkId, usize>,
     busy: Vec<usize>,
     delays: bool,
+    /// What happens on links between instances and shards.
+    pub unreliable: Unreliable,
     /// Links that were drawn slow.
     pub slowed: u64,
 }
@@ -62,8 +104,8 @@ pub struct Links {
 impl Links {
     /// No links yet; with `delays` some of those to come are slow.
     #[must_use]
-    pub fn new(delays: bool) -> Self {
-        Self { links: Vec::new(), by_id: BTreeMap::new(), busy: Vec::new(), delays, slowed: 0 }
+    pub fn new(delays: bool, unreliable: Unreliable) -> Self {
+        Self { links: Vec::new(), by_id: BTreeMap::new(), busy: Vec::new(), delays, unreliable, slowed: 0 }
     }
 
     /// Puts a message on its link. Progress that nothing was sent behind may merge with what is at the
@@ -75,6 +117,19 @@ impl Links {
             None => self.open(id, rng),
         };
         let link = &mut self.links[at];
+        if is_to_store(&id) {
+            if self.unreliable.happens(0) {
+                return;
+            }
+            if self.unreliable.happens(1) {
+                link.queue.push_back(message.clone());
+            }
+            if self.unreliable.happens(2) {
+                let place = self.unreliable.rng.index(link.queue.len() + 1);
+                link.queue.insert(place, message);
+                return self.stir(at);
+            }
+        }
         match (link.queue.back_mut(), message) {
             (Some(Message::Data(tail)), Message::Data(mark))
                 if tail.block.is_none() && mark.block.is_none() && rng.chance(0.5) =>
@@ -84,8 +139,14 @@ impl Links {
             }
             (_, message) => link.queue.push_back(message),
         }
-        if link.place.is_none() {
-            link.place = Some(self.busy.len());
+        self.stir(at);
+    }
+
+    /// A link is not empty.
+    fn stir(&mut self, at: usize) {
+        let place = &mut self.links[at].place;
+        if place.is_none() {
+            *place = Some(self.busy.len());
             self.busy.push(at);
         }
     }
@@ -117,6 +178,20 @@ impl Links {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.busy.is_empty()
+    }
+
+    /// Whether an instance's time-out is over now: seldom while something is on its way between it and a shard, so that
+    /// what is sent again does not pile up.
+    pub fn is_overdue(&mut self, instance: Actor) -> bool {
+        if self.unreliable.loss == 0.0 {
+            return false;
+        }
+        let is_of = |at: &usize| {
+            let id = &self.links[*at].id;
+            is_to_store(id) && (id.0 == instance || id.1 == instance)
+        };
+        let rate = if self.busy.iter().any(is_of) { 0.0005 } else { 0.1 };
+        self.unreliable.rng.chance(rate)
     }
 
     /// An actor died: what was on its way to it is lost, and of each link from it, by chance, the end.

@@ -20,7 +20,8 @@ struct Args {
     /// One seed.
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
-    /// Faults to inject: all, none, or a list of nf-crash, zombie, delay, burst-cut.
+    /// Faults to inject: all, none, or a list of nf-crash, zombie, delay, burst-cut, link-loss,
+    /// link-repeat, link-reorder.
     #[arg(long, default_value = "all", value_parser = parse_faults)]
     faults: Faults,
     /// Switches a protection off.
@@ -58,9 +59,13 @@ fn parse_faults(text: &str) -> Result<Faults, String> {
             "zombie" => faults.zombie = true,
             "delay" => faults.delay = true,
             "burst-cut" => faults.burst_cut = true,
+            "link-loss" => faults.loss = true,
+            "link-repeat" => faults.repeat = true,
+            "link-reorder" => faults.reorder = true,
             other => {
                 return Err(format!(
-                    "there is no fault \"{other}\"; write all, none, or some of nf-crash,zombie,delay,burst-cut"
+                    "there is no fault \"{other}\"; write all, none, or some of \
+                     nf-crash,zombie,delay,burst-cut,link-loss,link-repeat,link-reorder"
                 ));
             }
         }

@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 15] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 16] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -104,6 +104,11 @@ pub const WEAKENINGS: [(&str, Protection, &str); 15] = [
         "retained-outputs",
         Protection::RetainedOutputs,
         "an instance's splitter forgets what it has sent, so that there is nothing to replay",
+    ),
+    (
+        "batch-order",
+        Protection::BatchOrder,
+        "a shard applies batches as they come: late, repeatedly, and without those that were lost",
     ),
     (
         "flushed-state",

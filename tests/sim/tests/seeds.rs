@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 /// The seeds every test run goes through, with all faults.
 fn outcomes() -> &'static [Outcome] {
     static OUTCOMES: OnceLock<Vec<Outcome>> = OnceLock::new();
-    OUTCOMES.get_or_init(|| run_seeds(0..150, Faults::ALL, None, false))
+    OUTCOMES.get_or_init(|| run_seeds(0..200, Faults::ALL, None, false))
 }
 
 fn assert_passes(outcomes: &[Outcome]) {
@@ -20,7 +20,7 @@ fn assert_passes(outcomes: &[Outcome]) {
 
 #[test]
 fn the_chain_equals_the_ideal_one_under_all_faults() {
-    assert_eq!(outcomes().len(), 150);
+    assert_eq!(outcomes().len(), 200);
     assert_passes(outcomes());
 }
 
@@ -45,7 +45,10 @@ fn every_run_has_hundreds_of_packets_and_all_faults_happen() {
     for (kind, count) in outcomes().iter().take(100).flat_map(|o| &o.faults) {
         *faults.entry(kind).or_default() += count;
     }
-    assert_eq!(faults.keys().copied().collect::<Vec<_>>(), ["burst-cut", "delay", "nf-crash", "zombie"]);
+    assert_eq!(
+        faults.keys().copied().collect::<Vec<_>>(),
+        ["burst-cut", "delay", "link-loss", "link-reorder", "link-repeat", "nf-crash", "zombie"]
+    );
     assert!(faults.values().all(|count| *count > 0), "{faults:?}");
 }
 
@@ -68,6 +71,8 @@ fn the_runs_reach_what_they_are_for() {
         "updates suppressed",
         "outputs suppressed",
         "fenced by shards",
+        "batches early",
+        "batches repeated",
         "fenced by egress",
         "recovered",
         "extra packet",

@@ -87,6 +87,11 @@ fn retained_outputs_are_needed() {
 }
 
 #[test]
+fn batches_in_order_are_needed() {
+    assert_needed("batch-order");
+}
+
+#[test]
 fn flushed_state_is_needed() {
     assert_needed("flushed-state");
 }
@@ -109,7 +114,8 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::EgressClosing
         | Protection::OffPathProgress
         | Protection::RetainedOutputs
-        | Protection::FlushedState => 15,
+        | Protection::BatchOrder
+        | Protection::FlushedState => 16,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {
