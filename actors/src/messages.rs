@@ -124,11 +124,15 @@ pub enum RootEvent {
     Closed(InstanceId, Generation, Clock),
     /// The egress closed a boundary.
     EgressClosed(Clock),
+    /// The store has on record that clocks below this one may be stamped.
+    Reserved(Clock),
 }
 
 /// What the root wants done.
 #[derive(Debug)]
 pub enum RootEffect {
+    /// Tell the first shard that clocks below this one will be stamped.
+    Reserve(Clock),
     /// Send data.
     Data(Destination, Data),
     /// Answer a registration.

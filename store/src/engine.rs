@@ -76,6 +76,8 @@ pub enum ShardEffect {
     },
     /// Records for a new generation.
     Loaded(Loaded),
+    /// For the root: clocks below this one are reserved.
+    Reserved(Clock),
     /// A network function broke the rules of replay; the chain cannot go on.
     Defect(String),
 }
@@ -132,6 +134,8 @@ pub struct ShardEngine<P> {
     shard: ShardId,
     window: u64,
     floor: Clock,
+    /// Clocks below this may have been stamped (the first shard).
+    reserved: Clock,
     vertices: Vec<Vertex<P>>,
     record_choices: bool,
     choices: Vec<Choice>,
@@ -150,6 +154,7 @@ impl<P: Protections> ShardEngine<P> {
             shard: config.shard,
             window: config.window,
             floor: Clock(0),
+            reserved: Clock(0),
             vertices,
             record_choices: config.record_choices,
             choices: Vec::new(),
@@ -238,6 +243,18 @@ impl<P: Protections> ShardEngine<P> {
             shard: self.shard,
             records,
         }));
+    }
+
+    /// The root will stamp clocks below this one. A reservation is never taken back.
+    pub fn on_reserve(&mut self, until: Clock, out: &mut Vec<ShardEffect>) {
+        self.reserved = self.reserved.max(until);
+        out.push(ShardEffect::Reserved(self.reserved));
+    }
+
+    /// Clocks below this may have been stamped.
+    #[must_use]
+    pub fn reserved(&self) -> Clock {
+        self.reserved
     }
 
     /// The chain's cut moved: nothing below it can be asked for again.

@@ -743,3 +743,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_reservation_of_clocks_is_never_taken_back() {
+    let mut shard = shard(1);
+    for (until, reserved) in [(100, 100), (50, 100), (200, 200)] {
+        let mut out = Vec::new();
+        shard.on_reserve(Clock(until), &mut out);
+        assert!(matches!(out.as_slice(), [ShardEffect::Reserved(clock)] if clock.0 == reserved), "{out:?}");
+    }
+    assert_eq!(shard.reserved(), Clock(200));
+}

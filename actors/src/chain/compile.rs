@@ -41,6 +41,8 @@ pub struct ChainPlan {
     pub window: u64,
     /// Least distance of time steps.
     pub tick_ns: u64,
+    /// Clocks reserved at once.
+    pub clock_lease: u64,
     /// Store shards.
     pub shards: u16,
     /// Where state is.
@@ -88,6 +90,7 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         epoch: u64::from(config.store.epoch),
         window: u64::from(config.root.window),
         tick_ns: u64::from(config.root.tick_us) * 1000,
+        clock_lease: u64::from(config.root.clock_lease),
         shards: config.store.shards,
         mode: match config.store.mode {
             StoreMode::Traditional => Mode::Traditional,
@@ -193,6 +196,7 @@ impl ChainPlan {
             seed: SEED,
             instances: self.instances(),
             retain: self.mode == Mode::Store,
+            clock_lease: (self.mode == Mode::Store).then_some(self.clock_lease),
             pool: pool.clone(),
         }
     }

@@ -5,7 +5,7 @@ use super::core::{Arrival, RootCore, RootCounts, Stamp};
 use crate::chain::wire::{InstanceControl, Links, Notice, RootControl};
 use crate::messages::{InstanceEvent, RootEffect};
 use crate::shard::actor::ShardControl;
-use chc_api::All;
+use chc_api::{All, ShardId};
 use chc_runtime::actor::{Actor, Cx, Progress};
 use chc_runtime::mailbox::Packets;
 use std::time::{Duration, Instant};
@@ -116,6 +116,7 @@ impl<S: PacketSource> RootActor<S> {
                     let event = InstanceEvent::Go { cut, stamped, downstream };
                     self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
                 }
+                RootEffect::Reserve(until) => self.links.tell_shard(ShardId(0), ShardControl::Reserve(until)),
                 RootEffect::Cut(cut) => {
                     self.links.tell_all(cut, || ShardControl::Cut(cut));
                 }
@@ -207,7 +208,7 @@ impl<S: PacketSource> Actor for RootActor<S> {
             return Progress::Idle;
         }
         let read = !self.exhausted && self.read();
-        if !read && !self.stopped && (self.exhausted || !self.core.has_room()) {
+        if !read && !self.stopped && !self.core.awaits_lease() && (self.exhausted || !self.core.has_room()) {
             // Nothing comes now: let everything in flight close.
             self.core.pause();
         }

@@ -8,7 +8,10 @@
 //! The cut is the lowest boundary that every instance and the egress have closed. A new generation's
 //! report starts at the cut, so that the cut waits for it.
 //!
-//! Invariants: clocks and packet time never go back; the cut never goes back and never passes a report
+//! Clocks are leased: the store has on record up to where they may have been stamped, and the root reserves more when
+//! half a lease is left, so that it seldom waits.
+//!
+//! Invariants: clocks and packet time never go back; no clock is stamped that is not reserved; the cut never goes back and never passes a report
 //! of a current generation. Memory: the window. Paper: section 5 (clocks, logging), 5.3, 5.4.
 
 use super::fragments::Fragments;
@@ -42,6 +45,8 @@ pub struct RootConfig {
     pub instances: Vec<InstanceId>,
     /// Whether what is in flight is retained for replay.
     pub retain: bool,
+    /// Clocks that are reserved in the store at once; none if there is no store.
+    pub clock_lease: Option<u64>,
     /// Blocks for input packets.
     pub pool: Arc<BlockPool>,
 }
@@ -83,6 +88,11 @@ pub struct RootCounts {
 pub struct RootCore<P> {
     config: RootConfig,
     next: Clock,
+    /// Clocks below this may be stamped; and below this, once the store has answered.
+    leased: Clock,
+    asked: Clock,
+    /// One above the last clock that is not void.
+    stamped_end: Clock,
     cut: Clock,
     time: Time,
     stepped: Option<Time>,
@@ -109,6 +119,9 @@ impl<P: Protections> RootCore<P> {
     pub fn new(config: RootConfig, record_stamps: bool) -> Self {
         Self {
             next: Clock(0),
+            leased: Clock(if config.clock_lease.is_some() { 0 } else { u64::MAX }),
+            asked: Clock(0),
+            stamped_end: Clock(0),
             cut: Clock(0),
             time: Time(0),
             stepped: None,
@@ -129,15 +142,25 @@ impl<P: Protections> RootCore<P> {
         }
     }
 
-    /// Whether every instance has started.
+    /// Whether every instance has started and there are clocks to stamp.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.reports.values().all(|(generation, _)| *generation > Generation(0))
+        self.leased > Clock(0) && self.reports.values().all(|(generation, _)| *generation > Generation(0))
     }
 
-    /// Whether another packet may be stamped now. With nothing in flight there always is room.
+    /// Whether the clocks that were reserved are used up.
+    #[must_use]
+    pub fn awaits_lease(&self) -> bool {
+        self.next >= self.leased
+    }
+
+    /// Whether another packet may be stamped now. With nothing in flight there always is room, and clocks but for the
+    /// moment until the store has answered.
     #[must_use]
     pub fn has_room(&self) -> bool {
+        if self.awaits_lease() {
+            return false;
+        }
         let above = self.next.0 - self.cut.0;
         let bytes = self.in_flight_bytes + self.unflushed_bytes;
         above == 0 || (above < self.config.window && bytes < self.config.bytes_max)
@@ -170,6 +193,7 @@ impl<P: Protections> RootCore<P> {
     fn stamp(&mut self, arrival: &Arrival<'_>, parsed: Parsed) {
         let clock = self.next;
         self.next = Clock(clock.0 + 1);
+        self.stamped_end = self.next;
         self.number += 1;
         self.time = self.time.max(arrival.time);
         self.step(clock, self.time, self.number);
@@ -190,6 +214,15 @@ impl<P: Protections> RootCore<P> {
         let edge = self.splitter.pick(Output::FIRST, hash, || parsed.identity());
         if let Some(edge) = edge {
             self.splitter.builder(edge).ingest(arrival.frame, parsed.head_len(arrival.frame), ingest, meta);
+        }
+    }
+
+    /// Reserves clocks in time: none is stamped that a later root could stamp again.
+    fn reserve(&mut self, out: &mut Vec<RootEffect>) {
+        let Some(lease) = self.config.clock_lease else { return };
+        if self.asked <= self.leased && self.next.0 + lease.div_ceil(2) >= self.leased.0 {
+            self.asked = Clock(self.next.max(self.leased).0 + lease);
+            out.push(RootEffect::Reserve(self.asked));
         }
     }
 
@@ -259,6 +292,7 @@ impl<P: Protections> RootCore<P> {
             self.in_flight_bytes += bytes;
             self.in_flight.push_back((Clock(self.next.0 - 1), bytes));
         }
+        self.reserve(out);
         let progress = Position::before(self.next);
         let mut send = |to, data| out.push(RootEffect::Data(to, data));
         self.splitter.flush(&self.steps, progress, &mut send);
@@ -280,6 +314,7 @@ impl<P: Protections> RootCore<P> {
                 report.1 = report.1.max(boundary);
                 self.move_cut(out);
             }
+            RootEvent::Reserved(until) => self.leased = self.leased.max(until),
             RootEvent::EgressClosed(boundary) => {
                 self.egress = self.egress.max(boundary);
                 self.move_cut(out);
@@ -296,6 +331,7 @@ impl<P: Protections> RootCore<P> {
         if P::on(Protection::PinnedCut) {
             report.1 = self.cut;
         }
+        self.reserve(out);
         let started = self.reports.iter().filter(|(_, (g, _))| *g > Generation(0));
         out.push(RootEffect::Go {
             to: instance,
@@ -365,6 +401,7 @@ impl<P: Protections> RootCore<P> {
     /// # Panics
     /// If an invariant is broken: a defect of this code.
     pub fn check_invariants(&self) {
+        assert!(self.stamped_end <= self.leased, "every stamped clock is reserved");
         assert!(self.cut <= self.next, "the cut cannot pass what was stamped");
         assert!(
             self.next.0 - self.cut.0 <= self.config.window + self.config.epoch,

@@ -23,6 +23,7 @@ fn config() -> RootConfig {
         seed: SEED,
         instances: vec![instance(1), instance(2)],
         retain: true,
+        clock_lease: None,
         pool: pool(),
     }
 }
@@ -381,4 +382,47 @@ fn what_is_not_understood_is_forwarded_and_counted_by_reason() {
     let reason = parse(LinkType::RAW, &[0x45]).reason.expect("one byte is no packet").as_str();
     assert_eq!(root.counts().reasons, BTreeMap::from([(reason, 1)]));
     assert_eq!((root.counts().packets, root.counts().bytes), (2, 1 + 28));
+}
+
+// Leases: the paper's section 5 (clocks), DESIGN section 6.
+
+#[test]
+fn clocks_are_stamped_only_below_what_the_store_has_on_record() {
+    let mut root = root(RootConfig { clock_lease: Some(4), ..config() });
+    let asked = |effects: Vec<RootEffect>| -> Vec<u64> {
+        let until =
+            |effect: &RootEffect| if let RootEffect::Reserve(until) = effect { Some(until.0) } else { None };
+        effects.iter().filter_map(until).collect()
+    };
+    let flush = |root: &mut RootCore<All>| {
+        let mut out = Vec::new();
+        root.flush(&mut out);
+        asked(out)
+    };
+    assert_eq!(asked(register(&mut root, 1, 1)), [4]);
+    assert_eq!(asked(register(&mut root, 2, 1)), [0; 0], "it is asked for already");
+    assert!(!root.is_ready() && !root.has_room());
+    on(&mut root, RootEvent::Reserved(Clock(4)));
+    assert!(root.is_ready());
+    ingest(&mut root, 1);
+    assert_eq!(flush(&mut root), [0; 0]);
+    ingest(&mut root, 1);
+    assert_eq!(flush(&mut root), [8], "half a lease is left");
+    ingest(&mut root, 1);
+    ingest(&mut root, 1);
+    assert!(root.awaits_lease() && !root.has_room() && flush(&mut root).is_empty());
+    on(&mut root, RootEvent::Reserved(Clock(8)));
+    assert!(root.has_room());
+    // Void clocks may lie beyond the lease, and the next one begins behind them.
+    root.pause();
+    assert!(!root.has_room());
+    assert_eq!(flush(&mut root), [12]);
+}
+
+#[test]
+fn without_a_store_no_clocks_are_reserved() {
+    let mut root = root(config());
+    assert!(register(&mut root, 1, 1).iter().all(|effect| matches!(effect, RootEffect::Go { .. })));
+    register(&mut root, 2, 1);
+    assert!(root.is_ready() && root.has_room());
 }

@@ -1,7 +1,7 @@
 //! The wiring of a store shard.
 
-use crate::chain::wire::{InstanceControl, Links};
-use crate::messages::InstanceEvent;
+use crate::chain::wire::{InstanceControl, Links, RootControl};
+use crate::messages::{InstanceEvent, RootEvent};
 use chc_api::{All, Clock, ShardId};
 use chc_runtime::actor::{Actor, Cx};
 use chc_runtime::mailbox::Packets;
@@ -15,6 +15,8 @@ pub enum ShardControl {
     Load(Load),
     /// The chain's cut moved.
     Cut(Clock),
+    /// The root will stamp clocks below this one.
+    Reserve(Clock),
     /// Somebody wants to look at the state.
     Inspect(Look),
 }
@@ -63,6 +65,9 @@ impl ShardActor {
                     let event = InstanceEvent::Loaded(loaded);
                     self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
                 }
+                ShardEffect::Reserved(until) => {
+                    self.links.tell_root(RootControl::Event(RootEvent::Reserved(until)));
+                }
                 ShardEffect::Defect(reason) => cx.fail(reason),
             }
         }
@@ -77,6 +82,7 @@ impl Actor for ShardActor {
         match message {
             ShardControl::Load(load) => self.engine.on_load(&load, &mut self.effects),
             ShardControl::Cut(cut) => self.engine.on_cut(cut, &mut self.effects),
+            ShardControl::Reserve(until) => self.engine.on_reserve(until, &mut self.effects),
             ShardControl::Inspect(look) => look(&self.engine),
         }
         self.execute(cx);

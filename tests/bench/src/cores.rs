@@ -136,7 +136,7 @@ impl<P: Protections> Cores<P> {
             self.root.ingest(&arrival);
             taken += 1;
         }
-        if taken == 0 {
+        if taken == 0 && !self.root.awaits_lease() {
             // Nothing comes now: let everything in flight close.
             self.root.pause();
         }
@@ -257,6 +257,10 @@ impl<P: Protections> Cores<P> {
                 ShardEffect::Acknowledge { to, number, .. } => {
                     (to, InstanceEvent::Acknowledged { shard: ShardId(at as u16), number })
                 }
+                ShardEffect::Reserved(until) => {
+                    self.to_root.push(RootEvent::Reserved(until));
+                    continue;
+                }
                 ShardEffect::Loaded(loaded) => (loaded.to, InstanceEvent::Loaded(loaded)),
                 ShardEffect::Defect(reason) => {
                     self.defect = Some(reason);
@@ -296,6 +300,10 @@ impl<P: Protections> Cores<P> {
                     let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
                     let event = InstanceEvent::Go { cut, stamped, downstream };
                     self.to_instances[usize::from(to.vertex.0)].push(event);
+                }
+                RootEffect::Reserve(until) => {
+                    self.shards[0].on_reserve(until, &mut self.shard_effects);
+                    self.carry_shard(0);
                 }
                 RootEffect::Cut(cut) => {
                     for inbox in &mut self.to_instances {

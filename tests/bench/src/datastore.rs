@@ -253,7 +253,7 @@ impl Thread {
                     ensure!(refused.is_none(), "the shard refused an operation: {refused:?}");
                 }
                 ShardEffect::Defect(defect) => anyhow::bail!(defect),
-                ShardEffect::Acknowledge { .. } | ShardEffect::Loaded(_) => {}
+                ShardEffect::Acknowledge { .. } | ShardEffect::Loaded(_) | ShardEffect::Reserved(_) => {}
             }
         }
         ensure!(results == expected, "{expected} operations gave {results} results");

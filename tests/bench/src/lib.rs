@@ -13,6 +13,7 @@
 
 pub mod bare;
 pub mod chain;
+pub mod clock;
 pub mod cores;
 pub mod datastore;
 pub mod metadata;
@@ -20,4 +21,5 @@ pub mod overhead;
 pub mod report;
 pub mod setup;
 pub mod stamp;
+pub mod steady;
 pub mod traffic;

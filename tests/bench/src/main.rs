@@ -1,6 +1,7 @@
 //! The `chc-bench` command.
 
 use chc_bench::chain::{self, ChainOptions};
+use chc_bench::clock::{self, ClockOptions};
 use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::metadata::{self, MetadataOptions, Part};
 use chc_bench::overhead::{self, OverheadOptions};
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Names of the experiments.
-const EXPERIMENTS: &[&str] = &["chain", "datastore", "metadata", "overhead"];
+const EXPERIMENTS: &[&str] = &["chain", "clock", "datastore", "metadata", "overhead"];
 
 /// Runs experiments and prints one line a result.
 #[derive(Parser)]
@@ -28,6 +29,8 @@ struct Cli {
 enum Experiment {
     /// A whole chain on one thread, packets in memory; a bare translation loop as calibration.
     Chain(ChainArgs),
+    /// What leasing clocks from the store costs.
+    Clock(ClockArgs),
     /// One store shard: operations a second.
     Datastore(DatastoreArgs),
     /// What the memory for failures costs: the chain with each part of it and without.
@@ -75,6 +78,21 @@ struct ChainArgs {
     mode: Option<Mode>,
     /// Packets the root reads at once when the rate is taken.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
+    burst: u16,
+}
+
+#[derive(Args)]
+struct ClockArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The chain's functions, as for chain.
+    #[arg(long, default_value = "nat", value_delimiter = ',', value_parser = function)]
+    vertices: Vec<String>,
+    /// Packets a lease; without, 1, 10, 100 and 1,000 in turn.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    n: Option<u32>,
+    /// Packets the root reads at once.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
     burst: u16,
 }
 
@@ -182,6 +200,16 @@ fn measure_chain(args: &ChainArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_clock(args: &ClockArgs) -> anyhow::Result<Vec<Line>> {
+    clock::measure(&ClockOptions {
+        traffic: args.common.traffic(),
+        vertices: args.vertices.clone(),
+        leases: args.n.map_or_else(|| vec![1, 10, 100, 1000], |n| vec![n]),
+        samples: args.common.samples as usize,
+        burst: args.burst,
+    })
+}
+
 fn measure_datastore(args: &DatastoreArgs) -> anyhow::Result<Vec<Line>> {
     datastore::measure(&DatastoreOptions {
         ops: args.op.map_or_else(|| StoreOp::value_variants().to_vec(), |op| vec![op]),
@@ -217,6 +245,7 @@ fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
 fn main() -> ExitCode {
     let (lines, as_json) = match &Cli::parse().experiment {
         Experiment::Chain(args) => (measure_chain(args), args.common.json),
+        Experiment::Clock(args) => (measure_clock(args), args.common.json),
         Experiment::Datastore(args) => (measure_datastore(args), args.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
         Experiment::Overhead(args) => (measure_overhead(args), args.common.json),

@@ -18,9 +18,8 @@
 use crate::cores::{Cores, Memory};
 use crate::report::{Line, Samples};
 use crate::setup::{Mode, config, function_of, plan};
-use crate::stamp::Stamp;
-use crate::traffic::{Feed, Traffic, TrafficOptions};
-use anyhow::ensure;
+use crate::steady::Steady;
+use crate::traffic::{Traffic, TrafficOptions};
 use chc_actors::chain::compile::{ChainPlan, SEED, VertexPlan};
 use chc_actors::functions::InstanceFactory;
 use chc_actors::instance::core::build;
@@ -162,9 +161,7 @@ trait Sampled {
 
 /// A chain without the parts in `OFF`.
 struct Subject<const OFF: u8> {
-    cores: Cores<Without<OFF>>,
-    feed: Feed,
-    burst: usize,
+    chain: Steady<Without<OFF>>,
     mpps: Samples,
 }
 
@@ -187,28 +184,15 @@ impl<const OFF: u8> Subject<OFF> {
             egress_suppression: !Part::DuplicateSuppression.is_in(OFF),
         };
         let cores = Cores::with(plan, &factories, memory)?;
-        let feed = Feed::new(traffic.clone());
-        let mut subject = Self { cores, feed, burst: usize::from(options.burst), mpps: Samples::default() };
-        subject.run(traffic.timed().start as usize)?;
-        Ok(Box::new(subject))
-    }
-
-    fn run(&mut self, packets: usize) -> anyhow::Result<()> {
-        let mut done = 0;
-        while done < packets {
-            done += self.cores.burst(&mut self.feed, self.burst.min(packets - done))?;
-        }
-        Ok(())
+        let chain = Steady::new(cores, traffic, options.burst)?;
+        Ok(Box::new(Self { chain, mpps: Samples::default() }))
     }
 }
 
 impl<const OFF: u8> Sampled for Subject<OFF> {
     fn sample(&mut self, packets: usize) -> anyhow::Result<()> {
-        let begin = Stamp::now();
-        self.run(packets)?;
-        self.mpps.push(packets as f64 / Stamp::now().since(begin).wall.as_secs_f64() / 1e6);
-        let (read, left) = (self.feed.read(), self.cores.left());
-        ensure!(read == left, "{read} packets came in, {left} went out and {} ended", self.cores.dropped());
+        let took = self.chain.sample(packets)?;
+        self.mpps.push(packets as f64 / took.wall.as_secs_f64() / 1e6);
         Ok(())
     }
 

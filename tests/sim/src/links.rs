@@ -36,6 +36,8 @@ pub enum Message {
     Load(Load),
     /// The cut moved; for shards and the egress.
     Cut(Clock),
+    /// For a shard: clocks the root will stamp.
+    Reserve(Clock),
 }
 
 /// Names a link: sender, receiver, whether it carries data.

@@ -166,6 +166,8 @@ impl World {
             seed: setup.hash_seed,
             instances: ids.clone(),
             retain: true,
+            // Of short leases the root waits for the store now and then.
+            clock_lease: Some([1, 8, 100, 1000][(setup.hash_seed % 4) as usize]),
             pool: pool.clone(),
         };
         let spec = |(at, kit): (usize, &Kit)| VertexSpec {

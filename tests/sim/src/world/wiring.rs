@@ -42,6 +42,7 @@ impl World {
                     Message::Batch(batch) => shard.on_batch(batch, &mut out),
                     Message::Load(load) => shard.on_load(&load, &mut out),
                     Message::Cut(cut) => shard.on_cut(cut, &mut out),
+                    Message::Reserve(until) => shard.on_reserve(until, &mut out),
                     _ => {}
                 }
                 self.shard_effects(at, out);
@@ -88,6 +89,9 @@ impl World {
                     let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
                     let go = InstanceEvent::Go { cut, stamped, downstream };
                     self.send(Actor::Root, Actor::Instance(to, generation), Message::Instance(go));
+                }
+                RootEffect::Reserve(until) => {
+                    self.send(Actor::Root, Actor::Shard(0), Message::Reserve(until))
                 }
                 RootEffect::Cut(cut) => {
                     for shard in 0..self.setup.shards {
@@ -154,6 +158,10 @@ impl World {
                 ShardEffect::Acknowledge { to, generation, number } => {
                     let shard = chc_api::ShardId(shard);
                     (Actor::Instance(to, generation), InstanceEvent::Acknowledged { shard, number })
+                }
+                ShardEffect::Reserved(until) => {
+                    self.send(from, Actor::Root, Message::Root(RootEvent::Reserved(until)));
+                    continue;
                 }
                 ShardEffect::Loaded(loaded) => {
                     (Actor::Instance(loaded.to, loaded.generation), InstanceEvent::Loaded(loaded))
