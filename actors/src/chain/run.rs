@@ -10,9 +10,10 @@
 //! ```
 
 use super::compile::ChainPlan;
+use super::control::{self, ControlServer};
 use super::recoveries::{ChildName, Recoveries, Recovery};
-use super::state::{ChainState, add_objects, add_records};
-use super::wire::{Addresses, InstanceControl, Links, Notice, RootControl};
+use super::state::{self, ChainState};
+use super::wire::{Addresses, Links, Notice, RootControl};
 use crate::egress::actor::{EgressActor, EgressControl};
 use crate::egress::core::{EgressCore, EgressCounts, Sink};
 use crate::instance::actor::InstanceActor;
@@ -31,6 +32,7 @@ use chc_runtime::supervision::{ChildSpec, Event, Strategy, Supervisor, Superviso
 use chc_store::engine::{Choice, ShardCounts, ShardEngine};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -63,6 +65,8 @@ pub struct RunOptions {
     pub rate: Option<f64>,
     /// Keep stamps, choices and state for a proof of equivalence.
     pub record: bool,
+    /// Directory in which the state can be seen while the chain runs, and is left.
+    pub keep_in: Option<PathBuf>,
 }
 
 /// What came of a run.
@@ -82,7 +86,7 @@ pub struct RunOutcome {
     pub recoveries: Vec<Recovery>,
     /// Choices of `serial` objects, if recorded.
     pub choices: Vec<Choice>,
-    /// The state left behind, if recorded.
+    /// The state left behind, if recorded or kept.
     pub state: ChainState,
 }
 
@@ -140,6 +144,8 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
     stops.dedup();
     let root_options = RootOptions { burst: plan.burst, rate: options.rate, stops };
     let cluster = start(plan, source, sink, root_options, options.record)?;
+    let control = options.keep_in.as_deref().map(|dir| ControlServer::start(dir, plan, &cluster.addresses));
+    let control = control.transpose()?;
     let mut recoveries = Recoveries::default();
     let report = loop {
         progress(cluster.addresses.offered.load(Ordering::Relaxed));
@@ -167,7 +173,12 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
     };
     progress(cluster.addresses.offered.load(Ordering::Relaxed));
     recoveries.settle(plan, &cluster.news, &cluster.notices)?;
-    let mut outcome = collect(plan, &cluster, options.record)?;
+    let mut outcome = collect(plan, &cluster, options)?;
+    if let Some(dir) = &options.keep_in {
+        control::keep(dir, plan, &outcome.state)?;
+    }
+    // From here on the file is there to answer.
+    drop(control);
     outcome.root = report;
     outcome.recoveries = recoveries.finished;
     cluster.chain.shutdown();
@@ -373,7 +384,7 @@ fn inject(
     root.send(RootControl::Resume).map_err(|lost| anyhow!("{lost}"))
 }
 
-fn collect(plan: &ChainPlan, cluster: &Cluster, record: bool) -> anyhow::Result<RunOutcome> {
+fn collect(plan: &ChainPlan, cluster: &Cluster, options: &RunOptions) -> anyhow::Result<RunOutcome> {
     let mut outcome = RunOutcome {
         instances: cluster.totals.iter().map(|t| *t.lock()).collect(),
         queue_peaks: cluster.peaks.iter().map(|p| p.load(Ordering::Relaxed)).collect(),
@@ -388,53 +399,19 @@ fn collect(plan: &ChainPlan, cluster: &Cluster, record: bool) -> anyhow::Result<
         let handle = shard.current().ok_or_else(|| anyhow!("a shard has ended"))?;
         let (tx, rx) = flume::bounded(1);
         let look = Box::new(move |engine: &ShardEngine<All>| {
-            let kept = record.then(|| {
-                let objects: Vec<_> = engine.show_objects().collect();
-                let records: Vec<_> = engine.show_records().collect();
-                (objects, records, engine.choices().to_vec())
-            });
             // Whoever asked may have given up.
-            let _ = tx.send((engine.tally, kept));
+            let _ = tx.send((engine.tally, engine.choices().to_vec()));
         });
         handle.send(ShardControl::Inspect(look)).map_err(|lost| anyhow!("{lost}"))?;
-        let (tally, kept) = rx.recv_timeout(ANSWER_WITHIN).context("a shard does not answer")?;
+        let (tally, choices) = rx.recv_timeout(ANSWER_WITHIN).context("a shard does not answer")?;
         outcome.store.applied += tally.applied;
         outcome.store.suppressed += tally.suppressed;
         outcome.store.fenced += tally.fenced;
         outcome.store.not_owner += tally.not_owner;
-        if let Some((objects, records, choices)) = kept {
-            add_objects(&mut outcome.state, plan, objects.into_iter());
-            add_records(&mut outcome.state, plan, records.into_iter());
-            outcome.choices.extend(choices);
-        }
+        outcome.choices.extend(choices);
     }
-    if record && plan.mode == Mode::Traditional {
-        collect_local(plan, cluster, &mut outcome.state)?;
+    if options.record || options.keep_in.is_some() {
+        outcome.state = state::collect(plan, &cluster.addresses)?;
     }
     Ok(outcome)
-}
-
-/// The state instances hold themselves. Counters that several instances keep are added up.
-fn collect_local(plan: &ChainPlan, cluster: &Cluster, state: &mut ChainState) -> anyhow::Result<()> {
-    for (at, vertex) in cluster.addresses.instances.iter().enumerate() {
-        let id = plan.vertices[at].route.vertex;
-        for instance in vertex {
-            let handle = instance.current().ok_or_else(|| anyhow!("an instance has ended"))?;
-            let (tx, rx) = flume::bounded(1);
-            handle.send(InstanceControl::Inspect(tx)).map_err(|lost| anyhow!("{lost}"))?;
-            let local = rx.recv_timeout(ANSWER_WITHIN).context("an instance does not answer")?;
-            let mut part = ChainState::new();
-            add_objects(&mut part, plan, local.objects.into_iter().map(|(o, k, v)| (id, o, k, v)));
-            add_records(&mut part, plan, local.records.into_iter().map(|(o, k, r)| (id, o, k, r)));
-            for (key, value) in part {
-                match (state.get_mut(&key), value) {
-                    (Some(crate::ideal::StateValue::Int(sum)), crate::ideal::StateValue::Int(n)) => *sum += n,
-                    (_, value) => {
-                        state.insert(key, value);
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
 }

@@ -3,13 +3,14 @@
 
 mod faults;
 mod report;
+mod state;
 mod trace;
 
 use crate::chain::compile::{ChainPlan, compile};
 use crate::chain::run::{RunOptions, RunOutcome, run};
 use crate::chain::sinks::{CaptureSource, Failure, FileSink};
 use crate::chain::verify::verify;
-use crate::config::load;
+use crate::config::{ChainConfig, load};
 use crate::functions::Catalog;
 use chc_runtime::capture::{CaptureError, CaptureReader, CaptureWriter, scan};
 use clap::{Args, Parser, Subcommand};
@@ -67,6 +68,8 @@ enum Command {
     Run(RunArgs),
     /// Run a chain and the ideal chain on the same capture and compare everything.
     Verify(VerifyArgs),
+    /// Show what the objects of a chain hold that runs or has run.
+    State(state::StateArgs),
     /// Generate captures and describe them.
     #[command(subcommand)]
     Trace(trace::TraceCommand),
@@ -132,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Check { files, overrides } => check(&files, &overrides.set),
         Command::Run(args) => run_command(&args),
         Command::Verify(args) => verify_command(&args),
+        Command::State(args) => state::execute(args),
         Command::Trace(command) => trace::execute(command),
     };
     match result {
@@ -158,9 +162,15 @@ fn check(files: &[PathBuf], set: &[String]) -> Result<(), Exit> {
     report::print_text(&lines)
 }
 
-fn plan(chain: &Path, set: &[String]) -> Result<ChainPlan, Exit> {
-    let config = load(chain, set, &Catalog).map_err(|d| Exit::Usage(d.to_string()))?;
-    Ok(compile(&config, &Catalog)?)
+fn config(chain: &Path, set: &[String]) -> Result<ChainConfig, Exit> {
+    load(chain, set, &Catalog).map_err(|d| Exit::Usage(d.to_string()))
+}
+
+/// What a chain file says, compiled, and where its state is to be kept.
+fn plan(chain: &Path, set: &[String]) -> Result<(ChainPlan, Option<PathBuf>), Exit> {
+    let config = config(chain, set)?;
+    let keep_in = config.store.checkpoint_dir.as_ref().map(PathBuf::from);
+    Ok((compile(&config, &Catalog)?, keep_in))
 }
 
 /// The packets of a capture, as far as it can be read.
@@ -209,7 +219,7 @@ fn check_outputs(args: &RunArgs) -> Result<(), Exit> {
 
 fn run_command(args: &RunArgs) -> Result<(), Exit> {
     check_outputs(args)?;
-    let plan = plan(&args.chain, &args.common.overrides.set)?;
+    let (plan, keep_in) = plan(&args.chain, &args.common.overrides.set)?;
     if args.rate.is_some_and(|r| !r.is_finite() || r <= 0.0) {
         return Err(Exit::Usage("--rate: must be above zero packets per second".into()));
     }
@@ -229,7 +239,7 @@ fn run_command(args: &RunArgs) -> Result<(), Exit> {
     let sink = FileSink::new(writer, events, names, alerts.clone(), failure.clone());
     let source = CaptureSource(CaptureReader::open(&args.input)?);
     let bar = progress_bar(packets, args.common.json);
-    let options = RunOptions { kills, rate: args.rate, record: false };
+    let options = RunOptions { kills, rate: args.rate, record: false, keep_in };
     let outcome = run(&plan, source, sink, &options, |n| bar.set_position(n))?;
     bar.finish_and_clear();
     let report = report::RunReport::new(&plan, &outcome, *alerts.lock());
@@ -253,11 +263,11 @@ fn input_error(outcome: &RunOutcome) -> Result<(), Exit> {
 }
 
 fn verify_command(args: &VerifyArgs) -> Result<(), Exit> {
-    let plan = plan(&args.chain, &args.common.overrides.set)?;
+    let (plan, _) = plan(&args.chain, &args.common.overrides.set)?;
     let packets = count_packets(&args.input)?;
     let kills = args.common.faults.kills(&plan, packets)?;
     let bar = progress_bar(packets, args.common.json);
-    let options = RunOptions { kills, rate: None, record: true };
+    let options = RunOptions { kills, rate: None, record: true, keep_in: None };
     let (outcome, comparison) = verify(&plan, &args.input, &options, |n| bar.set_position(n))?;
     bar.finish_and_clear();
     report::print_verify(&outcome, &comparison, args.common.json)?;

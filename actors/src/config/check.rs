@@ -315,9 +315,7 @@ fn root_and_store(file: &Section<'_>, report: &mut Report) -> (RootConfig, Store
     };
     let stored = known(file, "store", report);
     stored.only("replicas", 1, report);
-    for key in ["checkpoint_ms", "checkpoint_dir"] {
-        stored.refuse(key, "remove it", report);
-    }
+    stored.refuse("checkpoint_ms", "remove it", report);
     let epoch = stored.power_of_two("epoch", 64..=1 << 19, store.epoch, report);
     if let (Some(window), Some(epoch)) = (window, epoch)
         && window < 2 * epoch
@@ -334,6 +332,7 @@ fn root_and_store(file: &Section<'_>, report: &mut Report) -> (RootConfig, Store
         mode: stored.choice("mode", store.mode, report),
         epoch: epoch.unwrap_or(store.epoch),
         placement: stored.choice("placement", store.placement, report),
+        checkpoint_dir: stored.text("checkpoint_dir", report),
         retransmit_us: stored.integer("retransmit_us", 1_000..=60_000_000, store.retransmit_us, report),
     };
     (root, store)

@@ -226,6 +226,9 @@ pub struct StoreConfig {
     pub epoch: u32,
     /// How objects are spread over shards.
     pub placement: Placement,
+    /// Directory in which the chain's state can be seen: through a socket while it runs, in a file when it has run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_dir: Option<String>,
     /// How long a shard may take to answer, in microseconds: then what it was sent is sent again.
     pub retransmit_us: u32,
 }
@@ -237,6 +240,7 @@ impl Default for StoreConfig {
             mode: StoreMode::ExternalCacheNoAckWait,
             epoch: 1024,
             placement: Placement::Spread,
+            checkpoint_dir: None,
             retransmit_us: 100_000,
         }
     }

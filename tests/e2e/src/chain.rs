@@ -73,7 +73,7 @@ pub fn keep<S: PacketSource>(
 ) -> anyhow::Result<(RunOutcome, Everything)> {
     let sink = KeepingSink::default();
     let everything = sink.0.clone();
-    let options = RunOptions { kills, rate: None, record: true };
+    let options = RunOptions { kills, record: true, ..RunOptions::default() };
     let outcome = run(plan, source, sink, &options, |_| {})?;
     let everything = std::mem::take(&mut *everything.lock());
     Ok((outcome, everything))

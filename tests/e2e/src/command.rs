@@ -82,22 +82,30 @@ impl Scratch {
     /// If it cannot be started.
     #[must_use]
     pub fn chc_into(&self, arguments: &[&str], stdout: impl Into<Stdio>) -> Answer {
-        let output = Command::new(binary())
-            .args(arguments)
-            .current_dir(self.0.path())
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(Stdio::piped())
-            .spawn()
-            .and_then(Child::wait_with_output)
-            .expect("the binary can be started");
+        let child = self.command(arguments).stdout(stdout).stderr(Stdio::piped()).spawn();
+        let output = child.and_then(Child::wait_with_output).expect("the binary can be started");
         Answer {
             command: format!("chc {}", arguments.join(" ")),
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// Starts `chc` with these arguments; what it says is lost.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        let child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        child.expect("the binary can be started")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(arguments).current_dir(self.0.path()).env_remove("RUST_LOG").stdin(Stdio::null());
+        command
     }
 }
 

@@ -24,7 +24,7 @@ fn input() -> &'static Path {
 #[track_caller]
 fn assert_equivalent(plan: &ChainPlan, input: &Path, kills: Vec<Kill>) -> RunOutcome {
     let deaths = kills.len();
-    let options = RunOptions { kills, rate: None, record: true };
+    let options = RunOptions { kills, record: true, ..RunOptions::default() };
     let (outcome, comparison) = verify(plan, input, &options, |_| {}).unwrap();
     assert_eq!(comparison.first_difference, None, "{:?}", options.kills);
     assert_balanced(&outcome);

@@ -31,7 +31,7 @@ fn at(percent: u64) -> u64 {
 /// Runs both chains; returns what the real one did, after checking that nothing differs.
 #[track_caller]
 fn assert_equivalent(plan: &ChainPlan, input: &Path, kills: &[Kill]) -> (RunOutcome, Comparison) {
-    let options = RunOptions { kills: kills.to_vec(), rate: None, record: true };
+    let options = RunOptions { kills: kills.to_vec(), record: true, ..RunOptions::default() };
     let (outcome, comparison) = verify(plan, input, &options, |_| {}).unwrap();
     assert_eq!(comparison.first_difference, None, "{kills:?}");
     assert_balanced(&outcome);
