@@ -14,19 +14,24 @@ use chc_api::{
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Where objects live.
+/// Where the objects of a vertex live.
 #[derive(Clone, Copy, Debug)]
 pub struct Placement {
     /// How many shards there are.
     pub shards: u16,
     /// Seed of the key hash.
     pub seed: u64,
+    /// The one shard that has them all, if they are not spread.
+    pub home: Option<ShardId>,
 }
 
 impl Placement {
     /// The shard of a cross-flow value.
     #[must_use]
     pub fn value(&self, object: ObjectId, key: &ObjectKey) -> ShardId {
+        if let Some(home) = self.home {
+            return home;
+        }
         let hash = key.hash(self.seed ^ u64::from(object.0));
         ShardId(((u128::from(hash) * u128::from(self.shards)) >> 64) as u16)
     }
@@ -34,13 +39,13 @@ impl Placement {
     /// The shard of a counter.
     #[must_use]
     pub fn counter(&self, object: ObjectId) -> ShardId {
-        ShardId(object.0 % self.shards)
+        self.home.unwrap_or(ShardId(object.0 % self.shards))
     }
 
     /// The shard of a slot's per-flow records.
     #[must_use]
     pub fn slot(&self, slot: Slot) -> ShardId {
-        ShardId(slot.0 % self.shards)
+        self.home.unwrap_or(ShardId(slot.0 % self.shards))
     }
 }
 

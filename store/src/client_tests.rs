@@ -21,7 +21,7 @@ fn counters() -> [Counter; 2] {
 fn client(shards: u16) -> Client {
     let from = InstanceId { vertex: chc_api::VertexId(2), index: 1 };
     let counters = counters().map(|counter| (counter.id(), counter.cell())).into_iter();
-    Client::new(from, Generation(5), EPOCH, Placement { shards, seed: 9 }, counters)
+    Client::new(from, Generation(5), EPOCH, Placement { shards, seed: 9, home: None }, counters)
 }
 
 fn sent(client: &mut Client, frontier: Option<&[(ObjectId, Position)]>) -> Vec<(ShardId, Arc<Batch>)> {
@@ -257,4 +257,17 @@ fn what_is_not_acknowledged_for_a_whole_time_out_is_sent_again() {
     client.acknowledged(ShardId(0), 2);
     assert!(!client.awaits_acknowledgement());
     assert_eq!(again(&mut client), [0; 0]);
+}
+
+#[test]
+fn the_objects_of_a_vertex_can_live_together() {
+    let spread = Placement { shards: 4, seed: 9, home: None };
+    let together = Placement { home: Some(ShardId(2)), ..spread };
+    let shards_of = |placement: Placement| -> std::collections::BTreeSet<u16> {
+        let values = (0..50).map(|n| placement.value(VALUES, &ObjectKey::number(n)));
+        let others = (0..50).flat_map(|n| [placement.slot(Slot(n)), placement.counter(ObjectId(n))]);
+        values.chain(others).map(|shard| shard.0).collect()
+    };
+    assert_eq!(shards_of(spread).len(), 4);
+    assert_eq!(shards_of(together).into_iter().collect::<Vec<_>>(), [2]);
 }

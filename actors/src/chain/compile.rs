@@ -1,14 +1,14 @@
 //! From a chain's configuration to its physical form: vertices with their instances, slots, routes,
 //! and factories of their network functions.
 
-use crate::config::{ChainConfig, Edge, StoreMode, VertexConfig};
+use crate::config::{ChainConfig, Edge, Placement as ObjectPlacement, StoreMode, VertexConfig};
 use crate::functions::{Function, NfRegistry};
 use crate::instance::core::{InstanceConfig, Mode};
 use crate::messages::Source;
 use crate::root::core::RootConfig;
 use crate::splitter::{Route, Ways};
 use crate::topology::{Node, ShapeError, Topology, Way};
-use chc_api::{Declarations, Generation, InstanceId, Scope, VertexId};
+use chc_api::{Declarations, Generation, InstanceId, Scope, ShardId, VertexId};
 use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, VertexSpec};
@@ -45,6 +45,8 @@ pub struct ChainPlan {
     pub clock_lease: u64,
     /// Store shards.
     pub shards: u16,
+    /// Whether all objects of a vertex live on one of them.
+    pub by_vertex: bool,
     /// Where state is.
     pub mode: Mode,
     /// How long a shard may take to answer.
@@ -92,6 +94,7 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         tick_ns: u64::from(config.root.tick_us) * 1000,
         clock_lease: u64::from(config.root.clock_lease),
         shards: config.store.shards,
+        by_vertex: config.store.placement == ObjectPlacement::ByVertex,
         mode: match config.store.mode {
             StoreMode::Traditional => Mode::Traditional,
             StoreMode::ExternalCacheNoAckWait => Mode::Store,
@@ -166,10 +169,11 @@ impl ChainPlan {
         self.vertices.iter().flat_map(of).collect()
     }
 
-    /// Where objects live.
+    /// Where the objects of a vertex live.
     #[must_use]
-    pub fn placement(&self) -> Placement {
-        Placement { shards: self.shards, seed: SEED }
+    pub fn placement_of(&self, vertex: VertexId) -> Placement {
+        let home = self.by_vertex.then_some(ShardId(vertex.0 % self.shards));
+        Placement { shards: self.shards, seed: SEED, home }
     }
 
     /// How traffic to each vertex is partitioned.
@@ -241,7 +245,7 @@ impl ChainPlan {
             upstream: node.upstream.iter().map(senders).collect(),
             joins: self.topology.joins(Some(id.vertex)),
             mode: self.mode,
-            placement: self.placement(),
+            placement: self.placement_of(id.vertex),
             parking: PARKING,
             poisoned: Vec::new(),
             pool: pool.clone(),

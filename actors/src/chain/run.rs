@@ -76,8 +76,8 @@ pub struct RunOutcome {
     pub root: RootReport,
     /// From the egress.
     pub egress: EgressCounts,
-    /// From the shards, summed.
-    pub store: ShardCounts,
+    /// From each shard.
+    pub shards: Vec<ShardCounts>,
     /// From the instances of each vertex, summed over generations.
     pub instances: Vec<InstanceCounts>,
     /// Deepest data mailbox seen at any instance of each vertex, in packets.
@@ -96,6 +96,14 @@ struct Lineage {
     panics: BTreeMap<Position, u32>,
     poisoned: Vec<Position>,
     last: Option<Arc<Running>>,
+}
+
+impl RunOutcome {
+    /// Operations and additions to counters that a shard had applied before.
+    #[must_use]
+    pub fn updates_suppressed(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.suppressed).sum()
+    }
 }
 
 impl Lineage {
@@ -404,10 +412,7 @@ fn collect(plan: &ChainPlan, cluster: &Cluster, options: &RunOptions) -> anyhow:
         });
         handle.send(ShardControl::Inspect(look)).map_err(|lost| anyhow!("{lost}"))?;
         let (tally, choices) = rx.recv_timeout(ANSWER_WITHIN).context("a shard does not answer")?;
-        outcome.store.applied += tally.applied;
-        outcome.store.suppressed += tally.suppressed;
-        outcome.store.fenced += tally.fenced;
-        outcome.store.not_owner += tally.not_owner;
+        outcome.shards.push(tally);
         outcome.choices.extend(choices);
     }
     if options.record || options.keep_in.is_some() {

@@ -6,6 +6,7 @@ use crate::chain::recoveries::Recovery;
 use crate::chain::run::RunOutcome;
 use crate::chain::verify::Comparison;
 use crate::instance::core::Mode;
+use chc_store::engine::ShardCounts;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -17,6 +18,16 @@ use std::path::Path;
 struct Suppressed {
     outputs: u64,
     updates: u64,
+}
+
+/// What a shard did: one that did much more than the others is hot.
+#[derive(Serialize)]
+struct ShardReport {
+    applied: u64,
+    suppressed: u64,
+    fenced: u64,
+    batches_early: u64,
+    batches_repeated: u64,
 }
 
 /// The result of a run.
@@ -36,14 +47,25 @@ pub struct RunReport {
     gbps: f64,
     instances: BTreeMap<String, u16>,
     queue_peaks: BTreeMap<String, u64>,
+    store: Vec<ShardReport>,
     recoveries: Vec<Recovery>,
     #[serde(skip_serializing_if = "Option::is_none")]
     input_error: Option<String>,
 }
 
+fn shard_report(counts: &ShardCounts) -> ShardReport {
+    ShardReport {
+        applied: counts.applied,
+        suppressed: counts.suppressed,
+        fenced: counts.fenced,
+        batches_early: counts.early,
+        batches_repeated: counts.repeated,
+    }
+}
+
 fn suppressed(outcome: &RunOutcome) -> Suppressed {
     let at_queues: u64 = outcome.instances.iter().map(|i| i.duplicates).sum();
-    Suppressed { outputs: at_queues + outcome.egress.duplicates, updates: outcome.store.suppressed }
+    Suppressed { outputs: at_queues + outcome.egress.duplicates, updates: outcome.updates_suppressed() }
 }
 
 impl RunReport {
@@ -80,6 +102,7 @@ impl RunReport {
                 .zip(&outcome.queue_peaks)
                 .map(|(v, p)| (v.name.clone(), *p))
                 .collect(),
+            store: outcome.shards.iter().map(shard_report).collect(),
             recoveries: outcome.recoveries.clone(),
             input_error: outcome.root.input_error.clone(),
         }

@@ -64,8 +64,10 @@ choice! {
     Placement {
         /// By the hash of the slot or object, over all shards.
         Spread = "spread",
+        /// All of a vertex on one shard, the vertices on all shards in turn.
+        ByVertex = "by_vertex",
     }
-    not yet: ["by_vertex"]
+    not yet: []
 }
 
 choice! {

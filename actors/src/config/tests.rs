@@ -446,10 +446,6 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
             r#"21: store.mode: "external+cache" is not available yet; use "traditional" or "external+cache+no-ack-wait""#,
         ),
         (
-            "[store]\nplacement = \"by_vertex\"",
-            r#"21: store.placement: "by_vertex" is not available yet; use "spread""#,
-        ),
-        (
             "[store]\ncheckpoint_ms = 100",
             r#"21: store.checkpoint_ms: "checkpoint_ms" is not available yet; remove it"#,
         ),

@@ -209,7 +209,7 @@ fn config() -> InstanceConfig {
         upstream: vec![vec![Source::Root]],
         joins: false,
         mode: Mode::Store,
-        placement: Placement { shards: 1, seed: SEED },
+        placement: Placement { shards: 1, seed: SEED, home: None },
         parking: 4,
         poisoned: Vec::new(),
         pool: pool(),

@@ -37,7 +37,7 @@ fn assert_equivalent(plan: &ChainPlan, input: &Path, kills: Vec<Kill>) -> RunOut
 fn kill_all(plan: &ChainPlan, input: &Path, packets: u64) -> u64 {
     let mut suppressed = 0;
     let mut suppress = |outcome: &RunOutcome| {
-        suppressed += outcome.egress.duplicates + outcome.store.suppressed;
+        suppressed += outcome.egress.duplicates + outcome.updates_suppressed();
         suppressed += outcome.instances.iter().map(|instance| instance.duplicates).sum::<u64>();
     };
     for (at, vertex) in plan.vertices.iter().enumerate() {

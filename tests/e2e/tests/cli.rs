@@ -75,6 +75,23 @@ fn events(scratch: &Scratch, name: &str) -> Vec<Value> {
 }
 
 #[test]
+fn every_shard_says_what_it_did_and_a_vertex_can_have_one_to_itself() {
+    let scratch = with_mix();
+    let applied = |placement: &str| -> Vec<u64> {
+        let placement = format!("store.placement={placement}");
+        let arguments = ["--set", "store.shards=4", "--set", &placement, "--kill", "nat/0@40", "--json"];
+        let verified = on_mix(&scratch, "verify", "quickstart", &arguments).expect(0).json();
+        assert_eq!(verified["equivalent"], true);
+        let report = on_mix(&scratch, "run", "quickstart", &arguments).expect(0).json();
+        let shards = report["store"].as_array().expect("a list of shards");
+        shards.iter().map(|shard| number(shard, "applied")).collect()
+    };
+    assert!(applied("spread").iter().all(|n| *n > 0));
+    let by_vertex = applied("by_vertex");
+    assert!(by_vertex[0] > 0 && by_vertex[1] > 0 && by_vertex[2..] == [0, 0], "{by_vertex:?}");
+}
+
+#[test]
 fn check_accepts_every_configuration_of_the_repository() {
     let names = ["quickstart", "nat", "portscan", "enterprise", "trojan", "load_balancer"];
     let found = std::fs::read_dir(config("nat").parent().unwrap()).unwrap().count();

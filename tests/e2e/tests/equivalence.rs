@@ -48,7 +48,7 @@ fn assert_equivalent(plan: &ChainPlan, input: &Path, kills: &[Kill]) -> (RunOutc
 
 fn suppressed(outcome: &RunOutcome) -> (u64, u64) {
     let at_queues: u64 = outcome.instances.iter().map(|instance| instance.duplicates).sum();
-    (at_queues + outcome.egress.duplicates, outcome.store.suppressed)
+    (at_queues + outcome.egress.duplicates, outcome.updates_suppressed())
 }
 
 /// Packets that were certainly above the cut when an instance was killed and are its to handle: those of

@@ -247,7 +247,12 @@ impl World {
             ways: Ways { node, routes: self.routes.clone() },
             joins: self.topology.joins(Some(id.vertex)),
             mode: Mode::Store,
-            placement: Placement { shards: self.setup.shards, seed: self.setup.hash_seed },
+            placement: Placement {
+                shards: self.setup.shards,
+                seed: self.setup.hash_seed,
+                home: (self.setup.hash_seed % 8 < 2)
+                    .then_some(chc_api::ShardId(id.vertex.0 % self.setup.shards)),
+            },
             parking: self.setup.vertices[at].parking,
             poisoned: Vec::new(),
             pool: self.pool.clone(),
