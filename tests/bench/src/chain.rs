@@ -126,13 +126,22 @@ fn sample_chain(
     traffic: &Arc<Traffic>,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let watch = Arc::new(Watch::new(traffic, false)?);
-    run_once(&plan(&options.vertices, mode, options.burst, traffic)?, traffic, &watch)?;
-    figures.rate(traffic, watch.took()?);
+    let plan_for = |burst| plan(&options.vertices, mode, burst, traffic);
+    figures.rate(traffic, rate(&plan_for(options.burst)?, traffic)?);
     let watch = Arc::new(Watch::new(traffic, true)?);
-    run_once(&plan(&options.vertices, mode, LATENCY_BURST, traffic)?, traffic, &watch)?;
+    run_once(&plan_for(LATENCY_BURST)?, traffic, &watch)?;
     figures.latency(&lock(&watch.ended).latency);
     Ok(())
+}
+
+/// The time the timed packets of one run take.
+///
+/// # Errors
+/// If the chain cannot be run or did not let every packet through.
+pub fn rate(plan: &ChainPlan, traffic: &Arc<Traffic>) -> anyhow::Result<Stamp> {
+    let watch = Arc::new(Watch::new(traffic, false)?);
+    run_once(plan, traffic, &watch)?;
+    watch.took()
 }
 
 /// One run of the chain; every packet must come through.

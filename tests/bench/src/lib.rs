@@ -19,6 +19,7 @@ pub mod datastore;
 pub mod metadata;
 pub mod overhead;
 pub mod report;
+pub mod scale;
 pub mod setup;
 pub mod stamp;
 pub mod steady;

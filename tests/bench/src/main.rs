@@ -6,6 +6,7 @@ use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::metadata::{self, MetadataOptions, Part};
 use chc_bench::overhead::{self, OverheadOptions};
 use chc_bench::report::Line;
+use chc_bench::scale::{self, ScaleOptions, What};
 use chc_bench::setup::Mode;
 use chc_bench::traffic::{FLOWS_MAX, FRAME_LEN_MAX, FRAME_LEN_MIN, TrafficOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Names of the experiments.
-const EXPERIMENTS: &[&str] = &["chain", "clock", "datastore", "metadata", "overhead"];
+const EXPERIMENTS: &[&str] = &["chain", "clock", "datastore", "metadata", "overhead", "scale"];
 
 /// Runs experiments and prints one line a result.
 #[derive(Parser)]
@@ -37,6 +38,8 @@ enum Experiment {
     Metadata(MetadataArgs),
     /// Each network function alone: nanoseconds a packet.
     Overhead(OverheadArgs),
+    /// Time a packet while connections, functions or instances grow; memory of a connection.
+    Scale(ScaleArgs),
     #[command(external_subcommand)]
     Unknown(Vec<String>),
 }
@@ -154,6 +157,21 @@ struct OverheadArgs {
     path: String,
 }
 
+#[derive(Args)]
+struct ScaleArgs {
+    #[command(flatten)]
+    common: Common,
+    /// What grows; without, all in turn.
+    #[arg(long)]
+    what: Option<What>,
+    /// How far; without, 1,000 to 10,000,000 connections, 1 to 8 functions, 1 to 64 instances.
+    #[arg(long, requires = "what", value_parser = clap::value_parser!(u32).range(1..))]
+    n: Option<u32>,
+    /// Packets the root reads at once.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
+    burst: u16,
+}
+
 fn size(text: &str) -> Result<usize, String> {
     within(text, FRAME_LEN_MIN, FRAME_LEN_MAX)
 }
@@ -231,6 +249,25 @@ fn measure_metadata(args: &MetadataArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_scale(args: &ScaleArgs) -> anyhow::Result<Vec<Line>> {
+    let most = match args.what {
+        Some(What::Flows) => FLOWS_MAX as u32,
+        Some(What::Length) => 16,
+        Some(What::Instances) => 64,
+        None => u32::MAX,
+    };
+    if let Some(n) = args.n.filter(|n| *n > most) {
+        anyhow::bail!("--n: {n} is too many; give at most {most}");
+    }
+    scale::measure(&ScaleOptions {
+        traffic: args.common.traffic(),
+        what: args.what.map_or_else(|| What::value_variants().to_vec(), |what| vec![what]),
+        n: args.n,
+        samples: args.common.samples as usize,
+        burst: args.burst,
+    })
+}
+
 fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
     let asked = |mode: &Mode| args.mode.as_ref().is_none_or(|name| name == mode.name());
     let all = || chc_nf_catalog::names().iter().map(|name| (*name).to_owned()).collect();
@@ -249,6 +286,7 @@ fn main() -> ExitCode {
         Experiment::Datastore(args) => (measure_datastore(args), args.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
         Experiment::Overhead(args) => (measure_overhead(args), args.common.json),
+        Experiment::Scale(args) => (measure_scale(args), args.common.json),
         Experiment::Unknown(words) => {
             let name = words.first().map_or("", String::as_str);
             eprintln!("there is no experiment \"{name}\"; there are {}", EXPERIMENTS.join(", "));
