@@ -200,10 +200,9 @@ impl Objects {
                     all.extend(lists.iter().map(|(k, v)| (id, *k, Shown::List(v.iter().collect()))));
                 }
                 State::Pools(pools) => {
-                    all.extend(pools.iter().filter(|(_, p)| !p.owners().is_empty()).map(|(k, p)| {
-                        let owned = p.owners().iter().map(|(m, o)| (*m, *o)).collect();
-                        (id, ObjectKey::number(*k), Shown::Owned(owned))
-                    }))
+                    let owned = pools.iter().map(|(key, pool)| (key, pool.owners()));
+                    let owned = owned.filter(|(_, owned)| !owned.is_empty());
+                    all.extend(owned.map(|(key, owned)| (id, ObjectKey::number(*key), Shown::Owned(owned))));
                 }
             }
         }

@@ -6,10 +6,11 @@
 //! before its position is reached if more members are eligible than acquires could still come before
 //! it; otherwise it waits for its place in the order, and "none left" is exact.
 //!
-//! Cost: O(log members) an operation; memory grows with the members ever used, not with the range.
+//! Cost: O(log members) an operation; eight bytes a member up to the highest ever used, and an entry for each that
+//! was given back and not taken again.
 
 use chc_api::Clock;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// How a pool picks among eligible members.
@@ -34,9 +35,14 @@ pub struct PoolState {
     ready: BTreeSet<(u64, u64)>,
     /// Released later than that: (release clock, member).
     resting: BTreeSet<(u64, u64)>,
-    owners: BTreeMap<u64, u64>,
+    /// The clock of each member's owner, or [`FREE`], from the first member on.
+    owners: Vec<u64>,
+    first: u64,
     uses: u64,
 }
+
+/// In place of an owner.
+const FREE: u64 = u64::MAX;
 
 /// What became of an acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +63,11 @@ impl PoolState {
             window,
             per_clock,
             pick,
+            first: members.start,
             fresh: members,
             ready: BTreeSet::new(),
             resting: BTreeSet::new(),
-            owners: BTreeMap::new(),
+            owners: Vec::new(),
             uses: 0,
         }
     }
@@ -92,24 +99,35 @@ impl PoolState {
             }
         };
         let Some(member) = member else { return Acquired::None };
-        self.owners.insert(member, at.0);
+        let place = self.place(member);
+        if place >= self.owners.len() {
+            self.owners.resize(place + 1, FREE);
+        }
+        self.owners[place] = at.0;
         Acquired::Member(member)
     }
 
     /// Gives a member back at clock `at`. False if `owner` does not own it.
     pub fn release(&mut self, member: u64, owner: u64, at: Clock) -> bool {
-        if self.owners.get(&member) != Some(&owner) {
-            return false;
+        let place = self.place(member);
+        match self.owners.get_mut(place) {
+            Some(taken) if *taken == owner && owner != FREE => *taken = FREE,
+            _ => return false,
         }
-        self.owners.remove(&member);
         self.resting.insert((at.0, member));
         true
     }
 
     /// Members that are taken, with the clock of their owner.
     #[must_use]
-    pub fn owners(&self) -> &BTreeMap<u64, u64> {
-        &self.owners
+    pub fn owners(&self) -> Vec<(u64, u64)> {
+        let owned = (self.first..).zip(&self.owners).filter(|(_, owner)| **owner != FREE);
+        owned.map(|(member, owner)| (member, *owner)).collect()
+    }
+
+    /// Where a member's owner lies; beyond the end for what is no member.
+    fn place(&self, member: u64) -> usize {
+        member.checked_sub(self.first).map_or(usize::MAX, |place| place as usize)
     }
 
     fn settle(&mut self, clock: Clock) {

@@ -18,6 +18,10 @@ use zerocopy::IntoBytes;
 /// Versions on their way to the store: (object, connection, last write, record).
 pub type Versions = Vec<(ObjectId, FlowKey, Clock, Option<Record>)>;
 
+/// Where a timer is: object, row, which of the record's. Rows are stable, so who armed it and whose it is can be
+/// read there.
+type TimerAt = (ObjectId, Row, u8);
+
 struct FlowObject {
     table: FlowTable,
     shape: RecordShape,
@@ -38,10 +42,10 @@ pub struct Records<P> {
     versioned: bool,
     /// What the next batch must carry.
     pub versions: Versions,
-    /// Timers that are not due by any known step: (deadline, origin, connection).
-    armed: BTreeSet<(Time, TimerOrigin, FlowKey)>,
-    /// Among them those that the end of the input makes due.
-    at_end: BTreeMap<(TimerOrigin, FlowKey), Time>,
+    /// Timers that are not due by any known step: by deadline, where they are.
+    armed: BTreeSet<(Time, TimerAt)>,
+    /// Among them those that the end of the input makes due, and when they are otherwise.
+    at_end: BTreeMap<TimerAt, Time>,
     /// Timers that are due, by position.
     due: BTreeMap<Position, FlowKey>,
     protections: PhantomData<P>,
@@ -131,7 +135,8 @@ impl<P: Protections> Records<P> {
 
     /// The connection whose record has this secondary key.
     pub fn find(&self, id: ObjectId, index: u64) -> Option<FlowKey> {
-        self.object(id).index.get(index)
+        let object = self.object(id);
+        object.index.get(index).map(|row| object.table.key(row))
     }
 
     /// Keeps the value as of the last boundary and notes the write.
@@ -237,37 +242,47 @@ impl<P: Protections> Records<P> {
         let words = object.shape.value_words() + index * TIMER_WORDS;
         object.table.record_mut(row)[words..words + TIMER_WORDS].copy_from_slice(&write_timer(timer));
         if let Some(old) = old {
-            let origin = origin(id, index, &old);
-            self.armed.remove(&(old.deadline, origin, *key));
-            self.at_end.remove(&(origin, *key));
+            let at = (id, row, index as u8);
+            self.armed.remove(&(old.deadline, at));
+            self.at_end.remove(&at);
             if let Some(clock) = steps.due(old.deadline, old.at_end) {
-                self.due.remove(&Position::timer(clock, origin));
+                self.due.remove(&Position::timer(clock, origin(id, index, &old)));
             }
         }
         if let Some(new) = timer {
-            self.index_timer(id, key, index, &new, steps);
+            self.index_timer((id, row, index as u8), key, &new, steps);
         }
     }
 
-    fn index_timer(&mut self, id: ObjectId, key: &FlowKey, index: usize, timer: &ArmedTimer, steps: &Steps) {
-        let origin = origin(id, index, timer);
+    fn index_timer(&mut self, at: TimerAt, key: &FlowKey, timer: &ArmedTimer, steps: &Steps) {
         if let Some(clock) = steps.due(timer.deadline, timer.at_end) {
-            self.due.insert(Position::timer(clock, origin), *key);
+            let (id, _, index) = at;
+            self.due.insert(Position::timer(clock, origin(id, usize::from(index), timer)), *key);
             return;
         }
-        self.armed.insert((timer.deadline, origin, *key));
+        self.armed.insert((timer.deadline, at));
         if timer.at_end && !is_at_end(timer.deadline) {
-            self.at_end.insert((origin, *key), timer.deadline);
+            self.at_end.insert(at, timer.deadline);
         }
+    }
+
+    /// A timer that was armed, as it is in its record.
+    fn armed_at(&self, (id, row, index): TimerAt) -> Option<(TimerOrigin, FlowKey)> {
+        let object = self.object(id);
+        let index = usize::from(index);
+        let timer = read_timer(timer_words(object.table.record(row), object.shape, index))?;
+        Some((origin(id, index, &timer), object.table.key(row)))
     }
 
     /// New steps are known: finds the timers they make due.
     pub fn advance(&mut self, steps: &Steps) {
         let Some(newest) = steps.newest() else { return self.end(steps) };
         while self.armed.first().is_some_and(|(deadline, ..)| *deadline <= newest) {
-            let Some((deadline, origin, key)) = self.armed.pop_first() else { break };
-            let at_end = self.at_end.remove(&(origin, key)).is_some();
-            if let Some(clock) = steps.due(deadline, at_end) {
+            let Some((deadline, at)) = self.armed.pop_first() else { break };
+            let at_end = self.at_end.remove(&at).is_some();
+            if let Some(clock) = steps.due(deadline, at_end)
+                && let Some((origin, key)) = self.armed_at(at)
+            {
                 self.due.insert(Position::timer(clock, origin), key);
             }
         }
@@ -276,9 +291,11 @@ impl<P: Protections> Records<P> {
 
     fn end(&mut self, steps: &Steps) {
         let Some(end) = steps.end() else { return };
-        for ((origin, key), deadline) in std::mem::take(&mut self.at_end) {
-            self.armed.remove(&(deadline, origin, key));
-            self.due.insert(Position::timer(end.clock, origin), key);
+        for (at, deadline) in std::mem::take(&mut self.at_end) {
+            self.armed.remove(&(deadline, at));
+            if let Some((origin, key)) = self.armed_at(at) {
+                self.due.insert(Position::timer(end.clock, origin), key);
+            }
         }
     }
 
@@ -356,7 +373,7 @@ impl<P: Protections> Records<P> {
         let shape = object.shape;
         for index in 0..shape.timers {
             if let Some(timer) = record.timer(shape, index) {
-                self.index_timer(id, key, index, &timer, steps);
+                self.index_timer((id, row, index as u8), key, &timer, steps);
             }
         }
     }
@@ -402,13 +419,14 @@ impl FlowObject {
 
     fn unindex(&mut self, row: Row, key: &FlowKey) {
         if let Some(index) = self.secondary(row, key) {
-            self.index.remove(index, key);
+            self.index.remove(index, key, row);
         }
     }
 
     fn reindex(&mut self, row: Row, key: &FlowKey) {
         if let Some(index) = self.secondary(row, key) {
-            self.index.insert(index, *key);
+            let table = &self.table;
+            self.index.insert(index, *key, row, |row| table.key(row));
         }
     }
 }
