@@ -22,7 +22,7 @@ pub struct InstanceActor {
     effects: Vec<InstanceEffect>,
     /// Pauses of packets and timers, and when they are over.
     pauses: BTreeSet<(Instant, Position)>,
-    /// How long a shard may take to answer, and when what it has not answered is overdue.
+    /// How long a shard may take to answer, and when what it has not answered by then is overdue.
     retransmit: Duration,
     overdue: Option<Instant>,
     published: InstanceCounts,
@@ -161,9 +161,8 @@ impl Actor for InstanceActor {
     fn drained(&mut self, _cx: &mut Cx) {
         self.core.flush(&mut self.effects);
         self.execute();
-        if !self.core.awaits_store() {
-            self.overdue = None;
-        } else if self.overdue.is_none() {
+        // It stays set when everything is answered: to set a timer anew for every batch would cost more than the batch.
+        if self.overdue.is_none() && self.core.awaits_store() {
             self.overdue = Some(Instant::now() + self.retransmit);
         }
         self.publish();
