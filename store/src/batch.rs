@@ -65,6 +65,23 @@ pub struct VersionItem {
     pub record: Option<Record>,
 }
 
+/// A read of a connection's per-flow records by an instance that caches none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FetchItem {
+    /// The packet or timer that waits for them.
+    pub position: Position,
+    /// The slot the connection belongs to.
+    pub slot: Slot,
+    /// The connection.
+    pub key: FlowKey,
+    /// For each of the vertex's per-flow objects the last write the reader knows of: newer versions may be from
+    /// before a failure, of packets that are about to run again.
+    pub written: Vec<(ObjectId, Option<Clock>)>,
+}
+
+/// The records of a [`FetchItem`] that there are.
+pub type Fetched = Vec<(ObjectId, Record)>;
+
 /// One message from an instance to a shard. Batches of a session (instance, generation) are
 /// numbered from 1 and applied in that order.
 #[derive(Clone, Debug)]
@@ -75,6 +92,8 @@ pub struct Batch {
     pub generation: Generation,
     /// Its number within the session and shard.
     pub number: u64,
+    /// Reads of per-flow records as earlier batches left them.
+    pub fetches: Vec<FetchItem>,
     /// Operations in issue order.
     pub ops: Vec<OpItem>,
     /// Coalesced counters.
@@ -90,8 +109,8 @@ impl Batch {
     /// A batch without anything in it.
     #[must_use]
     pub fn empty(from: InstanceId, generation: Generation, number: u64) -> Self {
-        let (ops, counts, versions, frontier) = Default::default();
-        Self { from, generation, number, ops, counts, versions, frontier }
+        let (fetches, ops, counts, versions, frontier) = Default::default();
+        Self { from, generation, number, fetches, ops, counts, versions, frontier }
     }
 }
 
@@ -104,6 +123,8 @@ pub struct Reply {
     pub generation: Generation,
     /// Results by name.
     pub results: Vec<(OpName, OpValue)>,
+    /// Records by who waits for them.
+    pub records: Vec<(Position, Fetched)>,
 }
 
 /// What a new generation asks of each shard: the records of its slots at a boundary.

@@ -7,7 +7,7 @@
 //! Cost a packet: a bit a counter, and eight bytes for an amount that is not 1. Memory: what was issued since the last
 //! batch, and the batches that were not acknowledged yet, which the root's window bounds.
 
-use crate::batch::{Batch, CountItem, OpItem, OpName, VersionItem};
+use crate::batch::{Batch, CountItem, FetchItem, OpItem, OpName, VersionItem};
 use chc_api::{
     Clock, Counter, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, Path, Position, ShardId, Slot,
 };
@@ -76,6 +76,7 @@ fn has_plane(path: Path) -> bool {
 
 #[derive(Default)]
 struct Pending {
+    fetches: Vec<FetchItem>,
     ops: Vec<OpItem>,
     counts: Vec<CountItem>,
     versions: Vec<VersionItem>,
@@ -86,6 +87,15 @@ struct Pending {
     /// The last batch issued when the last time-out began.
     overdue: u64,
     frontier: Vec<(ObjectId, Position)>,
+}
+
+impl Pending {
+    fn has_news(&self) -> bool {
+        !(self.ops.is_empty()
+            && self.counts.is_empty()
+            && self.versions.is_empty()
+            && self.fetches.is_empty())
+    }
 }
 
 /// One session: an instance in one generation.
@@ -219,6 +229,12 @@ impl Client {
         self.shards[usize::from(shard.0)].ops.push(item);
     }
 
+    /// Asks for the per-flow records of a connection.
+    pub fn fetch(&mut self, item: FetchItem) {
+        let shard = self.placement.slot(item.slot);
+        self.shards[usize::from(shard.0)].fetches.push(item);
+    }
+
     /// Queues a version of a per-flow record.
     pub fn version(
         &mut self,
@@ -239,6 +255,12 @@ impl Client {
         self.shards.iter().any(|s| !s.ops.is_empty())
     }
 
+    /// Whether anything is waiting to be sent.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.shards.iter().any(Pending::has_news)
+    }
+
     /// Puts the coalesced counters into the next batches.
     pub fn gather_counts(&mut self) {
         for at in 0..self.counting.len() {
@@ -254,9 +276,8 @@ impl Client {
         mut send: impl FnMut(ShardId, Arc<Batch>),
     ) {
         for (i, shard) in self.shards.iter_mut().enumerate() {
-            let news = !shard.ops.is_empty() || !shard.counts.is_empty() || !shard.versions.is_empty();
             let moved = frontier.is_some_and(|f| shard.frontier != f);
-            if !news && !moved {
+            if !shard.has_news() && !moved {
                 continue;
             }
             if moved {
@@ -268,6 +289,7 @@ impl Client {
                 from: self.from,
                 generation: self.generation,
                 number: shard.issued,
+                fetches: std::mem::take(&mut shard.fetches),
                 ops: std::mem::take(&mut shard.ops),
                 counts: std::mem::take(&mut shard.counts),
                 versions: std::mem::take(&mut shard.versions),

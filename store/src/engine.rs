@@ -17,7 +17,7 @@
 //! grow with the records that exist. Paper: section 4.3 (offloading, metadata), 5.3 (duplicate
 //! updates), 5.4 (failover).
 
-use crate::batch::{Batch, Load, Loaded, OpItem, OpName, Reply};
+use crate::batch::{Batch, Fetched, Load, Loaded, OpItem, OpName, Reply};
 use crate::counts::CountLedger;
 use crate::ledger::{Entry, Known, Ledger, OpKind, Waiter};
 use crate::object_table::hash_of;
@@ -198,6 +198,14 @@ impl<P: Protections> ShardEngine<P> {
         let InstanceId { vertex: id, index } = batch.from;
         let vertex = &mut self.vertices[usize::from(id.0)];
         let mut replies = Replies::new(self.record_choices, batch.ops.len());
+        for fetch in &batch.fetches {
+            let slot = vertex.slots.get(&fetch.slot);
+            let record = |(object, written): &(ObjectId, Option<Clock>)| {
+                Some((*object, slot?.written_at(*object, &fetch.key, (*written)?)?))
+            };
+            let records = fetch.written.iter().filter_map(record).collect();
+            replies.fetched((batch.from, batch.generation), fetch.position, records);
+        }
         vertex.submit_all(batch, floor, &mut self.tally, &mut replies)?;
         for count in &batch.counts {
             let ledger = vertex.counts.entry((count.object, count.cell)).or_default();
@@ -498,6 +506,7 @@ impl<P: Protections> Vertex<P> {
 /// Results on their way out, gathered by session.
 struct Replies {
     to: Vec<(Waiter, Vec<(OpName, OpValue)>)>,
+    records: Vec<(Waiter, Vec<(Position, Fetched)>)>,
     /// As many as there may be of one session.
     expected: usize,
     /// Results that were a choice, if they are to be recorded.
@@ -506,7 +515,7 @@ struct Replies {
 
 impl Replies {
     fn new(record_choices: bool, expected: usize) -> Self {
-        Self { to: Vec::new(), expected, chosen: record_choices.then(Vec::new) }
+        Self { to: Vec::new(), records: Vec::new(), expected, chosen: record_choices.then(Vec::new) }
     }
 
     #[inline]
@@ -522,6 +531,13 @@ impl Replies {
         }
     }
 
+    fn fetched(&mut self, to: Waiter, position: Position, records: Fetched) {
+        match self.records.last_mut().filter(|(other, _)| *other == to) {
+            Some((_, all)) => all.push((position, records)),
+            None => self.records.push((to, vec![(position, records)])),
+        }
+    }
+
     #[inline]
     fn choose(&mut self, name: OpName, result: OpValue) {
         if let Some(chosen) = &mut self.chosen {
@@ -532,7 +548,10 @@ impl Replies {
     /// Sends the results; returns the choices.
     fn send(self, vertex: VertexId, out: &mut Vec<ShardEffect>) -> impl Iterator<Item = Choice> {
         for ((to, generation), results) in self.to {
-            out.push(ShardEffect::Reply(Reply { to, generation, results }));
+            out.push(ShardEffect::Reply(Reply { to, generation, results, records: Vec::new() }));
+        }
+        for ((to, generation), records) in self.records {
+            out.push(ShardEffect::Reply(Reply { to, generation, results: Vec::new(), records }));
         }
         self.chosen.into_iter().flatten().map(move |(name, result)| (vertex, name, result))
     }

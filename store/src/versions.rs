@@ -42,6 +42,20 @@ impl SlotVersions {
         }
     }
 
+    /// A record as of its write at this clock; `None` if there is no such version, or it is a removal.
+    #[must_use]
+    pub fn written_at(&self, object: ObjectId, key: &FlowKey, clock: Clock) -> Option<Record> {
+        if let Some(versions) = self.newer.get(&(object, *key))
+            && let Ok(at) = versions.binary_search_by_key(&clock, |(clock, _)| *clock)
+        {
+            return versions[at].1;
+        }
+        let (hash, part) = place(key);
+        let table = &self.bases.get(&object)?[part];
+        let row = table.find(key, hash, Hint::NONE)?;
+        (table.written(row).clock == clock).then(|| table.image(row))
+    }
+
     /// The records as of boundary `below`, in key order.
     #[must_use]
     pub fn load(&self, below: Clock) -> Vec<Loaded> {

@@ -3,7 +3,7 @@
 
 use crate::config::{ChainConfig, Edge, Placement as ObjectPlacement, StoreMode, VertexConfig};
 use crate::functions::{Function, NfRegistry};
-use crate::instance::core::{InstanceConfig, Mode};
+use crate::instance::core::InstanceConfig;
 use crate::messages::Source;
 use crate::root::core::RootConfig;
 use crate::splitter::{Route, Ways};
@@ -48,7 +48,7 @@ pub struct ChainPlan {
     /// Whether all objects of a vertex live on one of them.
     pub by_vertex: bool,
     /// Where state is.
-    pub mode: Mode,
+    pub mode: StoreMode,
     /// How long a shard may take to answer.
     pub retransmit: Duration,
     /// Packets stamped at once.
@@ -95,10 +95,7 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         clock_lease: u64::from(config.root.clock_lease),
         shards: config.store.shards,
         by_vertex: config.store.placement == ObjectPlacement::ByVertex,
-        mode: match config.store.mode {
-            StoreMode::Traditional => Mode::Traditional,
-            StoreMode::ExternalCacheNoAckWait => Mode::Store,
-        },
+        mode: config.store.mode,
         retransmit: Duration::from_micros(config.store.retransmit_us.into()),
         burst: usize::from(config.runtime.burst),
         arbiters: usize::from(config.runtime.arbiters),
@@ -199,8 +196,8 @@ impl ChainPlan {
             ways: Ways::of_root(&self.topology, self.routes()),
             seed: SEED,
             instances: self.instances(),
-            retain: self.mode == Mode::Store,
-            clock_lease: (self.mode == Mode::Store).then_some(self.clock_lease),
+            retain: self.mode.is_stored(),
+            clock_lease: self.mode.is_stored().then_some(self.clock_lease),
             pool: pool.clone(),
         }
     }

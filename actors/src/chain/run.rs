@@ -17,7 +17,7 @@ use super::wire::{Addresses, Links, Notice, RootControl};
 use crate::egress::actor::{EgressActor, EgressControl};
 use crate::egress::core::{EgressCore, EgressCounts, Sink};
 use crate::instance::actor::InstanceActor;
-use crate::instance::core::{InstanceConfig, InstanceCounts, Mode, Running};
+use crate::instance::core::{InstanceConfig, InstanceCounts, Running};
 use crate::manager::ManagerActor;
 use crate::root::actor::{PacketSource, RootActor, RootOptions, RootReport};
 use crate::root::core::RootCore;
@@ -275,7 +275,7 @@ fn egress_child<K: Sink + Send + 'static>(
     sink: K,
 ) -> ChildSpec {
     let (epoch, window) = (plan.epoch, plan.window);
-    let (senders, suppress) = (plan.egress_senders(), plan.mode == Mode::Store);
+    let (senders, suppress) = (plan.egress_senders(), plan.mode.is_stored());
     let hold = plan.topology.joins(None);
     let links = addresses.clone();
     let sink = Mutex::new(Some(sink));

@@ -3,7 +3,6 @@
 use super::compile::ChainPlan;
 use super::wire::{Addresses, InstanceControl};
 use crate::ideal::{StateKey, StateValue, StateWord};
-use crate::instance::core::Mode;
 use crate::shard::actor::ShardControl;
 use anyhow::{Context as _, anyhow};
 use chc_api::state::{ObjectKind, ValueBytes};
@@ -26,7 +25,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// If an actor has ended or does not answer.
 pub fn collect(plan: &ChainPlan, addresses: &Addresses) -> anyhow::Result<ChainState> {
     let mut state = ChainState::new();
-    if plan.mode == Mode::Traditional {
+    if !plan.mode.is_stored() {
         collect_local(plan, addresses, &mut state)?;
         return Ok(state);
     }

@@ -5,7 +5,6 @@ use crate::chain::compile::ChainPlan;
 use crate::chain::recoveries::Recovery;
 use crate::chain::run::RunOutcome;
 use crate::chain::verify::Comparison;
-use crate::instance::core::Mode;
 use chc_store::engine::ShardCounts;
 use serde::Serialize;
 use serde_json::json;
@@ -75,7 +74,7 @@ impl RunReport {
         let elapsed_s = outcome.root.elapsed.as_secs_f64().max(1e-9);
         let counts = &outcome.root.counts;
         let mut drops = outcome.egress.drops.clone();
-        if plan.mode == Mode::Traditional {
+        if !plan.mode.is_stored() {
             // What was at an instance when it died: nothing replays it.
             let ended = outcome.egress.packets + drops.values().sum::<u64>() - outcome.egress.extra;
             let lost = counts.packets.saturating_sub(ended);

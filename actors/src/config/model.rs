@@ -53,10 +53,35 @@ choice! {
     StoreMode {
         /// In the instances; no log, duplicate suppression or store. The ideal the others are compared with.
         Traditional = "traditional",
+        /// In the store alone: a packet waits for its records, and leaves when the store has its updates.
+        External = "external",
+        /// In the store, per-flow records cached by instances: a packet leaves when the store has its updates of
+        /// shared objects.
+        ExternalCache = "external+cache",
         /// In the store, cached by instances, updates not waited for.
         ExternalCacheNoAckWait = "external+cache+no-ack-wait",
     }
-    not yet: ["external", "external+cache"]
+    not yet: []
+}
+
+impl StoreMode {
+    /// Whether state outlives the instance that made it: there is a store, a log and duplicate suppression.
+    #[must_use]
+    pub fn is_stored(self) -> bool {
+        self != Self::Traditional
+    }
+
+    /// Whether instances do without a cache of per-flow records.
+    #[must_use]
+    pub fn is_uncached(self) -> bool {
+        self == Self::External
+    }
+
+    /// Whether what a packet did must be in the store before the packet is sent on.
+    #[must_use]
+    pub fn awaits_acknowledgement(self) -> bool {
+        matches!(self, Self::External | Self::ExternalCache)
+    }
 }
 
 choice! {

@@ -438,14 +438,6 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
         ("[root]\nlog = \"store\"", r#"21: root.log: "store" is not available yet; use "local""#),
         ("[store]\nreplicas = 3", "21: store.replicas: 3 is not available yet; use 1"),
         (
-            "[store]\nmode = \"external\"",
-            r#"21: store.mode: "external" is not available yet; use "traditional" or "external+cache+no-ack-wait""#,
-        ),
-        (
-            "[store]\nmode = \"external+cache\"",
-            r#"21: store.mode: "external+cache" is not available yet; use "traditional" or "external+cache+no-ack-wait""#,
-        ),
-        (
             "[store]\ncheckpoint_ms = 100",
             r#"21: store.checkpoint_ms: "checkpoint_ms" is not available yet; remove it"#,
         ),
@@ -589,7 +581,7 @@ next = ["lost"]
 pick = "none"
 [store]
 epoch = 8192
-mode = "external"
+mode = "cached"
 [root]
 windw = 4096
 "#;

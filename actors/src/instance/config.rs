@@ -1,5 +1,6 @@
 //! What an instance is told at its creation, and what it counts.
 
+use crate::config::StoreMode;
 use crate::messages::Source;
 use crate::splitter::{Route, Ways};
 use chc_api::state::ObjectSpec;
@@ -8,15 +9,6 @@ use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-/// Where an instance keeps state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// In itself: lost when it dies. No log, duplicate suppression or store.
-    Traditional,
-    /// In the store, cached; nobody waits for acknowledgements.
-    Store,
-}
 
 /// What an instance is told at its creation.
 #[derive(Clone)]
@@ -40,7 +32,7 @@ pub struct InstanceConfig {
     /// Whether packets of a flow may come by several of those edges.
     pub joins: bool,
     /// Where state is.
-    pub mode: Mode,
+    pub mode: StoreMode,
     /// Where objects live.
     pub placement: Placement,
     /// Packets that can wait for the store at once.
@@ -93,6 +85,8 @@ pub struct InstanceCounts {
     pub duplicates: u64,
     /// Packets and timers that waited for the store.
     pub parked: u64,
+    /// How often one of them began to wait for the store.
+    pub round_trips: u64,
     /// Timers fired.
     pub timers: u64,
     /// Data messages of replaced generations.

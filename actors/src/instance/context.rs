@@ -1,8 +1,13 @@
 //! What network-function code sees of an instance: the [`Context`] of one packet or timer.
 
+mod waits;
+
+use self::waits::{Operation, Pause, Wait};
 use super::config::InstanceConfig;
 use super::passing::BIT_COUNTERS;
 use super::records::Records;
+use crate::config::StoreMode;
+use crate::splitter::Route;
 use crate::steps::Steps;
 use chc_api::packet::parse::{PacketKind, Parsed};
 use chc_api::state::{ArmedTimer, ObjectKind, Plain, ValueBytes};
@@ -18,10 +23,10 @@ use chc_store::pool::Acquired;
 use chc_store::table::Hint;
 use hashbrown::HashMap;
 use std::cell::{RefCell, RefMut};
+use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 /// Where cross-flow objects live.
@@ -65,6 +70,8 @@ pub struct Job {
     pub attached: Option<(&'static str, ValueBytes)>,
     /// Events so far.
     pub events: Vec<Event>,
+    /// Whether it did what the store must have before it is sent on, in modes that wait for that.
+    unsettled: bool,
     /// Operations issued so far.
     pub issued: u16,
     /// Counter pairs issued so far.
@@ -75,8 +82,8 @@ pub struct Job {
     ordered: [u8; ORDERED_MAX],
     /// Whether the job pauses.
     paused: bool,
-    /// The operation whose result it waits for, and whether a time-out began since it was issued.
-    waits_for: Option<(OpItem, bool)>,
+    /// What it waits for, and whether a time-out began since it was asked for.
+    waits_for: Option<(Wait, bool)>,
     result: Option<OpValue>,
 }
 
@@ -102,6 +109,7 @@ impl Default for Job {
             extra: Vec::new(),
             attached: None,
             events: Vec::new(),
+            unsettled: false,
             issued: 0,
             pairs: 0,
             counted: 0,
@@ -123,6 +131,7 @@ impl Job {
         self.extra.clear();
         self.attached = None;
         self.events.clear();
+        self.unsettled = false;
         self.issued = 0;
         self.pairs = 0;
         self.counted = 0;
@@ -158,6 +167,17 @@ pub struct Inner<P> {
     pub current: Option<BlockRef>,
     /// Jobs that wait for an operation.
     waiting: HashMap<OpName, usize>,
+    /// Jobs that wait for their records, by position.
+    fetching: HashMap<Position, usize>,
+    /// Jobs that wait until what they did is acknowledged: those whose batches have not been sent, and with the
+    /// batches that were.
+    unsettled: Vec<usize>,
+    settling: VecDeque<(Vec<u64>, Vec<usize>)>,
+    settling_jobs: usize,
+    /// How often a job began to wait for the store.
+    pub round_trips: u64,
+    mode: StoreMode,
+    own: Route,
     /// Last results of `serial` reads; used only where that protection is switched off.
     observed: HashMap<(ObjectId, ObjectKey), OpValue>,
     serial: Vec<bool>,
@@ -198,6 +218,13 @@ impl<P: Protections> Env<P> {
             jobs: (0..slots).map(|_| Job::default()).collect(),
             current: None,
             waiting: HashMap::new(),
+            fetching: HashMap::new(),
+            unsettled: Vec::new(),
+            settling: VecDeque::new(),
+            settling_jobs: 0,
+            round_trips: 0,
+            mode: config.mode,
+            own: config.own.clone(),
             observed: HashMap::new(),
             serial: serial.collect(),
             seed,
@@ -218,37 +245,6 @@ impl<P: Protections> Env<P> {
 }
 
 impl<P: Protections> Inner<P> {
-    /// Delivers a result; the slot of the job that waited for it, if any does.
-    pub fn deliver(&mut self, name: &OpName, result: OpValue) -> Option<usize> {
-        let slot = self.waiting.remove(name)?;
-        self.jobs[slot].result = Some(result);
-        Some(slot)
-    }
-
-    /// A time-out is over: operations that were issued before it began and have no result yet are issued again.
-    pub fn ask_again(&mut self) {
-        let State::Store(client) = &mut self.state else { return };
-        for job in &mut self.jobs {
-            let Some((item, overdue)) = &mut job.waits_for else { continue };
-            if std::mem::replace(overdue, true) && job.result.is_none() {
-                client.submit(*item);
-            }
-        }
-    }
-
-    /// Operations and pauses jobs wait for.
-    #[must_use]
-    pub fn waits(&self) -> usize {
-        self.waiting.len() + self.paused
-    }
-
-    /// A pause is over; false if the job in `slot` does not pause.
-    pub fn pause_over(&mut self, slot: usize) -> bool {
-        let paused = std::mem::take(&mut self.jobs[slot].paused);
-        self.paused -= usize::from(paused);
-        paused
-    }
-
     /// The function broke its declaration: it is stopped, with the first reason.
     fn defect(&mut self, slot: usize, what: impl FnOnce() -> String) {
         let position = self.jobs[slot].position;
@@ -302,13 +298,15 @@ impl<P: Protections> Inner<P> {
                 let item = OpItem { name, object, key, op, reply };
                 client.submit(item);
                 if !reply {
+                    job.unsettled = true;
                     return Issued::Done(OpValue::Empty);
                 }
                 if !P::on(Protection::ObservedValues) && op == Op::Get && self.serial[usize::from(object.0)] {
                     let last = self.observed.get(&(object, key)).copied().unwrap_or(OpValue::Int(0));
                     return Issued::Done(last);
                 }
-                job.waits_for = Some((item, false));
+                job.waits_for = Some((Wait::Operation(item), false));
+                self.round_trips += 1;
                 self.waiting.insert(name, slot);
                 Issued::Waits
             }
@@ -364,58 +362,6 @@ impl<P: Protections> Cx<P> {
     #[inline]
     pub fn new(env: &Rc<Env<P>>, slot: usize) -> Self {
         Self { env: env.clone(), slot }
-    }
-}
-
-/// An operation whose result is awaited.
-struct Operation<P: 'static> {
-    cx: Cx<P>,
-    what: Option<(ObjectId, ObjectKey, Op)>,
-}
-
-impl<P: Protections> Future for Operation<P> {
-    type Output = OpValue;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<OpValue> {
-        let this = &mut *self;
-        let mut inner = this.cx.env.inner();
-        if let Some((object, key, op)) = this.what.take() {
-            return match inner.issue(this.cx.slot, object, key, op, true) {
-                Issued::Done(value) => Poll::Ready(value),
-                Issued::Waits => Poll::Pending,
-            };
-        }
-        let job = &mut inner.jobs[this.cx.slot];
-        match job.result.take() {
-            Some(value) => {
-                job.waits_for = None;
-                Poll::Ready(value)
-            }
-            None => Poll::Pending,
-        }
-    }
-}
-
-/// A pause.
-struct Pause<P: 'static> {
-    cx: Cx<P>,
-    duration: Option<Duration>,
-}
-
-impl<P: Protections> Future for Pause<P> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let mut inner = this.cx.env.inner();
-        let inner = &mut *inner;
-        let job = &mut inner.jobs[this.cx.slot];
-        if let Some(duration) = this.duration.take().filter(|d| !d.is_zero()) {
-            job.paused = true;
-            inner.paused += 1;
-            inner.pauses.push((job.position, duration));
-        }
-        if job.paused { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -556,22 +502,25 @@ impl<P: Protections> Context for Cx<P> {
 
     fn put<T: Plain>(&self, object: Flow<T>, value: T) {
         let mut inner = self.env.inner();
-        let Inner { records, jobs, .. } = &mut *inner;
-        let job = &jobs[self.slot];
+        let Inner { records, jobs, mode, .. } = &mut *inner;
+        let job = &mut jobs[self.slot];
+        job.unsettled |= mode.is_uncached();
         records.put(object.id(), &job.identity.key, job.hash, job.hint, job.position.clock, &value);
     }
 
     fn remove<T: Plain>(&self, object: Flow<T>) {
         let mut inner = self.env.inner();
-        let Inner { records, jobs, steps, .. } = &mut *inner;
-        let job = &jobs[self.slot];
+        let Inner { records, jobs, steps, mode, .. } = &mut *inner;
+        let job = &mut jobs[self.slot];
+        job.unsettled |= mode.is_uncached();
         records.remove(object.id(), &job.identity.key, job.hash, job.hint, job.position.clock, steps);
     }
 
     fn arm<T: Plain>(&self, object: Flow<T>, index: u8, deadline: Time, at_end: bool) {
         let mut inner = self.env.inner();
-        let Inner { records, jobs, steps, .. } = &mut *inner;
-        let job = &jobs[self.slot];
+        let Inner { records, jobs, steps, mode, .. } = &mut *inner;
+        let job = &mut jobs[self.slot];
+        job.unsettled |= mode.is_uncached();
         // A timer that is armed again by its handler keeps the name of the packet that began the
         // chain: its next due clock is later, so the name stays unique.
         let setter = match job.position.origin {
@@ -585,8 +534,9 @@ impl<P: Protections> Context for Cx<P> {
 
     fn disarm<T: Plain>(&self, object: Flow<T>, index: u8) {
         let mut inner = self.env.inner();
-        let Inner { records, jobs, steps, .. } = &mut *inner;
-        let job = &jobs[self.slot];
+        let Inner { records, jobs, steps, mode, .. } = &mut *inner;
+        let job = &mut jobs[self.slot];
+        job.unsettled |= mode.is_uncached();
         let (key, at) = (&job.identity.key, job.position.clock);
         records.arm(object.id(), key, job.hash, index, at, job.now, None, steps);
     }

@@ -18,7 +18,7 @@
 mod progress;
 mod running;
 
-pub use super::config::{InstanceConfig, InstanceCounts, Mode, Running};
+pub use super::config::{InstanceConfig, InstanceCounts, Running};
 
 use self::running::packet_hint;
 use super::context::{Cx, Env, State};
@@ -119,14 +119,23 @@ pub struct LocalState {
 
 /// Builds the instance of a network function.
 pub fn build<N: NetworkFunction, P: Protections>(nf: N, config: InstanceConfig) -> Box<dyn Instance> {
-    let spawn = |nf: Rc<N>, cx: Cx<P>, timer: Option<TimerEvent>| async move {
-        match timer {
-            None => nf.packet(cx).await,
+    let mode = config.mode;
+    let spawn = move |nf: Rc<N>, cx: Cx<P>, timer: Option<TimerEvent>| async move {
+        if mode.is_uncached() {
+            cx.fetch().await;
+        }
+        let handle = cx.clone();
+        let verdict = match timer {
+            None => nf.packet(handle).await,
             Some(timer) => {
-                nf.timer(cx, timer).await;
+                nf.timer(handle, timer).await;
                 Verdict::Forward
             }
+        };
+        if mode.awaits_acknowledgement() {
+            cx.settle().await;
         }
+        verdict
     };
     Box::new(InstanceCore::new(nf, spawn, config))
 }
@@ -176,7 +185,7 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
 
 impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     fn new(nf: N, spawn: S, config: InstanceConfig) -> Self {
-        let stored = config.mode == Mode::Store;
+        let stored = config.mode.is_stored();
         let seed = config.own.seed;
         let state = if stored {
             State::Store(Box::new(Client::new(
@@ -268,7 +277,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 out.push(InstanceEffect::Replay(sender.source, cut));
             }
         }
-        if self.config.mode == Mode::Traditional {
+        if !self.config.mode.is_stored() {
             return self.begin();
         }
         self.phase = Phase::Loading;
@@ -448,7 +457,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// Whether an edge delivers this packet for the first time.
     #[inline(always)]
     fn admit(&mut self, edge: usize, desc: &Desc, from: Source) -> bool {
-        if self.config.mode == Mode::Store {
+        if self.config.mode.is_stored() {
             let path = if P::on(Protection::PathPositions) { desc.path } else { Path::FIRST };
             let suppress = P::on(Protection::OutputSuppression);
             if desc.clock < self.floor || suppress && !self.edges[edge].seen.insert(desc.clock, path) {
@@ -496,9 +505,29 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.admitted = admitted;
     }
 
-    /// Whether nothing waits and nothing is due that a packet would have to wait for.
+    /// Whether nothing waits, nothing is due that a packet would have to wait for, and packets wait for nothing else.
     fn is_quiet(&self) -> bool {
-        self.lanes.is_empty() && self.config.poisoned.is_empty() && self.env.inner().records.due().is_empty()
+        self.lanes.is_empty()
+            && !self.config.mode.awaits_acknowledgement()
+            && self.config.poisoned.is_empty()
+            && self.env.inner().records.due().is_empty()
+    }
+
+    /// Ends the jobs whose updates are acknowledged.
+    fn resume_settled(&mut self) {
+        if !self.config.mode.awaits_acknowledgement() {
+            return;
+        }
+        loop {
+            let settled = self.env.inner().settled();
+            if settled.is_empty() {
+                return;
+            }
+            for slot in settled {
+                self.resume(slot);
+            }
+            self.run_waiting();
+        }
     }
 
     fn trim(&mut self, cut: Clock) {
@@ -533,6 +562,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                     return;
                 }
                 self.env.inner().observe(&reply.results);
+                for (position, records) in &reply.records {
+                    let slot = self.env.inner().fetched(position, records);
+                    if let Some(slot) = slot {
+                        self.resume(slot);
+                    }
+                }
                 for (name, result) in reply.results {
                     let slot = self.env.inner().deliver(&name, result);
                     if let Some(slot) = slot {
@@ -545,6 +580,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                 if let State::Store(client) = &mut self.env.inner().state {
                     client.acknowledged(shard, number);
                 }
+                self.resume_settled();
                 self.report_closing(out);
             }
             InstanceEvent::Overdue => self.on_overdue(out),
@@ -576,6 +612,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
             }
             _ => return,
         }
+        self.resume_settled();
         if let Some(defect) = self.env.inner().defect.take() {
             // Nothing of it reaches others: not the outputs, nor the operations.
             self.phase = Phase::Defective;
@@ -605,6 +642,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                     client.issued(&mut needs);
                     self.closing = Some((boundary, needs));
                 }
+                inner.written_through();
             } else if let Some(boundary) = closing {
                 self.closing = Some((boundary, Vec::new()));
             }
@@ -620,7 +658,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
     }
 
     fn counts(&self) -> InstanceCounts {
-        self.counts
+        InstanceCounts { round_trips: self.env.inner().round_trips, ..self.counts }
     }
 
     fn show(&self) -> LocalState {

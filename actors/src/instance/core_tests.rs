@@ -2,6 +2,7 @@
 //! test says so.
 
 use super::*;
+use crate::config::StoreMode;
 use crate::messages::Destination;
 use crate::splitter::Route;
 use crate::splitter::tests::{SEED, clocks, frame, packets, pool, route, ways_out, ways_to};
@@ -208,7 +209,7 @@ fn config() -> InstanceConfig {
         ways: ways_out(),
         upstream: vec![vec![Source::Root]],
         joins: false,
-        mode: Mode::Store,
+        mode: StoreMode::ExternalCacheNoAckWait,
         placement: Placement { shards: 1, seed: SEED, home: None },
         parking: 4,
         poisoned: Vec::new(),
@@ -325,19 +326,24 @@ impl Bed {
 
     /// The shard takes every batch and answers.
     fn store(&mut self) {
-        while let Some(batch) = self.batches.pop_front() {
-            let mut out = Vec::new();
-            self.shard.on_batch(batch, &mut out);
-            for effect in out {
-                match effect {
-                    ShardEffect::Reply(reply) => self.on(InstanceEvent::Reply(reply)),
-                    ShardEffect::Acknowledge { number, .. } => {
-                        self.on(InstanceEvent::Acknowledged { shard: ShardId(0), number });
-                    }
-                    other => panic!("{other:?}"),
+        while self.round_trip() {}
+    }
+
+    /// The shard takes the oldest batch and answers; false if there is none.
+    fn round_trip(&mut self) -> bool {
+        let Some(batch) = self.batches.pop_front() else { return false };
+        let mut out = Vec::new();
+        self.shard.on_batch(batch, &mut out);
+        for effect in out {
+            match effect {
+                ShardEffect::Reply(reply) => self.on(InstanceEvent::Reply(reply)),
+                ShardEffect::Acknowledge { number, .. } => {
+                    self.on(InstanceEvent::Acknowledged { shard: ShardId(0), number });
                 }
+                other => panic!("{other:?}"),
             }
         }
+        true
     }
 
     /// A message with the steps of its packets.
@@ -802,6 +808,7 @@ fn results_for_another_generation_are_ignored() {
     for generation in [0, 2] {
         let results = vec![(name, OpValue::Int(7))];
         bed.on(InstanceEvent::Reply(chc_store::batch::Reply {
+            records: Vec::new(),
             to: ME,
             generation: Generation(generation),
             results,
@@ -1169,7 +1176,7 @@ fn a_translated_packet_runs_under_the_connection_it_belongs_to() {
 
 #[test]
 fn the_traditional_mode_needs_no_store() {
-    let mut bed = Bed::new(InstanceConfig { mode: Mode::Traditional, ..config() });
+    let mut bed = Bed::new(InstanceConfig { mode: StoreMode::Traditional, ..config() });
     bed.input(&[(0, A, "wirn"), (1, A, "l")], 9);
     assert_eq!(bed.events(), [(0, 1), (0, 1), (1, 0)]);
     assert!(bed.batches.is_empty() && bed.loads.is_empty());
@@ -1185,7 +1192,7 @@ fn the_traditional_mode_needs_no_store() {
 
 #[test]
 fn the_traditional_mode_suppresses_nothing() {
-    let mut bed = Bed::new(InstanceConfig { mode: Mode::Traditional, ..config() });
+    let mut bed = Bed::new(InstanceConfig { mode: StoreMode::Traditional, ..config() });
     bed.input(&[(0, A, "")], 0);
     bed.input(&[(0, A, "")], 1);
     assert_eq!(bed.left(), [0, 0]);
@@ -1193,11 +1200,58 @@ fn the_traditional_mode_suppresses_nothing() {
 
 #[test]
 fn what_comes_before_the_start_is_kept_without_a_store_as_well() {
-    let config = InstanceConfig { mode: Mode::Traditional, ..config() };
+    let config = InstanceConfig { mode: StoreMode::Traditional, ..config() };
     let mut bed = Bed::new(config).fail();
     bed.input(&[(0, A, "")], 1);
     bed.go(0, 0);
     assert_eq!(bed.left(), [0]);
+}
+
+// Modes that wait: DESIGN section 5, the paper's section 7.1.
+
+#[test]
+fn a_packet_leaves_when_the_store_has_its_updates() {
+    let mut bed = Bed::new(InstanceConfig { mode: StoreMode::ExternalCache, ..config() });
+    bed.input(&[(0, A, "w"), (1, B, "n"), (2, C, "s"), (3, A, "r")], 4);
+    assert_eq!(bed.left(), [0, 3], "a cached record needs nobody's acknowledgement");
+    assert_eq!(bed.at(), (1, false), "and what waits holds progress");
+    bed.round_trip();
+    assert_eq!(bed.left(), [1, 2]);
+    assert_eq!(bed.core.counts().round_trips, 2, "one each");
+}
+
+#[test]
+fn a_packet_waits_for_its_record_and_its_write_where_nothing_is_cached() {
+    let mut bed = Bed::new(InstanceConfig { mode: StoreMode::External, ..config() });
+    bed.input(&[(0, A, "w"), (1, A, "rw"), (2, B, "r")], 3);
+    bed.round_trip();
+    assert_eq!(bed.left(), [2], "what only reads needs one round trip");
+    bed.round_trip();
+    assert_eq!(bed.left(), [0], "what writes needs two");
+    bed.store();
+    assert_eq!(bed.events(), [(1, 1)], "and the next of its flow begins then");
+    assert_eq!(bed.core.counts().round_trips, 5);
+}
+
+#[test]
+fn a_lost_answer_with_records_is_asked_for_again() {
+    let mut bed = Bed::new(InstanceConfig { mode: StoreMode::External, ..config() });
+    bed.input(&[(0, A, "r")], 1);
+    let batch = bed.batches.pop_front().expect("the record was asked for");
+    bed.shard.on_batch(batch, &mut Vec::new());
+    bed.on(InstanceEvent::Overdue);
+    bed.on(InstanceEvent::Overdue);
+    bed.store();
+    assert_eq!((bed.left(), bed.core.awaits_store()), (vec![0], false));
+}
+
+#[test]
+fn a_packet_whose_updates_others_took_along_does_not_wait_for_ever() {
+    let mut bed = Bed::new(InstanceConfig { mode: StoreMode::ExternalCache, ..config() });
+    // Its counter leaves with the update of the second packet, while it waits for its own operation's result.
+    bed.input(&[(0, A, "ni"), (1, B, "n")], 2);
+    bed.store();
+    assert_eq!(bed.left(), [1, 0]);
 }
 
 // Delivery over a link that loses messages: DESIGN section 5, batches of a session.

@@ -334,6 +334,29 @@ impl<P: Protections> Records<P> {
         self.set_timer(origin.object, row, key, usize::from(origin.index), None, steps);
     }
 
+    /// The last write of each of a connection's records, if it is there and the store has it: where a timer was
+    /// just disarmed, a version of that clock would be from before a failure.
+    pub fn written(&self, key: &FlowKey, hash: u64) -> impl Iterator<Item = (ObjectId, Option<Clock>)> {
+        let objects =
+            self.objects.iter().enumerate().filter_map(|(i, o)| Some((ObjectId(i as u16), o.as_ref()?)));
+        objects.map(move |(id, object)| {
+            let row = self.row(id, key, hash, Hint::NONE);
+            let written = row.map(|row| object.table.written(row)).filter(|written| !written.dirty);
+            (id, written.map(|written| written.clock))
+        })
+    }
+
+    /// Puts a record's value there as a shard has it.
+    pub fn refresh(&mut self, id: ObjectId, key: &FlowKey, hash: u64, record: &Record) {
+        let Some(row) = self.row(id, key, hash, Hint::NONE) else { return };
+        let object = self.object_mut(id);
+        object.unindex(row, key);
+        // Its timers are known here: whoever has armed them had run before.
+        let words = object.shape.value_words();
+        object.table.record_mut(row)[..words].copy_from_slice(&record.words()[..words]);
+        object.reindex(row, key);
+    }
+
     /// Queues versions of everything written below `boundary` that the store does not have.
     pub fn flush(&mut self, boundary: Clock) {
         for (i, object) in self.objects.iter_mut().enumerate() {

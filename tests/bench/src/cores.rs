@@ -62,7 +62,6 @@ pub struct Cores<P = All> {
     shard_events: Vec<ShardEvent>,
     defect: Option<String>,
     in_instances: Duration,
-    waited_for: u64,
 }
 
 impl Cores {
@@ -114,7 +113,6 @@ impl<P: Protections> Cores<P> {
             shards,
             defect: None,
             in_instances: Duration::ZERO,
-            waited_for: 0,
         };
         for at in 0..cores.instances.len() {
             cores.run_instance(at);
@@ -163,9 +161,10 @@ impl<P: Protections> Cores<P> {
         std::mem::take(&mut self.in_instances)
     }
 
-    /// Operations whose results packets waited for since this was last asked.
-    pub fn take_waited_for(&mut self) -> u64 {
-        std::mem::take(&mut self.waited_for)
+    /// How often packets and timers began to wait for the store.
+    #[must_use]
+    pub fn round_trips(&self) -> u64 {
+        self.instances.iter().map(|instance| instance.counts().round_trips).sum()
     }
 
     /// Gives every core what waits for it until nothing is left.
@@ -198,9 +197,6 @@ impl<P: Protections> Cores<P> {
         std::mem::swap(&mut self.to_instances[at], &mut self.instance_events);
         let begin = Instant::now();
         for event in self.instance_events.drain(..) {
-            if let InstanceEvent::Reply(reply) = &event {
-                self.waited_for += reply.results.len() as u64;
-            }
             self.instances[at].on_event(event, &mut self.instance_effects);
         }
         self.instances[at].flush(&mut self.instance_effects);

@@ -150,7 +150,7 @@ struct OverheadArgs {
     #[arg(long, value_parser = function)]
     nf: Option<String>,
     /// One mode; without, all in turn.
-    #[arg(long, value_parser = ["traditional", "external+cache+no-ack-wait"])]
+    #[arg(long, value_parser = ["traditional", "external", "external+cache", "external+cache+no-ack-wait"])]
     mode: Option<String>,
     /// How packets get in and out.
     #[arg(long, default_value = "memory", value_parser = ["memory"])]
@@ -274,7 +274,10 @@ fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
     overhead::measure(&OverheadOptions {
         traffic: args.common.traffic(),
         functions: args.nf.clone().map_or_else(all, |nf| vec![nf]),
-        modes: [Mode::Traditional, Mode::Default].into_iter().filter(asked).collect(),
+        modes: [Mode::Traditional, Mode::External, Mode::ExternalCache, Mode::Default]
+            .into_iter()
+            .filter(asked)
+            .collect(),
         samples: args.common.samples as usize,
     })
 }

@@ -5,7 +5,7 @@
 //! acknowledgements, closing, trimming), is divided by 32; percentiles are over all bursts of a sample.
 //! Nothing is subtracted for reading the clock, about 1 ns a packet. `mpps` and `gbps` are of the whole
 //! thread, root, function, store shard and egress, by wall clock; `cpu_mpps` is by its time on a core.
-//! `blocking_round_trips` is how many operations packets waited for, per packet.
+//! `blocking_round_trips` is how often packets waited for the store, per packet.
 
 use crate::cores::Cores;
 use crate::report::{Line, Samples};
@@ -99,7 +99,7 @@ impl Subject {
     fn sample(&mut self, packets: usize) -> anyhow::Result<()> {
         let mut times = Histogram::<u64>::new_with_bounds(1, PICOSECONDS_MAX, 3).context("no histogram")?;
         self.cores.take_instance_time();
-        self.cores.take_waited_for();
+        let waited = self.cores.round_trips();
         let (bytes, begin) = (self.feed.bytes_read(), Stamp::now());
         let mut done = 0;
         while done < packets {
@@ -120,7 +120,7 @@ impl Subject {
         self.mpps.push(packets as f64 / seconds / 1e6);
         self.cpu_mpps.push(packets as f64 / took.cpu.as_secs_f64() / 1e6);
         self.gbps.push((self.feed.bytes_read() - bytes) as f64 * 8.0 / seconds / 1e9);
-        self.round_trips.push(self.cores.take_waited_for() as f64 / packets as f64);
+        self.round_trips.push((self.cores.round_trips() - waited) as f64 / packets as f64);
         Ok(())
     }
 
@@ -156,7 +156,7 @@ mod tests {
             let options = OverheadOptions {
                 traffic: TrafficOptions { size: 64, flows: 40, packets: 3000, new_share },
                 functions: vec!["nat".into()],
-                modes: vec![Mode::Traditional, Mode::Default],
+                modes: vec![Mode::Traditional, Mode::Default, Mode::External, Mode::ExternalCache],
                 samples: 2,
             };
             let lines = measure(&options).unwrap();
@@ -164,7 +164,10 @@ mod tests {
         };
         let trips = |line: &Value| line["blocking_round_trips"].as_f64().unwrap();
         let [established, opening] = [0.0, 0.1].map(measured);
-        assert_eq!(established.iter().map(trips).collect::<Vec<_>>(), [0.0, 0.0]);
+        let waits: Vec<f64> = established.iter().map(trips).collect();
+        assert_eq!(waits[..2], [0.0, 0.0]);
+        assert!((waits[2] - 2.0).abs() < 0.01, "its record and its counter");
+        assert!((waits[3] - 1.0).abs() < 0.01, "its counter");
         assert_eq!(trips(&opening[0]), 0.0, "a function that keeps its state itself waits for nobody");
         assert!((trips(&opening[1]) - 0.05).abs() < 0.001, "a port is waited for, one a connection");
         for line in established.iter().chain(&opening) {

@@ -24,6 +24,12 @@ pub enum Mode {
     /// State in the instances alone, no guarantees.
     #[value(name = "traditional")]
     Traditional,
+    /// State in the store alone; packets wait for what they read and what they did.
+    #[value(name = "external")]
+    External,
+    /// State in the store, per-flow records cached; packets wait for what they did to shared objects.
+    #[value(name = "external+cache")]
+    ExternalCache,
     /// State in the store, cached, updates not waited for: the chain's default.
     #[value(name = "external+cache+no-ack-wait")]
     Default,
@@ -36,6 +42,8 @@ impl Mode {
         match self {
             Mode::Bare => "bare",
             Mode::Traditional => "traditional",
+            Mode::External => "external",
+            Mode::ExternalCache => "external+cache",
             Mode::Default => "external+cache+no-ack-wait",
         }
     }
@@ -52,8 +60,12 @@ const BACKENDS: u32 = 8;
 /// # Errors
 /// What the configuration's check says, for instance of an unknown function.
 pub fn plan(functions: &[String], mode: Mode, burst: u16, traffic: &Traffic) -> anyhow::Result<ChainPlan> {
-    let mode =
-        if mode == Mode::Traditional { StoreMode::Traditional } else { StoreMode::ExternalCacheNoAckWait };
+    let mode = match mode {
+        Mode::Traditional => StoreMode::Traditional,
+        Mode::External => StoreMode::External,
+        Mode::ExternalCache => StoreMode::ExternalCache,
+        Mode::Bare | Mode::Default => StoreMode::ExternalCacheNoAckWait,
+    };
     let mut builder = ChainBuilder::new("bench")
         .store(StoreConfig { shards: 1, mode, ..StoreConfig::default() })
         .runtime(RuntimeConfig { arbiters: 1, burst, ..RuntimeConfig::default() });

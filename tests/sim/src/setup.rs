@@ -4,6 +4,7 @@ use crate::probe::{EXTRA_MAX, Probe};
 use crate::rng::Rng;
 use crate::traffic::TrafficConfig;
 use crate::weaken::Weakened;
+use chc_actors::config::StoreMode;
 use chc_actors::instance::core::{Instance, InstanceConfig, build};
 use chc_actors::splitter::{ConnectionSlotFn, OwnerFn, Route};
 use chc_actors::topology::{Node, Topology, Way};
@@ -139,6 +140,16 @@ impl Setup {
         }
     }
 
+    /// Where state lives: as a rule in the store with a cache that nobody waits for.
+    #[must_use]
+    pub fn mode(&self) -> StoreMode {
+        match self.hash_seed / 8 % 8 {
+            0 => StoreMode::External,
+            1 => StoreMode::ExternalCache,
+            _ => StoreMode::ExternalCacheNoAckWait,
+        }
+    }
+
     /// The chain and its sizes in a line.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -150,9 +161,10 @@ impl Setup {
             format!("{name} x{} (slots {}, parking {})", v.instances, v.slots, v.parking)
         });
         format!(
-            "{}; {}; shards {}, epoch {}, window {}, tick {} ns",
+            "{}; {}; {:?}, shards {}, epoch {}, window {}, tick {} ns",
             vertices.collect::<Vec<_>>().join(", "),
             shape(&self.topology),
+            self.mode(),
             self.shards,
             self.epoch,
             self.window,

@@ -13,7 +13,7 @@ use crate::setup::{Kit, Setup};
 use crate::traffic::Traffic;
 use crate::weaken::Weakened;
 use chc_actors::egress::core::EgressCore;
-use chc_actors::instance::core::{Instance, InstanceConfig, Mode, Running};
+use chc_actors::instance::core::{Instance, InstanceConfig, Running};
 use chc_actors::messages::{InstanceEvent, RootEvent, Source};
 use chc_actors::root::core::{Arrival, RootConfig, RootCore};
 use chc_actors::splitter::{Route, Ways};
@@ -246,7 +246,7 @@ impl World {
             upstream: node.upstream.iter().map(senders).collect(),
             ways: Ways { node, routes: self.routes.clone() },
             joins: self.topology.joins(Some(id.vertex)),
-            mode: Mode::Store,
+            mode: self.setup.mode(),
             placement: Placement {
                 shards: self.setup.shards,
                 seed: self.setup.hash_seed,
@@ -472,6 +472,7 @@ impl World {
         let concluded = self.left.events.iter().filter(|(vertex, _)| off_path(vertex)).count();
         add("event off the path".into(), concluded as u64);
         add("recovered".into(), self.recovered);
+        add(format!("mode {:?}", self.setup.mode()), 1);
         reached
     }
 

@@ -78,6 +78,8 @@ fn the_runs_reach_what_they_are_for() {
         "extra packet",
         "held at a join",
         "event off the path",
+        "mode External",
+        "mode ExternalCache",
     ];
     for what in wanted {
         assert!(reached.get(what).is_some_and(|count| *count >= 10), "{what}: {reached:?}");
