@@ -58,7 +58,7 @@ struct Take {
 }
 
 const TAKE: u8 = 0;
-const OPS: &[CustomOp] = &[CustomOp { name: "take", apply: take }];
+const OPS: &[CustomOp] = &[CustomOp::new("take", take)];
 
 /// Fills the bucket and takes a token. Returns 0, or how many connections were refused with this one. It runs
 /// in the store, in the order of the input, once for each packet whatever fails.

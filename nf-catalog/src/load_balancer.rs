@@ -162,8 +162,7 @@ const ASSIGN: u8 = 0;
 const RELEASE: u8 = 1;
 
 /// The custom operations of a service. `assign` returns the backend, or nothing if none is left.
-static LOAD_OPS: [CustomOp; 2] =
-    [CustomOp { name: "assign", apply: assign }, CustomOp { name: "release", apply: release }];
+static LOAD_OPS: [CustomOp; 2] = [CustomOp::new("assign", assign), CustomOp::new("release", release)];
 
 fn assign(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue {
     let (Some(mut load), Some(by)) = (value.read::<Load>(), argument.read::<Assignment>()) else {

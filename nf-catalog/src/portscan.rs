@@ -257,8 +257,7 @@ const SETTLE: u8 = 1;
 
 /// The custom operations of a host. `begin` returns whether the host is flagged; `settle` whether it
 /// has been flagged by this outcome.
-static HOST_OPS: [CustomOp; 2] =
-    [CustomOp { name: "begin", apply: begin }, CustomOp { name: "settle", apply: settle }];
+static HOST_OPS: [CustomOp; 2] = [CustomOp::new("begin", begin), CustomOp::new("settle", settle)];
 
 fn begin(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue {
     let (Some(mut host), Some(by)) = (value.read::<Host>(), argument.read::<Begin>()) else {
@@ -508,7 +507,7 @@ mod tests {
         let mut value = ValueBytes::of(&Host::NEW);
         let crossed = outcomes.iter().map(|outcome| {
             let by = Settle { outcome: *outcome as u32, feeds: 1, ..nf.walk };
-            (HOST_OPS[SETTLE as usize].apply)(&mut value, &ValueBytes::of(&by)) == OpValue::Int(1)
+            HOST_OPS[SETTLE as usize].apply(&mut value, &ValueBytes::of(&by), || 0) == OpValue::Int(1)
         });
         let crossed = crossed.collect();
         (value.read().unwrap(), crossed)

@@ -156,7 +156,7 @@ struct Advance {
 const ADVANCE: u8 = 0;
 
 /// The custom operation of a host. Returns whether the stage completes the sequence.
-static HOST_OPS: [CustomOp; 1] = [CustomOp { name: "advance", apply: advance }];
+static HOST_OPS: [CustomOp; 1] = [CustomOp::new("advance", advance)];
 
 fn advance(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue {
     let (Some(mut host), Some(by)) = (value.read::<Host>(), argument.read::<Advance>()) else {

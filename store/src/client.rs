@@ -216,12 +216,17 @@ impl Client {
         }
     }
 
-    /// Issues an operation.
+    /// Issues an operation. A read of a counter takes along what was added to it.
     pub fn submit(&mut self, item: OpItem) {
         let shard = match item.op {
             // A pool lives with the records of its slot: the low bits of its key.
             Op::Acquire | Op::Release { .. } => self.placement.slot(Slot(item.key.0[0] as u16)),
             Op::Get if self.counting.iter().any(|c| c.object == item.object) => {
+                for at in 0..self.counting.len() {
+                    if self.counting[at].object == item.object {
+                        self.gather(at);
+                    }
+                }
                 self.placement.counter(item.object)
             }
             _ => self.placement.value(item.object, &item.key),

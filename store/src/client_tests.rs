@@ -232,6 +232,20 @@ fn counters_and_versions_go_where_they_are_kept() {
 }
 
 #[test]
+fn a_read_of_a_counter_takes_along_what_was_added_to_it() {
+    let [counter, other] = counters();
+    let mut client = client(1);
+    assert!(client.count_first(counter, Clock(0), Path::FIRST, 1));
+    client.count(counter, name(0, 1), 5);
+    assert!(client.count_first(other, Clock(0), Path::FIRST, 1));
+    client.submit(op(1, COUNTER, 0, Op::Get));
+    let batches = sent(&mut client, None);
+    let [(_, batch)] = batches.as_slice() else { panic!("{batches:?}") };
+    assert!(batch.counts.iter().all(|item| item.object == COUNTER), "the other one can wait");
+    assert_eq!(batch.counts.iter().map(|item| item.bits.len() + item.pairs.len()).sum::<usize>(), 3);
+}
+
+#[test]
 fn what_is_not_acknowledged_for_a_whole_time_out_is_sent_again() {
     let mut client = client(1);
     let again = |client: &mut Client| {

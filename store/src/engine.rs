@@ -58,6 +58,8 @@ pub struct ShardConfig {
     pub vertices: Vec<VertexSpec>,
     /// Keep every choice made for a `serial` object, for a later proof of equivalence.
     pub record_choices: bool,
+    /// Where the random numbers begin that operations need.
+    pub seed: u64,
 }
 
 /// What a shard wants done.
@@ -99,7 +101,8 @@ pub struct ShardCounts {
     pub not_owner: u64,
 }
 
-/// A choice made for a `serial` object or a pool: what the named operation returned.
+/// A choice made for a `serial` object or a pool: what the named operation returned. For an operation that needs a
+/// random number, that number.
 pub type Choice = (VertexId, OpName, OpValue);
 
 struct Vertex<P> {
@@ -149,7 +152,8 @@ impl<P: Protections> ShardEngine<P> {
     pub fn new(config: ShardConfig) -> Self {
         let rest = if P::on(Protection::ReleaseQuarantine) { config.window } else { 0 };
         let window = config.window;
-        let vertices = config.vertices.into_iter().map(|v| Vertex::new(v, window, rest)).collect();
+        let vertices =
+            config.vertices.into_iter().map(|v| Vertex::new(v, window, rest, config.seed)).collect();
         Self {
             shard: config.shard,
             window: config.window,
@@ -206,7 +210,7 @@ impl<P: Protections> ShardEngine<P> {
             let records = fetch.written.iter().filter_map(record).collect();
             replies.fetched((batch.from, batch.generation), fetch.position, records);
         }
-        vertex.submit_all(batch, floor, &mut self.tally, &mut replies)?;
+        // In front of the operations: whoever reads a counter sees what it has added itself.
         for count in &batch.counts {
             let ledger = vertex.counts.entry((count.object, count.cell)).or_default();
             let (fresh, repeated) = ledger.take(count, floor);
@@ -214,6 +218,7 @@ impl<P: Protections> ShardEngine<P> {
             self.tally.applied += fresh;
             self.tally.suppressed += repeated;
         }
+        vertex.submit_all(batch, floor, &mut self.tally, &mut replies)?;
         for version in &batch.versions {
             if vertex.owners.get(usize::from(version.slot.0)) != Some(&index) {
                 self.tally.not_owner += 1;
@@ -353,14 +358,14 @@ impl<P: Protections> ShardEngine<P> {
 }
 
 impl<P: Protections> Vertex<P> {
-    fn new(spec: VertexSpec, window: u64, rest: u64) -> Self {
+    fn new(spec: VertexSpec, window: u64, rest: u64, seed: u64) -> Self {
         let frontier = vec![Position::before(Clock(0)); usize::from(spec.instances)];
         let queue = |object: &ObjectSpec| {
             is_ordered(object).then(|| Queue { frontier: frontier.clone(), waiting: BTreeMap::new() })
         };
         Self {
             queues: spec.objects.iter().map(queue).collect(),
-            objects: Objects::new(spec.objects, rest, spec.per_clock),
+            objects: Objects::new(spec.objects, rest, spec.per_clock, seed),
             owners: spec.owners,
             sessions: (0..spec.instances).map(|_| Session::default()).collect(),
             ledger: Ledger::new(window),
@@ -409,7 +414,8 @@ impl<P: Protections> Vertex<P> {
         replies: &mut Replies,
     ) -> Result<(), String> {
         let clock = item.name.position.clock;
-        let suppress = P::on(Protection::UpdateSuppression);
+        let suppress = P::on(Protection::UpdateSuppression)
+            && (P::on(Protection::LoggedDraws) || !self.objects.is_drawn(item.object, &item.op));
         if clock < floor && suppress {
             tally.suppressed += 1;
             return Ok(());
@@ -447,7 +453,14 @@ impl<P: Protections> Vertex<P> {
                 queue.waiting.insert(item.name, Waiting { entry, key: item.key, op: item.op });
             }
             None => {
-                let result = self.objects.apply_hashed(item.object, &item.key, hash, &item.op, clock);
+                let mut op = item.op;
+                if let Op::Release { member, owner } = &mut op
+                    && !P::on(Protection::OwnedReleases)
+                {
+                    *owner = self.objects.owner(item.object, &item.key, *member).unwrap_or(*owner);
+                }
+                let result = self.objects.apply_hashed(item.object, &item.key, hash, &op, clock);
+                let draw = self.objects.take_draw();
                 tally.applied += 1;
                 let logged = self.ledger.get_mut(entry);
                 logged.result = Some(result);
@@ -455,7 +468,9 @@ impl<P: Protections> Vertex<P> {
                 if item.reply {
                     replies.add(waiter, item.name, result);
                 }
-                if logged.kind != OpKind::Release && self.objects.is_serial(item.object) {
+                if let Some(draw) = draw {
+                    replies.choose(item.name, OpValue::Int(draw as i64));
+                } else if logged.kind != OpKind::Release && self.objects.is_serial(item.object) {
                     replies.choose(item.name, result);
                 }
             }
@@ -485,17 +500,19 @@ impl<P: Protections> Vertex<P> {
                 } else {
                     break;
                 };
-                done.push((*name, *entry, result));
+                done.push((*name, *entry, result, self.objects.take_draw()));
             }
             tally.applied += done.len() as u64;
-            for (name, entry, result) in done {
+            for (name, entry, result, draw) in done {
                 queue.waiting.remove(&name);
                 let logged = self.ledger.get_mut(entry);
                 logged.result = Some(result);
                 if let Some(to) = logged.waiter.take() {
                     replies.add(to, name, result);
                 }
-                if logged.kind == OpKind::Acquire {
+                if let Some(draw) = draw {
+                    replies.choose(name, OpValue::Int(draw as i64));
+                } else if logged.kind == OpKind::Acquire {
                     replies.choose(name, result);
                 }
             }

@@ -3,8 +3,8 @@
 use super::*;
 use crate::batch::{CountItem, VersionItem};
 use crate::record::Record;
-use chc_api::state::{FlowOptions, ObjectKind};
-use chc_api::{All, Consistency, Declarations, Path, Scope};
+use chc_api::state::{FlowOptions, ObjectKind, ValueBytes};
+use chc_api::{All, Consistency, CustomOp, Declarations, Path, Scope};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,10 +17,16 @@ const ORDERED: ObjectId = ObjectId(3);
 const POOL: ObjectId = ObjectId(4);
 const ORDERED_POOL: ObjectId = ObjectId(5);
 const FLOWS: ObjectId = ObjectId(6);
+const LUCK: ObjectId = ObjectId(7);
 /// The pool of the examples has this many members.
 const MEMBERS: u64 = 3;
 
 type Shard = ShardEngine<All>;
+
+static LUCK_OPS: [CustomOp; 1] = [CustomOp::drawn("toss", |value, _, draw| {
+    *value = ValueBytes::of(&draw);
+    OpValue::Int(draw as i64)
+})];
 
 /// A shard for one vertex; the last instance owns slot 1, the first all others.
 fn shard(instances: u16) -> Shard {
@@ -33,9 +39,16 @@ fn shard(instances: u16) -> Shard {
     d.pool("pool", Consistency::Serial, Arc::new(|_| 0..MEMBERS));
     d.pool("ordered pool", Consistency::Clock, Arc::new(|_| 0..MEMBERS));
     d.flow::<u64>("flows", FlowOptions::default());
+    d.shared("luck", Scope::Global, Consistency::Serial, 0u64, &LUCK_OPS, (1, 0));
     let owners = vec![0, instances - 1, 0];
     let vertices = vec![VertexSpec { objects: d.objects, instances, owners, per_clock: 1 }];
-    ShardEngine::new(ShardConfig { shard: ShardId(0), window: WINDOW, vertices, record_choices: true })
+    ShardEngine::new(ShardConfig {
+        shard: ShardId(0),
+        window: WINDOW,
+        vertices,
+        record_choices: true,
+        seed: 1,
+    })
 }
 
 fn instance(index: u16) -> InstanceId {
@@ -753,4 +766,26 @@ fn a_reservation_of_clocks_is_never_taken_back() {
         assert!(matches!(out.as_slice(), [ShardEffect::Reserved(clock)] if clock.0 == reserved), "{out:?}");
     }
     assert_eq!(shard.reserved(), Clock(200));
+}
+
+#[test]
+fn a_random_number_is_drawn_once_for_an_operation() {
+    let mut shard = shard(1);
+    let toss = |clock| op(LUCK, clock, 0, Op::Custom(0, ValueBytes::of(&0u64)));
+    let first = go(&mut shard, vec![toss(3), toss(4)]);
+    assert_ne!(first[0], first[1]);
+    let again = send(&mut shard, Batch { ops: vec![toss(3), toss(4)], ..from(0, 2) });
+    assert_eq!(values(&again), first, "a packet that runs again gets what it got");
+    let chosen: Vec<OpValue> = shard.choices().iter().map(|(.., value)| *value).collect();
+    assert_eq!(chosen, first, "the numbers are on record, each once");
+}
+
+#[test]
+fn a_read_of_a_counter_sees_what_its_batch_adds() {
+    let mut shard = shard(1);
+    let counts =
+        vec![CountItem { object: COUNTER, bits: vec![0b111], path: Path::FIRST, ..CountItem::default() }];
+    let get = OpItem { key: ObjectKey::number(0), ..op(COUNTER, 2, 0, Op::Get) };
+    let effects = send(&mut shard, Batch { ops: vec![get], counts, ..from(0, 1) });
+    assert_eq!(values(&effects), [OpValue::Int(3)]);
 }

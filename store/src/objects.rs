@@ -5,7 +5,7 @@ use crate::list::List;
 use crate::object_table::{ObjectTable, Touch, hash_of};
 use crate::pool::{Acquired, Pick, PoolState};
 use chc_api::state::{ObjectKind, ObjectSpec, ValueBytes};
-use chc_api::{Clock, Consistency, ObjectId, ObjectKey, Op, OpValue, StateError};
+use chc_api::{Clock, Consistency, CustomOp, ObjectId, ObjectKey, Op, OpValue, StateError};
 use hashbrown::HashMap;
 
 /// The cross-flow objects of one vertex.
@@ -14,6 +14,24 @@ pub struct Objects {
     states: Vec<State>,
     window: u64,
     per_clock: u64,
+    draws: Draws,
+}
+
+/// Random numbers (SplitMix64) for operations that need one.
+struct Draws {
+    state: u64,
+    /// The number drawn since [`Objects::take_draw`] was called.
+    last: Option<u64>,
+}
+
+impl Draws {
+    fn draw(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        *self.last.insert(z ^ (z >> 31))
+    }
 }
 
 enum State {
@@ -53,9 +71,9 @@ pub fn is_ordered(spec: &ObjectSpec) -> bool {
 
 impl Objects {
     /// Objects in their initial state. `window` is how long released pool members rest, in clocks; `per_clock`
-    /// how many packets of one clock come to the vertex at most.
+    /// how many packets of one clock come to the vertex at most; `seed` where random numbers begin.
     #[must_use]
-    pub fn new(specs: Vec<ObjectSpec>, window: u64, per_clock: u64) -> Self {
+    pub fn new(specs: Vec<ObjectSpec>, window: u64, per_clock: u64, seed: u64) -> Self {
         let states = specs
             .iter()
             .map(|spec| match spec.kind {
@@ -70,7 +88,7 @@ impl Objects {
                 ObjectKind::Pool { .. } => State::Pools(HashMap::new()),
             })
             .collect();
-        Self { specs, states, window, per_clock }
+        Self { specs, states, window, per_clock, draws: Draws { state: seed, last: None } }
     }
 
     /// The declarations.
@@ -107,6 +125,23 @@ impl Objects {
         self.specs.get(usize::from(object.0)).is_some_and(|spec| spec.consistency == Consistency::Serial)
     }
 
+    /// Whether an operation needs a random number.
+    #[must_use]
+    pub fn is_drawn(&self, object: ObjectId, op: &Op) -> bool {
+        let Op::Custom(number, _) = op else { return false };
+        match self.specs.get(usize::from(object.0)).map(|spec| &spec.kind) {
+            Some(ObjectKind::Value { ops, .. }) => {
+                ops.get(usize::from(*number)).is_some_and(CustomOp::is_drawn)
+            }
+            _ => false,
+        }
+    }
+
+    /// The random number the last operation needed, if it did.
+    pub fn take_draw(&mut self) -> Option<u64> {
+        self.draws.last.take()
+    }
+
     /// Applies an operation of the packet with clock `at`. Acquires go through [`Self::acquire`].
     pub fn apply(&mut self, object: ObjectId, key: &ObjectKey, op: &Op, at: Clock) -> OpValue {
         self.apply_hashed(object, key, hash_of(key), op, at)
@@ -133,10 +168,10 @@ impl Objects {
                 _ => OpValue::Refused(StateError::WrongType),
             },
             (State::Values(values), ObjectKind::Value { initial, ops }) => {
-                apply_value(values, (key, hash), op, initial, ops)
+                apply_value(values, (key, hash), op, initial, (ops, &mut self.draws))
             }
             (State::ShortValues(values), ObjectKind::Value { initial, ops }) => {
-                apply_value(values, (key, hash), op, initial, ops)
+                apply_value(values, (key, hash), op, initial, (ops, &mut self.draws))
             }
             (State::Ints(ints), ObjectKind::Int { initial }) => apply_int(ints, (key, hash), op, *initial),
             (State::Lists(lists), ObjectKind::List { len_max }) => {
@@ -150,6 +185,15 @@ impl Objects {
                 _ => OpValue::Refused(StateError::WrongType),
             },
             _ => OpValue::Refused(StateError::WrongType),
+        }
+    }
+
+    /// The owner of a pool's member, if it is taken.
+    #[must_use]
+    pub fn owner(&self, object: ObjectId, key: &ObjectKey, member: u64) -> Option<u64> {
+        match self.states.get(usize::from(object.0)) {
+            Some(State::Pools(pools)) => pools.get(&key.0[0])?.owner(member),
+            _ => None,
         }
     }
 
@@ -259,7 +303,7 @@ fn apply_value<V: Kept>(
     (key, hash): (&ObjectKey, u64),
     op: &Op,
     initial: &ValueBytes,
-    ops: &[chc_api::CustomOp],
+    (ops, draws): (&[CustomOp], &mut Draws),
 ) -> OpValue {
     let fits = |value: &ValueBytes| value.as_slice().len() == initial.as_slice().len();
     match op {
@@ -274,7 +318,7 @@ fn apply_value<V: Kept>(
             };
             let kept = values.get_or_insert_with(key, hash, || V::of(initial));
             let mut value = kept.get();
-            let result = (custom.apply)(&mut value, argument);
+            let result = custom.apply(&mut value, argument, || draws.draw());
             if !fits(&value) {
                 return OpValue::Refused(StateError::WrongType);
             }
@@ -336,7 +380,7 @@ mod tests {
         let mut d = Declarations::default();
         d.basic("n", Scope::Global, Consistency::Serial, ObjectKind::Int { initial: 5 }, (1, 0));
         d.basic("l", Scope::Global, Consistency::Serial, ObjectKind::List { len_max: 2 }, (1, 0));
-        Objects::new(d.objects, 0, 1)
+        Objects::new(d.objects, 0, 1, 0)
     }
 
     #[test]

@@ -118,6 +118,12 @@ impl PoolState {
         true
     }
 
+    /// The clock of a member's owner, if it is taken.
+    #[must_use]
+    pub fn owner(&self, member: u64) -> Option<u64> {
+        self.owners.get(self.place(member)).copied().filter(|owner| *owner != FREE)
+    }
+
     /// Members that are taken, with the clock of their owner.
     #[must_use]
     pub fn owners(&self) -> Vec<(u64, u64)> {

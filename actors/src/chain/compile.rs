@@ -12,6 +12,7 @@ use chc_api::{Declarations, Generation, InstanceId, Scope, ShardId, VertexId};
 use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, VertexSpec};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,6 +217,7 @@ impl ChainPlan {
             window: self.window,
             vertices: self.vertices.iter().map(spec).collect(),
             record_choices,
+            seed: RandomState::new().hash_one(shard),
         }
     }
 

@@ -225,13 +225,20 @@ impl IdealContext {
         run.operations += 1;
         let clock = run.position.clock;
         let mut journal = run.journal.borrow_mut();
+        let wrong = |what: String| {
+            format!("vertex {}, position {:?}, operation {}: {what}", name.0.0, name.1, name.2)
+        };
         if op != Op::Acquire {
-            let value = run.state.apply(object, key, op, clock);
-            if !run.state.is_serial_int(object) {
+            let recorded = journal.choices.as_ref().and_then(|choices| choices.get(&name).copied());
+            let is_drawn = run.state.is_drawn(object, &op);
+            if is_drawn && recorded.is_none() && journal.choices.is_some() {
+                journal.violations.push(wrong("nothing is recorded of a random number".into()));
+            }
+            let value = run.state.apply(object, key, op, clock, recorded.flatten().unwrap_or_default());
+            if is_drawn || !run.state.is_serial_int(object) {
                 return value;
             }
             // The order is the real run's: its result stands.
-            let recorded = journal.choices.as_ref().and_then(|choices| choices.get(&name).copied());
             let value = recorded.map_or(value, |r| r.map_or(OpValue::Empty, |r| OpValue::Int(r as i64)));
             if journal.choices.is_some() {
                 let position = run.position;
@@ -240,9 +247,6 @@ impl IdealContext {
             return value;
         }
         let recorded = journal.choices.as_ref().map(|choices| choices.get(&name).copied());
-        let wrong = |what: String| {
-            format!("vertex {}, position {:?}, operation {}: {what}", name.0.0, name.1, name.2)
-        };
         if recorded == Some(None) {
             journal.violations.push(wrong("nothing is recorded of an acquisition".into()));
         }

@@ -85,11 +85,27 @@ impl State {
         }
     }
 
-    /// Whether the order of an integer's operations is a choice: its results are then taken from the
+    /// Whether the order of operations on an integer or a counter is a choice: its results are then taken from the
     /// record.
     pub(super) fn is_serial_int(&self, object: ObjectId) -> bool {
         let spec = self.declarations.objects.get(usize::from(object.0));
-        spec.is_some_and(|s| s.consistency == Consistency::Serial && matches!(s.kind, ObjectKind::Int { .. }))
+        spec.is_some_and(|s| {
+            s.consistency == Consistency::Serial
+                && matches!(s.kind, ObjectKind::Int { .. } | ObjectKind::Counter { .. })
+        })
+    }
+
+    /// Whether an operation needs a random number.
+    pub(super) fn is_drawn(&self, object: ObjectId, op: &Op) -> bool {
+        let Op::Custom(number, _) = op else { return false };
+        let spec = self.declarations.objects.get(usize::from(object.0));
+        let ObjectKind::Value { ops, .. } = (match spec {
+            Some(spec) => &spec.kind,
+            None => return false,
+        }) else {
+            return false;
+        };
+        ops.get(usize::from(*number)).is_some_and(chc_api::CustomOp::is_drawn)
     }
 
     pub(super) fn count(&mut self, counter: Counter, by: u64) {
@@ -97,8 +113,15 @@ impl State {
         *self.ints.entry((counter.id(), key)).or_default() += by as i64;
     }
 
-    /// Applies an operation; that of [`Op::Acquire`] is [`Self::acquire`].
-    pub(super) fn apply(&mut self, object: ObjectId, key: ObjectKey, op: Op, clock: Clock) -> OpValue {
+    /// Applies an operation, with `draw` if it needs a random number; that of [`Op::Acquire`] is [`Self::acquire`].
+    pub(super) fn apply(
+        &mut self,
+        object: ObjectId,
+        key: ObjectKey,
+        op: Op,
+        clock: Clock,
+        draw: u64,
+    ) -> OpValue {
         let Some(spec) = self.declarations.objects.get(usize::from(object.0)) else {
             return OpValue::Refused(StateError::UnknownObject);
         };
@@ -118,6 +141,9 @@ impl State {
                 }
                 OpValue::Int(*value)
             }
+            (ObjectKind::Counter { .. }, Op::Get) => {
+                OpValue::Int(self.ints.get(&name).copied().unwrap_or_default())
+            }
             (ObjectKind::Value { initial, ops }, op) => {
                 let value = self.values.entry(name).or_insert(*initial);
                 match op {
@@ -127,7 +153,7 @@ impl State {
                         OpValue::Empty
                     }
                     Op::Custom(number, argument) => match ops.get(usize::from(number)) {
-                        Some(custom) => (custom.apply)(value, &argument),
+                        Some(custom) => custom.apply(value, &argument, || draw),
                         None => OpValue::Refused(StateError::UnknownOperation),
                     },
                     _ => OpValue::Refused(StateError::WrongType),

@@ -196,7 +196,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 counter_cells(&config.specs),
             )))
         } else {
-            State::Local(Box::new(Objects::new(config.specs.clone(), config.window, 1)))
+            State::Local(Box::new(Objects::new(config.specs.clone(), config.window, 1, seed)))
         };
         let records = Records::new(&config.specs, seed, config.epoch, stored);
         let slots = config.parking.max(2);

@@ -262,8 +262,13 @@ impl Bed {
             per_clock: 1,
             owners: config.own.owners.clone(),
         };
-        let shard =
-            ShardConfig { shard: ShardId(0), window: WINDOW, vertices: vec![spec], record_choices: false };
+        let shard = ShardConfig {
+            shard: ShardId(0),
+            window: WINDOW,
+            vertices: vec![spec],
+            record_choices: false,
+            seed: 1,
+        };
         let mut bed = Self::created(config, core, ShardEngine::new(shard));
         bed.flush();
         bed.go(0, 0);

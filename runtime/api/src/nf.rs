@@ -234,6 +234,17 @@ pub trait Context: Clone {
         self.operate(object.id(), key, Op::Custom(op, ValueBytes::of(&argument)))
     }
 
+    /// Reads a counter: what packets added so far, in an order of the store's choice, this one's additions included.
+    fn total(&self, counter: Counter) -> impl Future<Output = u64> {
+        async move {
+            let key = ObjectKey::number(u64::from(counter.cell()));
+            match self.operate(counter.id(), key, Op::Get).await {
+                OpValue::Int(total) => total as u64,
+                _ => 0,
+            }
+        }
+    }
+
     /// Takes a free member of pool `key`; `None` when none is free at this position.
     fn acquire(&self, pool: Pool, key: u64) -> impl Future<Output = Option<u64>> {
         async move {

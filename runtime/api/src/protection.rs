@@ -37,6 +37,10 @@ pub enum Protection {
     RetainedOutputs,
     /// A shard applies the batches of a session in the order of their numbers, each once.
     BatchOrder,
+    /// What came of a random number is logged, and the number not drawn again.
+    LoggedDraws,
+    /// A resource is given back by its owner alone.
+    OwnedReleases,
     /// What was written below a boundary is sent to the shards before the boundary is closed.
     FlushedState,
 }

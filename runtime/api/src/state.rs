@@ -246,14 +246,53 @@ pub enum StateError {
     UnknownObject,
 }
 
-/// A custom operation: a pure function on the object's bytes. It must be deterministic.
+/// A custom operation: a pure function on the object's bytes.
 #[derive(Clone, Copy)]
 pub struct CustomOp {
     /// Its name, for reports.
     pub name: &'static str,
-    /// Applies it: the current value (the declared initial one at first) and the argument in; the
-    /// new value written in place; the result out.
-    pub apply: fn(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue,
+    apply: Apply,
+}
+
+#[derive(Clone, Copy)]
+enum Apply {
+    Determined(fn(&mut ValueBytes, &ValueBytes) -> OpValue),
+    Drawn(fn(&mut ValueBytes, &ValueBytes, u64) -> OpValue),
+}
+
+impl CustomOp {
+    /// A deterministic operation. `apply` gets the current value (the declared initial one at first) and the
+    /// argument; it writes the new value in place and returns the result.
+    #[must_use]
+    pub const fn new(name: &'static str, apply: fn(&mut ValueBytes, &ValueBytes) -> OpValue) -> Self {
+        Self { name, apply: Apply::Determined(apply) }
+    }
+
+    /// An operation that is not deterministic: `apply` gets a random number, too. The shard draws it once and logs
+    /// what came of it, so that a packet that runs again gets the same result.
+    #[must_use]
+    pub const fn drawn(name: &'static str, apply: fn(&mut ValueBytes, &ValueBytes, u64) -> OpValue) -> Self {
+        Self { name, apply: Apply::Drawn(apply) }
+    }
+
+    /// Whether it needs a random number.
+    #[must_use]
+    pub fn is_drawn(&self) -> bool {
+        matches!(self.apply, Apply::Drawn(_))
+    }
+
+    /// Applies it; `draw` is called for the random number if it needs one.
+    pub fn apply(
+        &self,
+        value: &mut ValueBytes,
+        argument: &ValueBytes,
+        draw: impl FnOnce() -> u64,
+    ) -> OpValue {
+        match self.apply {
+            Apply::Determined(apply) => apply(value, argument),
+            Apply::Drawn(apply) => apply(value, argument, draw()),
+        }
+    }
 }
 
 impl fmt::Debug for CustomOp {

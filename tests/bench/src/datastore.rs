@@ -155,6 +155,7 @@ impl Thread {
             window: WINDOW,
             vertices: vec![vertex],
             record_choices: false,
+            seed: 1,
         });
         let mut thread = Self {
             engine,

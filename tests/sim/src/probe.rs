@@ -3,8 +3,8 @@
 //! What a packet does is drawn from its IPv4 identification and its clock: it reads or increments a
 //! `serial` integer and writes what it observed into the packet, its record and an event; it
 //! increments a `clock` integer, pushes to and pops from a `clock` list, runs a custom operation with
-//! and without waiting, takes a member of a pool that all instances share and gives it back, arms, moves
-//! and disarms timers (which arm themselves again), removes its record, pauses, notes what is attached to it
+//! and without waiting and one that is not deterministic, reads a counter, takes a member of a pool that all
+//! instances share, gives it back, and once more when it is not its own any more, arms, moves and disarms timers (which arm themselves again), removes its record, pauses, notes what is attached to it
 //! and attaches something, leaves by another output, has packets sent for it, and is dropped.
 
 use chc_api::packet::PacketKind;
@@ -23,12 +23,13 @@ const ASIDE: &str = "aside";
 const QUEUE_LEN_MAX: usize = 5;
 /// Members of each of the two pools, which all instances share.
 const DESKS: u64 = 3;
-/// Packets; turn; queue and timers; mix; observed values; the desk held, its group and owner.
-const RECORD_WORDS: usize = 7;
+/// Packets; turn; queue and timers; mix; observed values; the desk held and its group; its owner; the desk held before.
+const RECORD_WORDS: usize = 8;
 /// Packets the function sends for one packet at most.
 pub const EXTRA_MAX: u8 = 2;
 const DESK: usize = 5;
 const OWNER: usize = 6;
+const LEFT: usize = 7;
 
 /// The function.
 #[derive(Clone)]
@@ -54,7 +55,13 @@ impl Attachment for Tag {
     const NAME: &'static str = "probe.tag";
 }
 
-static MIX_OPS: [CustomOp; 1] = [CustomOp { name: "fold", apply: fold }];
+static MIX_OPS: [CustomOp; 2] = [CustomOp::new("fold", fold), CustomOp::drawn("toss", toss)];
+
+/// Not deterministic.
+fn toss(value: &mut ValueBytes, argument: &ValueBytes, draw: u64) -> OpValue {
+    let argument = argument.read::<u64>().unwrap_or_default();
+    fold(value, &ValueBytes::of(&(argument ^ draw)))
+}
 
 /// Not commutative: whoever applies operations in another order is found out.
 fn fold(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue {
@@ -129,6 +136,7 @@ impl Probe {
         match draw >> 8 & 7 {
             0 => record[3] ^= code(cx.custom(self.mix, group, 0, draw).await),
             1 => cx.submit(self.mix.id(), group, Op::Custom(0, ValueBytes::of(&draw))),
+            2 => record[3] ^= code(cx.custom(self.mix, group, 1, draw).await),
             _ => cx.done(self.mix.id()),
         }
     }
@@ -136,6 +144,10 @@ impl Probe {
     /// Takes a desk, keeps the one held, or gives it back.
     async fn sit<C: Context>(&self, cx: &C, draw: u64, record: &mut [u64; RECORD_WORDS]) {
         let group = draw >> 20 & 1;
+        if record[LEFT] != 0 && draw >> 57 & 3 == 0 {
+            // It is another's by now, or nobody's.
+            cx.release(self.desks, record[LEFT] & 1, (record[LEFT] >> 1) - 1, record[OWNER]);
+        }
         if record[DESK] != 0 || draw >> 36 & 3 != 0 {
             cx.done(self.desks.id());
             if draw >> 38 & 7 == 0 {
@@ -143,6 +155,7 @@ impl Probe {
             }
             return;
         }
+        record[LEFT] = 0;
         match cx.acquire(self.desks, group).await {
             Some(desk) => {
                 record[DESK] = (desk + 1) << 1 | group;
@@ -155,7 +168,7 @@ impl Probe {
     fn leave<C: Context>(&self, cx: &C, record: &mut [u64; RECORD_WORDS]) {
         if record[DESK] != 0 {
             cx.release(self.desks, record[DESK] & 1, (record[DESK] >> 1) - 1, record[OWNER]);
-            record[DESK] = 0;
+            record[LEFT] = std::mem::take(&mut record[DESK]);
         }
     }
 
@@ -240,6 +253,9 @@ impl NetworkFunction for Probe {
         }
         self.ordered(&cx, draw, &mut record).await;
         self.sit(&cx, draw, &mut record).await;
+        if draw >> 59 & 7 == 0 {
+            record[4] ^= cx.total(self.seen).await << 7;
+        }
         if draw >> 28 & 15 == 0 {
             self.leave(&cx, &mut record);
             cx.remove(self.talk);

@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 16] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 18] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -109,6 +109,16 @@ pub const WEAKENINGS: [(&str, Protection, &str); 16] = [
         "batch-order",
         Protection::BatchOrder,
         "a shard applies batches as they come: late, repeatedly, and without those that were lost",
+    ),
+    (
+        "logged-draws",
+        Protection::LoggedDraws,
+        "an operation that needs a random number is performed with another one when it is issued again",
+    ),
+    (
+        "owned-releases",
+        Protection::OwnedReleases,
+        "a resource is given back by whoever releases it, its owner or not",
     ),
     (
         "flushed-state",

@@ -181,6 +181,7 @@ impl World {
             window: setup.window,
             vertices: kits.iter().enumerate().map(spec).collect(),
             record_choices: true,
+            seed: setup.hash_seed ^ u64::from(shard),
         };
         let root_leaves = topology.entry.iter().all(|way| way.matching.is_some());
         let senders: Vec<Source> = (root_leaves.then_some(Source::Root).into_iter())

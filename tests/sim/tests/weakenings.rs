@@ -92,6 +92,16 @@ fn batches_in_order_are_needed() {
 }
 
 #[test]
+fn logged_draws_are_needed() {
+    assert_needed("logged-draws");
+}
+
+#[test]
+fn owned_releases_are_needed() {
+    assert_needed("owned-releases");
+}
+
+#[test]
 fn flushed_state_is_needed() {
     assert_needed("flushed-state");
 }
@@ -115,7 +125,9 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::OffPathProgress
         | Protection::RetainedOutputs
         | Protection::BatchOrder
-        | Protection::FlushedState => 16,
+        | Protection::LoggedDraws
+        | Protection::OwnedReleases
+        | Protection::FlushedState => 18,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {
