@@ -6,7 +6,7 @@
 
 use crate::ideal::IdealChain;
 use crate::instance::core::{Instance, InstanceConfig, build};
-use crate::splitter::{ConnectionSlotFn, OwnerFn};
+use crate::routing::{ConnectionSlotFn, OwnerFn};
 use chc_api::{All, Declarations, FlowKey, Identity, NetworkFunction, VertexId};
 use chc_nf_catalog::{ConfigProblem, Visitor};
 use serde_json::Value;

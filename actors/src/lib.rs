@@ -14,6 +14,7 @@ pub mod manager;
 pub mod messages;
 pub mod order;
 pub mod root;
+pub mod routing;
 pub mod seen;
 pub mod shard;
 pub mod splitter;

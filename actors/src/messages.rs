@@ -1,8 +1,9 @@
 //! What actors say to each other. Data travels between root, instances and egress in bursts; control
 //! is everything else.
 
-use chc_api::ShardId;
+use crate::routing::{Change, Repartition};
 use chc_api::{Clock, Generation, InstanceId, Position, Step};
+use chc_api::{ShardId, VertexId};
 use chc_runtime::block::BlockRef;
 use chc_store::batch::{Loaded, Reply};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub enum Destination {
     Egress,
 }
 
-/// One message on an edge: in this order the time steps, the packets, the progress.
+/// One message on an edge: in this order the time steps and changes of routing tables, the packets, the progress.
 #[derive(Clone, Debug)]
 pub struct Data {
     /// The sender.
@@ -37,6 +38,8 @@ pub struct Data {
     pub to_generation: Generation,
     /// Time steps the receiver has not been sent yet, oldest first.
     pub steps: Vec<Step>,
+    /// Changes of routing tables the receiver has not been sent yet, likewise.
+    pub changes: Vec<Arc<Change>>,
     /// Packets; for the egress also events and drops.
     pub block: Option<BlockRef>,
     /// No packet below this position will follow on this edge.
@@ -55,7 +58,13 @@ pub enum InstanceEvent {
         stamped: Clock,
         /// The generations registered so far of the instances downstream.
         downstream: Vec<(InstanceId, Generation)>,
+        /// Routing tables that are not those of the start: those at the cut, then the later ones.
+        changes: Vec<Arc<Change>>,
+        /// Boundaries from which on this instance owns slots that their owners before have let go.
+        granted: Vec<Clock>,
     },
+    /// The owners before have let go of the slots this instance owns from this boundary on.
+    Granted(Clock),
     /// A shard's answer to the load.
     Loaded(Loaded),
     /// Packets, steps and progress of an edge.
@@ -124,6 +133,8 @@ pub enum RootEvent {
     Closed(InstanceId, Generation, Clock),
     /// The egress closed a boundary.
     EgressClosed(Clock),
+    /// Traffic to a vertex is to be partitioned otherwise from the next boundary on.
+    Repartition(VertexId, Repartition),
     /// The store has on record that clocks below this one may be stamped.
     Reserved(Clock),
 }
@@ -147,7 +158,13 @@ pub enum RootEffect {
         stamped: Clock,
         /// The generations of all instances.
         generations: Vec<(InstanceId, Generation)>,
+        /// See [`InstanceEvent::Go`].
+        changes: Vec<Arc<Change>>,
+        /// See [`InstanceEvent::Go`].
+        granted: Vec<Clock>,
     },
+    /// Tell the current generation of an instance that slots it owns from this boundary on were let go.
+    Grant(InstanceId, Clock),
     /// Tell everyone that the chain's cut moved.
     Cut(Clock),
 }

@@ -6,12 +6,12 @@
 //! memory is bounded by the root's window. Paper: splitters of section 4.1, queues of section 4.2.
 
 use crate::messages::{Data, Destination, Source};
+use crate::routing::{Change, Route};
 use crate::steps::Steps;
 use crate::topology::{Node, Topology, Way};
 use chc_api::matching::Match;
 use chc_api::{
-    Clock, FlowKey, Generation, Identity, InstanceId, Output, Path, Position, Protection, Protections, Scope,
-    Slot, VertexId,
+    Clock, FlowKey, Generation, Identity, InstanceId, Output, Path, Position, Protection, Protections,
 };
 use chc_runtime::block::{
     BlockBuilder, BlockPool, BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta,
@@ -20,63 +20,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// The slot an external address belongs to, asked of the vertex that gave it out.
-pub type OwnerFn = Arc<dyn Fn(&Identity) -> Option<Slot> + Send + Sync>;
-
-/// The slot of a connection, asked of a vertex that does not go by its hash.
-pub type ConnectionSlotFn = Arc<dyn Fn(&FlowKey) -> Option<Slot> + Send + Sync>;
-
-/// How traffic to a vertex is partitioned. Equal for all its splitters.
-#[derive(Clone)]
-pub struct Route {
-    /// The vertex.
-    pub vertex: VertexId,
-    /// The scope it is split by.
-    pub scope: Scope,
-    /// Seed of the identity hash.
-    pub seed: u64,
-    /// The instance that owns each slot.
-    pub owners: Vec<u16>,
-    /// Instances of the vertex.
-    pub instances: u16,
-    /// Set if the vertex translates addresses.
-    pub owner: Option<OwnerFn>,
-    /// Likewise.
-    pub connection_slot: Option<ConnectionSlotFn>,
-}
-
-impl Route {
-    /// The slot of a connection.
-    #[must_use]
-    pub fn slot(&self, identity: &Identity, hash: u64) -> Slot {
-        if let Some(slot) = self.owner.as_ref().and_then(|o| o(identity)) {
-            return slot;
-        }
-        self.slot_of(&identity.key, hash)
-    }
-
-    /// The slot of a connection whose identity is known.
-    #[must_use]
-    pub fn slot_of(&self, key: &FlowKey, hash: u64) -> Slot {
-        if let Some(slot) = self.connection_slot.as_ref().and_then(|of| of(key)) {
-            return slot;
-        }
-        Slot(self.scope.slot(key, hash, self.seed, self.owners.len() as u16))
-    }
-
-    #[inline]
-    fn instance(&self, hash: u64, identity: impl FnOnce() -> Identity) -> usize {
-        if self.instances == 1 {
-            return 0;
-        }
-        let slot = match (&self.owner, self.scope) {
-            (None, Scope::FiveTuple) => Slot(((u128::from(hash) * self.owners.len() as u128) >> 64) as u16),
-            _ => self.slot(&identity(), hash),
-        };
-        usize::from(self.owners[usize::from(slot.0)])
-    }
-}
-
 struct Edge {
     to: Destination,
     generation: Generation,
@@ -84,6 +27,8 @@ struct Edge {
     builder: BlockBuilder,
     retained: VecDeque<(Clock, BlockRef)>,
     steps_from: Clock,
+    /// Changes of routing tables below this boundary have been sent.
+    changes_from: Clock,
     progress: Position,
     /// Blocks closed because they were full, waiting for the next flush.
     full: Vec<BlockRef>,
@@ -105,8 +50,9 @@ impl Target {
     }
 
     #[inline]
-    fn pick(&self, hash: u64, identity: impl FnOnce() -> Identity) -> usize {
-        self.edge + self.route.instance(hash, identity)
+    fn pick<P: Protections>(&self, hash: u64, clock: Clock, identity: impl FnOnce() -> Identity) -> usize {
+        let clock = if P::on(Protection::RoutedByClock) { clock } else { Clock(u64::MAX) };
+        self.edge + self.route.instance(hash, clock, identity)
     }
 }
 
@@ -169,6 +115,7 @@ impl<P: Protections> Splitter<P> {
             builder: BlockBuilder::new(pool.clone()),
             retained: VecDeque::new(),
             steps_from: Clock(0),
+            changes_from: Clock(0),
             progress: Position::before(Clock(0)),
             full: Vec::new(),
         };
@@ -211,10 +158,16 @@ impl<P: Protections> Splitter<P> {
 
     /// The edge a packet takes from an output; none if it is discarded.
     #[inline]
-    pub fn pick(&self, output: Output, hash: u64, identity: impl Fn() -> Identity) -> Option<usize> {
+    pub fn pick(
+        &self,
+        output: Output,
+        hash: u64,
+        clock: Clock,
+        identity: impl Fn() -> Identity,
+    ) -> Option<usize> {
         let targets = self.outputs.get(usize::from(output.number()))?;
         match targets.iter().find(|target| target.takes(|| identity().key)) {
-            Some(target) => Some(target.pick(hash, identity)),
+            Some(target) => Some(target.pick::<P>(hash, clock, identity)),
             None => self.egress.filter(|_| !self.node.off_path),
         }
     }
@@ -232,7 +185,7 @@ impl<P: Protections> Splitter<P> {
     /// Sends a packet on, unchanged.
     #[inline]
     pub fn forward(&mut self, output: Output, from: &BlockRef, desc: &Desc) {
-        let edge = self.pick(output, desc.hash, || from.meta(desc).parsed.identity());
+        let edge = self.pick(output, desc.hash, desc.clock, || from.meta(desc).parsed.identity());
         self.forward_on(edge, from, desc);
     }
 
@@ -320,7 +273,7 @@ impl<P: Protections> Splitter<P> {
     /// Copies of a packet that leaves unchanged.
     fn copy(&mut self, from: &BlockRef, desc: &Desc) {
         for at in 0..self.copies.len() {
-            copy_to(&self.copies[at], &mut self.edges, from, desc);
+            copy_to::<P>(&self.copies[at], &mut self.edges, from, desc);
         }
     }
 
@@ -328,7 +281,7 @@ impl<P: Protections> Splitter<P> {
     #[inline]
     pub fn enter(&mut self, from: &BlockRef, desc: &Desc) {
         for at in 0..self.copies_in.len() {
-            copy_to(&self.copies_in[at], &mut self.edges, from, desc);
+            copy_to::<P>(&self.copies_in[at], &mut self.edges, from, desc);
         }
     }
 
@@ -372,7 +325,7 @@ impl<P: Protections> Splitter<P> {
         let hash = changed.meta.as_ref().map_or(desc.hash, |(_, _, hash)| *hash);
         let identity =
             || changed.meta.as_ref().map_or_else(|| from.meta(desc), |(meta, ..)| meta).parsed.identity();
-        if let Some(edge) = self.pick(output, hash, identity) {
+        if let Some(edge) = self.pick(output, hash, desc.clock, identity) {
             self.builder(edge).forward_changed(from, desc, desc.path, changed);
         }
         self.copy_changed(from, desc, changed);
@@ -386,7 +339,7 @@ impl<P: Protections> Splitter<P> {
         for at in 0..self.copies.len() {
             let copy = &self.copies[at];
             if copy.takes(|| identity().key) {
-                let (edge, path) = (copy.pick(hash, identity), desc.path.append(copy.tap));
+                let (edge, path) = (copy.pick::<P>(hash, desc.clock, identity), desc.path.append(copy.tap));
                 self.builder(edge).forward_changed(from, desc, path, changed);
             }
         }
@@ -397,14 +350,14 @@ impl<P: Protections> Splitter<P> {
         let identity = || meta.parsed.identity();
         let head_len = meta.parsed.head_len(frame);
         let path = |tap| path.append(tap);
-        if let Some(edge) = self.pick(output, ingest.hash, identity) {
+        if let Some(edge) = self.pick(output, ingest.hash, ingest.clock, identity) {
             let ingest = Ingest { path: path(self.node.extra_tap(of)), ..ingest };
             self.builder(edge).ingest(frame, head_len, ingest, meta);
         }
         for at in 0..self.copies.len() {
             let copy = &self.copies[at];
             if copy.takes(|| identity().key) {
-                let edge = copy.pick(ingest.hash, identity);
+                let edge = copy.pick::<P>(ingest.hash, ingest.clock, identity);
                 let ingest = Ingest { path: path(self.node.copy_tap(of, at)), ..ingest };
                 self.builder(edge).ingest(frame, head_len, ingest, meta);
             }
@@ -443,7 +396,11 @@ impl<P: Protections> Splitter<P> {
                 let done = if i + 1 == last { progress } else { edge.progress };
                 send_one::<P>(self.from, self.generation, edge, steps, Some(block.clone()), done, send);
             }
-            if blocks.is_empty() && (progress > edge.progress || edge.steps_from < steps.next_clock()) {
+            if blocks.is_empty()
+                && (progress > edge.progress
+                    || edge.steps_from < steps.next_clock()
+                    || edge.changes_from < steps.next_change())
+            {
                 send_one::<P>(self.from, self.generation, edge, steps, None, progress, send);
             }
             edge.progress = edge.progress.max(progress);
@@ -452,8 +409,19 @@ impl<P: Protections> Splitter<P> {
         }
     }
 
+    fn routes(&mut self) -> impl Iterator<Item = &mut Route> {
+        let targets = self.outputs.iter_mut().flatten();
+        targets.chain(&mut self.copies).chain(&mut self.copies_in).map(|target| &mut target.route)
+    }
+
+    /// From a boundary on packets go to other instances.
+    pub fn reroute(&mut self, change: &Change) {
+        self.routes().for_each(|route| route.change(change));
+    }
+
     /// Forgets what lies below the cut.
     pub fn trim(&mut self, cut: Clock) {
+        self.routes().for_each(|route| route.trim(cut));
         for edge in &mut self.edges {
             // Blocks are in sending order, not in clock order: a parked packet's comes late. A block
             // behind a younger one just stays a little longer.
@@ -481,6 +449,7 @@ impl<P: Protections> Splitter<P> {
         edge.generation = generation;
         edge.connected = true;
         edge.steps_from = boundary;
+        edge.changes_from = boundary;
         edge.progress = Position::before(boundary);
         if !P::on(Protection::ReplayHoldsProgress) {
             send_one::<P>(self.from, self.generation, edge, steps, None, reached, send);
@@ -502,6 +471,7 @@ impl<P: Protections> Splitter<P> {
                 edge.generation = generation;
             }
             edge.steps_from = boundary;
+            edge.changes_from = boundary;
             edge.progress = Position::before(boundary);
         }
     }
@@ -514,10 +484,10 @@ impl<P: Protections> Splitter<P> {
 }
 
 /// Sends a copy of a packet to a target, if it takes it.
-fn copy_to(target: &Target, edges: &mut [Edge], from: &BlockRef, desc: &Desc) {
+fn copy_to<P: Protections>(target: &Target, edges: &mut [Edge], from: &BlockRef, desc: &Desc) {
     let identity = || from.meta(desc).parsed.identity();
     if target.takes(|| identity().key) {
-        let edge = &mut edges[target.pick(desc.hash, identity)];
+        let edge = &mut edges[target.pick::<P>(desc.hash, desc.clock, identity)];
         if edge.builder.is_full() {
             edge.full.extend(edge.builder.finish());
         }
@@ -539,8 +509,10 @@ fn send_one<P: Protections>(
     if let Some(step) = news.last() {
         edge.steps_from = Clock(step.clock.0 + 1);
     }
+    let changes = steps.changes_since(edge.changes_from);
+    edge.changes_from = edge.changes_from.max(steps.next_change());
     let to_generation = edge.generation;
-    send(edge.to, Data { from, from_generation, to_generation, steps: news, block, progress });
+    send(edge.to, Data { from, from_generation, to_generation, steps: news, changes, block, progress });
 }
 
 #[cfg(test)]

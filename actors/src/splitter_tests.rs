@@ -2,9 +2,10 @@
 //! other cores.
 
 use super::*;
+use crate::routing::OwnerFn;
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::parse;
-use chc_api::{All, Direction, Event, EventKind, Step, Time};
+use chc_api::{All, Direction, Event, EventKind, FlowKey, Scope, Slot, Step, Time, VertexId};
 use chc_runtime::block::{BLOCK_PACKETS_MAX, Ingest};
 use std::sync::LazyLock;
 
@@ -47,7 +48,8 @@ pub(crate) fn clocks(data: &Data) -> Vec<u64> {
 /// A route to `instances` of vertex 1, slots dealt in turn.
 pub(crate) fn route(scope: Scope, instances: u16) -> Route {
     let owners = (0..64).map(|slot| slot % instances).collect();
-    Route { vertex: VertexId(1), scope, seed: SEED, owners, instances, owner: None, connection_slot: None }
+    let (vertex, later, owner, connection_slot) = (VertexId(1), Vec::new(), None, None);
+    Route { vertex, scope, seed: SEED, owners, later, instances, owner, connection_slot }
 }
 
 /// All packets to one vertex.
@@ -132,7 +134,7 @@ fn both_directions_of_a_connection_go_to_one_instance() {
         for n in 0..200u16 {
             let (client, server) = (u32::from(n) << 8 | 9, 0x0a00_0001);
             let pick = |(key, direction): (FlowKey, Direction)| {
-                splitter.pick(Output::FIRST, key.hash(SEED), || Identity { key, direction })
+                splitter.pick(Output::FIRST, key.hash(SEED), Clock(0), || Identity { key, direction })
             };
             let there = pick(FlowKey::v4(6, client, 40_000 + n, server, 443));
             let back = pick(FlowKey::v4(6, server, 443, client, 40_000 + n));
@@ -151,7 +153,7 @@ fn all_connections_of_a_host_go_to_one_instance_when_split_by_host() {
     let splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool, true);
     let pick = |server: u32, port: u16| {
         let (key, direction) = FlowKey::v4(6, 0x0a00_0009, port, server, 443);
-        splitter.pick(Output::FIRST, key.hash(SEED), || Identity { key, direction })
+        splitter.pick(Output::FIRST, key.hash(SEED), Clock(0), || Identity { key, direction })
     };
     let first = pick(1, 40_000);
     assert!((0..100).all(|n| pick(u32::from(n), 40_000 + n) == first));
@@ -165,7 +167,7 @@ fn a_packet_to_an_address_the_vertex_gave_out_goes_to_the_slot_that_owns_it() {
     for n in 0..20 {
         let block = packets(&[(0, 1000 + n, "")]);
         let identity = block.meta(&block.descs[0]).parsed.identity();
-        assert_eq!(splitter.pick(Output::FIRST, block.descs[0].hash, || identity), Some(2));
+        assert_eq!(splitter.pick(Output::FIRST, block.descs[0].hash, Clock(0), || identity), Some(2));
     }
 }
 

@@ -1,13 +1,17 @@
 //! The (clock, time) steps an actor knows: a complete run from some clock on, in clock order.
 
+use crate::routing::Change;
 use chc_api::{Clock, Step, Time};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Steps above the cut. One entry a distinct time (a tick apart by default), so the memory is bounded
 /// by the window.
 #[derive(Default, Clone, Debug)]
 pub struct Steps {
     known: VecDeque<Step>,
+    /// Changes of routing tables, which travel like steps.
+    changes: Vec<Arc<Change>>,
     end: Option<Step>,
 }
 
@@ -59,6 +63,25 @@ impl Steps {
         self.known.range(at..).copied().chain(self.end.filter(|s| s.clock >= clock))
     }
 
+    /// Adds a change of routing tables, if it is newer than those that are known.
+    pub fn change(&mut self, change: &Arc<Change>) {
+        if self.next_change() <= change.boundary {
+            self.changes.push(change.clone());
+        }
+    }
+
+    /// The changes at or above a boundary.
+    #[must_use]
+    pub fn changes_since(&self, boundary: Clock) -> Vec<Arc<Change>> {
+        self.changes.iter().filter(|change| change.boundary >= boundary).cloned().collect()
+    }
+
+    /// The clock after the boundary of the newest change.
+    #[must_use]
+    pub fn next_change(&self) -> Clock {
+        self.changes.last().map_or(Clock(0), |change| Clock(change.boundary.0 + 1))
+    }
+
     /// The clock after the newest step.
     #[must_use]
     pub fn next_clock(&self) -> Clock {
@@ -68,6 +91,10 @@ impl Steps {
 
     /// Forgets what lies below the cut.
     pub fn trim(&mut self, cut: Clock) {
+        // The newest stays: it tells what is known.
+        let last = self.changes.len().saturating_sub(1);
+        let below = self.changes.iter().take(last).take_while(|change| change.boundary < cut).count();
+        self.changes.drain(..below);
         while self.known.front().is_some_and(|s| s.clock < cut) {
             self.known.pop_front();
         }

@@ -127,15 +127,17 @@ pub struct Reply {
     pub records: Vec<(Position, Fetched)>,
 }
 
-/// What a new generation asks of each shard: the records of its slots at a boundary.
+/// What an instance asks of each shard when it begins, or when it gains slots: their records at a boundary.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// The instance.
     pub from: InstanceId,
-    /// Its new generation; older ones are refused from now on.
+    /// Its generation; older ones are refused from now on.
     pub generation: Generation,
     /// The boundary: the newest versions written below it are wanted.
     pub boundary: Clock,
+    /// The slots, which the instance owns from the boundary on.
+    pub slots: Vec<Slot>,
 }
 
 /// The answer to a [`Load`].
@@ -147,6 +149,8 @@ pub struct Loaded {
     pub generation: Generation,
     /// The shard that answers.
     pub shard: ShardId,
+    /// The boundary that was asked for.
+    pub boundary: Clock,
     /// The records, in key order.
     pub records: Vec<(ObjectId, FlowKey, Clock, Record)>,
 }

@@ -107,7 +107,8 @@ pub type Choice = (VertexId, OpName, OpValue);
 
 struct Vertex<P> {
     objects: Objects,
-    owners: Vec<u16>,
+    /// The owners of each slot, each from a clock on.
+    terms: Vec<Vec<(Clock, u16)>>,
     /// Of each instance.
     sessions: Vec<Session>,
     /// By object: the queue of an ordered one.
@@ -220,7 +221,7 @@ impl<P: Protections> ShardEngine<P> {
         }
         vertex.submit_all(batch, floor, &mut self.tally, &mut replies)?;
         for version in &batch.versions {
-            if vertex.owners.get(usize::from(version.slot.0)) != Some(&index) {
+            if vertex.owner_at(version.slot, version.written) != Some(index) {
                 self.tally.not_owner += 1;
                 continue;
             }
@@ -238,22 +239,26 @@ impl<P: Protections> ShardEngine<P> {
         Ok(())
     }
 
-    /// Gives a new generation the records of its slots and refuses older ones from now on.
+    /// Gives an instance the records of slots it owns from a boundary on, and refuses older generations of it from now
+    /// on.
     pub fn on_load(&mut self, load: &Load, out: &mut Vec<ShardEffect>) {
         let Some(session) = self.session(load.from) else { return };
         if !session.begin(load.generation) {
             self.tally.fenced += 1;
             return;
         }
-        let vertex = &self.vertices[usize::from(load.from.vertex.0)];
+        let vertex = &mut self.vertices[usize::from(load.from.vertex.0)];
+        for slot in &load.slots {
+            vertex.begin_term(*slot, load.boundary, load.from.index);
+        }
         let below = if P::on(Protection::BoundaryVersions) { load.boundary } else { Clock(u64::MAX) };
-        let mine = |slot: &Slot| vertex.owners.get(usize::from(slot.0)) == Some(&load.from.index);
-        let records =
-            vertex.slots.iter().filter(|(slot, _)| mine(slot)).flat_map(|(_, v)| v.load(below)).collect();
+        let mine = load.slots.iter().filter_map(|slot| vertex.slots.get(slot));
+        let records = mine.flat_map(|versions| versions.load(below)).collect();
         out.push(ShardEffect::Loaded(Loaded {
             to: load.from,
             generation: load.generation,
             shard: self.shard,
+            boundary: load.boundary,
             records,
         }));
     }
@@ -288,6 +293,7 @@ impl<P: Protections> ShardEngine<P> {
             let mut replies = Replies::new(self.record_choices, 0);
             vertex.serve(&mut self.tally, &mut replies);
             self.choices.extend(replies.send(VertexId(i as u16), out));
+            vertex.trim_terms(cut);
             vertex.ledger.trim(cut);
             for counts in vertex.counts.values_mut() {
                 counts.trim(cut);
@@ -366,12 +372,38 @@ impl<P: Protections> Vertex<P> {
         Self {
             queues: spec.objects.iter().map(queue).collect(),
             objects: Objects::new(spec.objects, rest, spec.per_clock, seed),
-            owners: spec.owners,
+            terms: spec.owners.iter().map(|owner| vec![(Clock(0), *owner)]).collect(),
             sessions: (0..spec.instances).map(|_| Session::default()).collect(),
             ledger: Ledger::new(window),
             counts: HashMap::new(),
             slots: BTreeMap::new(),
             hashes: Vec::new(),
+        }
+    }
+
+    /// The instance that owns a slot at a clock.
+    fn owner_at(&self, slot: Slot, clock: Clock) -> Option<u16> {
+        let terms = self.terms.get(usize::from(slot.0))?;
+        terms.iter().rev().find(|(from, _)| *from <= clock).map(|(_, owner)| *owner)
+    }
+
+    /// An instance owns a slot from a boundary on.
+    fn begin_term(&mut self, slot: Slot, boundary: Clock, owner: u16) {
+        if self.owner_at(slot, boundary) == Some(owner) {
+            return;
+        }
+        let Some(terms) = self.terms.get_mut(usize::from(slot.0)) else { return };
+        match terms.binary_search_by_key(&boundary, |(from, _)| *from) {
+            Ok(at) => terms[at].1 = owner,
+            Err(at) => terms.insert(at, (boundary, owner)),
+        }
+    }
+
+    /// Forgets terms that ended below the cut.
+    fn trim_terms(&mut self, cut: Clock) {
+        for terms in &mut self.terms {
+            let last = terms.iter().rposition(|(from, _)| *from <= cut).unwrap_or(0);
+            terms.drain(..last);
         }
     }
 

@@ -114,9 +114,23 @@ fn values(effects: &[ShardEffect]) -> Vec<OpValue> {
 }
 
 fn load(shard: &mut Shard, index: u16, generation: u32, boundary: u64) -> Vec<ShardEffect> {
-    let mut out = Vec::new();
     let boundary = Clock(boundary);
-    shard.on_load(&Load { from: instance(index), generation: Generation(generation), boundary }, &mut out);
+    let owns = |slot: &Slot| shard.vertices[0].owner_at(*slot, boundary) == Some(index);
+    let slots = (0..3).map(Slot).filter(owns).collect();
+    gain(shard, index, generation, boundary, slots)
+}
+
+/// Loads slots that the instance owns from the boundary on.
+fn gain(
+    shard: &mut Shard,
+    index: u16,
+    generation: u32,
+    boundary: Clock,
+    slots: Vec<Slot>,
+) -> Vec<ShardEffect> {
+    let mut out = Vec::new();
+    let (from, generation) = (instance(index), Generation(generation));
+    shard.on_load(&Load { from, generation, boundary, slots }, &mut out);
     out
 }
 
@@ -378,6 +392,23 @@ fn versions_are_accepted_from_the_owner_of_the_slot_only() {
     assert_eq!(shard.tally.not_owner, 2, "of the other instance, and of a slot that does not exist");
     assert_eq!(loaded(&mut shard, 0, 1, 8), [10]);
     assert_eq!(loaded(&mut shard, 1, 1, 8), Vec::<u64>::new());
+}
+
+#[test]
+fn a_version_is_accepted_from_who_owned_the_slot_at_its_clock() {
+    let mut shard = shard(2);
+    send(&mut shard, Batch { versions: vec![version(0, 5, Some(5))], ..from(0, 1) });
+    let gained = gain(&mut shard, 1, 1, Clock(8), vec![Slot(0)]);
+    let [ShardEffect::Loaded(records)] = gained.as_slice() else { panic!("{gained:?}") };
+    assert_eq!(records.records.len(), 1, "the new owner gets what the old one wrote below the boundary");
+    let both = vec![version(0, 7, Some(7)), version(0, 8, Some(8))];
+    send(&mut shard, Batch { versions: both.clone(), ..from(0, 1) });
+    send(&mut shard, Batch { versions: both, ..from(1, 1) });
+    assert_eq!(shard.tally.not_owner, 2, "that at 8 of the old owner and that at 7 of the new one");
+    assert_eq!(loaded(&mut shard, 0, 2, 7), [5], "a later generation of the old owner still begins below");
+    cut(&mut shard, 8);
+    assert_eq!(loaded(&mut shard, 0, 3, 8), Vec::<u64>::new());
+    assert_eq!(loaded(&mut shard, 1, 2, 9), [8]);
 }
 
 #[test]

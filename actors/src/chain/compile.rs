@@ -6,7 +6,8 @@ use crate::functions::{Function, NfRegistry};
 use crate::instance::core::InstanceConfig;
 use crate::messages::Source;
 use crate::root::core::RootConfig;
-use crate::splitter::{Route, Ways};
+use crate::routing::Route;
+use crate::splitter::Ways;
 use crate::topology::{Node, ShapeError, Topology, Way};
 use chc_api::{Declarations, Generation, InstanceId, Scope, ShardId, VertexId};
 use chc_runtime::block::BlockPool;
@@ -114,6 +115,7 @@ fn route(id: VertexId, vertex: &VertexConfig, function: &Function) -> Route {
         scope: if function.translates { Scope::FiveTuple } else { coarsest },
         seed: SEED,
         owners: (0..vertex.slots).map(|slot| slot % vertex.instances).collect(),
+        later: Vec::new(),
         instances: vertex.instances,
         owner: function.owner.clone(),
         connection_slot: function.connection_slot.clone(),

@@ -19,11 +19,13 @@ use crate::egress::core::{EgressCore, EgressCounts, Sink};
 use crate::instance::actor::InstanceActor;
 use crate::instance::core::{InstanceConfig, InstanceCounts, Running};
 use crate::manager::ManagerActor;
+use crate::messages::RootEvent;
 use crate::root::actor::{PacketSource, RootActor, RootOptions, RootReport};
 use crate::root::core::RootCore;
+use crate::routing::Repartition;
 use crate::shard::actor::{ShardActor, ShardControl};
 use anyhow::{Context as _, anyhow, bail};
-use chc_api::{All, InstanceId, Position, ShardId};
+use chc_api::{All, InstanceId, Position, ShardId, VertexId};
 use chc_runtime::actor::{ActorOptions, Birth};
 use chc_runtime::arbiter::{Arbiter, Arbiters};
 use chc_runtime::block::BlockPool;
@@ -56,11 +58,24 @@ pub struct Kill {
     pub after: u64,
 }
 
+/// Slots to move while packets flow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Turn {
+    /// The vertex.
+    pub vertex: VertexId,
+    /// How its traffic is partitioned then.
+    pub how: Repartition,
+    /// Number of input packets before it happens.
+    pub after: u64,
+}
+
 /// How to run a chain.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Faults.
     pub kills: Vec<Kill>,
+    /// Slots to move; in front of faults at the same packet.
+    pub turns: Vec<Turn>,
     /// Packets per second offered; without, as fast as there is room.
     pub rate: Option<f64>,
     /// Keep stamps, choices and state for a proof of equivalence.
@@ -148,9 +163,13 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
 ) -> anyhow::Result<RunOutcome> {
     let mut kills = options.kills.clone();
     kills.sort_by_key(|k| k.after);
-    let mut stops: Vec<u64> = kills.iter().map(|k| k.after).collect();
+    let mut turns = options.turns.clone();
+    turns.sort_by_key(|t| t.after);
+    let mut stops: Vec<u64> = kills.iter().map(|k| k.after).chain(turns.iter().map(|t| t.after)).collect();
+    stops.sort_unstable();
     stops.dedup();
-    let root_options = RootOptions { burst: plan.burst, rate: options.rate, stops };
+    let root_options = RootOptions { burst: plan.burst, rate: options.rate, stops: stops.clone() };
+    let mut stops = stops.into_iter();
     let cluster = start(plan, source, sink, root_options, options.record)?;
     let control = options.keep_in.as_deref().map(|dir| ControlServer::start(dir, plan, &cluster.addresses));
     let control = control.transpose()?;
@@ -162,8 +181,10 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
         recoveries.hear(plan, &cluster.news)?;
         match notice {
             Ok(Notice::Stopped) => {
-                let first = kills.first().map_or(0, |k| k.after);
-                let now: Vec<Kill> = kills.iter().take_while(|k| k.after == first).cloned().collect();
+                let stop = stops.next().unwrap_or(u64::MAX);
+                let now = turns.iter().take_while(|t| t.after == stop).count();
+                repartition(&cluster, turns.drain(..now))?;
+                let now: Vec<Kill> = kills.iter().take_while(|k| k.after == stop).cloned().collect();
                 kills.drain(..now.len());
                 inject(plan, &cluster, &now, &mut recoveries)?;
             }
@@ -354,6 +375,16 @@ fn root_child<S: PacketSource>(
         let core = RootCore::new(config.clone(), record);
         RootActor::new(core, source, options.clone(), Links::new(links.clone()))
     })
+}
+
+/// Has slots change hands.
+fn repartition(cluster: &Cluster, turns: impl Iterator<Item = Turn>) -> anyhow::Result<()> {
+    let root = cluster.addresses.root.current().ok_or_else(|| anyhow!("the root has ended"))?;
+    for turn in turns {
+        let event = RootEvent::Repartition(turn.vertex, turn.how);
+        root.send(RootControl::Event(event)).map_err(|lost| anyhow!("{lost}"))?;
+    }
+    Ok(())
 }
 
 /// Injects faults that are due, and lets the root go on once they have happened. An actor that is down

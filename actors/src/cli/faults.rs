@@ -2,7 +2,9 @@
 
 use super::Exit;
 use crate::chain::compile::ChainPlan;
-use crate::chain::run::Kill;
+use crate::chain::run::{Kill, Turn};
+use crate::config::INSTANCES_MAX;
+use crate::routing::{Repartition, Route};
 use clap::Args;
 
 /// Faults; PERCENT is of the input's packets.
@@ -11,10 +13,10 @@ pub struct FaultArgs {
     /// Kill an actor, e.g. nat/0@50, nat/1/splitter@25, nat/manager@10 (repeatable).
     #[arg(long, value_name = "ACTOR@PERCENT")]
     kill: Vec<String>,
-    /// Change a vertex's instances, e.g. nat=3@50 (not available yet).
+    /// Spread a vertex's traffic over so many instances, e.g. nat=3@50 (repeatable).
     #[arg(long, value_name = "VERTEX=N@PERCENT")]
     scale: Vec<String>,
-    /// Move traffic between instances, e.g. nat:0>1:0.5@50 (not available yet).
+    /// Move a share of what one instance has to another, e.g. nat:0>1:0.5@50; without a share all (repeatable).
     #[arg(long = "move", value_name = "VERTEX:I>J[:SHARE]@PERCENT")]
     moves: Vec<String>,
     /// Clone an instance (not available yet).
@@ -25,21 +27,39 @@ pub struct FaultArgs {
     slow: Vec<String>,
 }
 
+/// Faults and changes that were asked for.
+pub struct Faults {
+    /// Actors to kill.
+    pub kills: Vec<Kill>,
+    /// Slots to move.
+    pub turns: Vec<Turn>,
+}
+
 impl FaultArgs {
-    /// The kills asked for, in an input of `packets` packets; all mistakes at once.
-    pub fn kills(&self, plan: &ChainPlan, packets: u64) -> Result<Vec<Kill>, Exit> {
-        let later = [
-            ("--scale", &self.scale),
-            ("--move", &self.moves),
-            ("--clone", &self.clone),
-            ("--slow", &self.slow),
-        ];
+    /// The faults asked for, in an input of `packets` packets; all mistakes at once. The plan gets the instances
+    /// that vertices are scaled to.
+    pub fn read(&self, plan: &mut ChainPlan, packets: u64) -> Result<Faults, Exit> {
+        let later = [("--clone", &self.clone), ("--slow", &self.slow)];
         let mut problems: Vec<String> = later
             .iter()
             .flat_map(|(flag, values)| {
                 values.iter().map(move |v| format!("{flag} {v}: not available in this version"))
             })
             .collect();
+        let mut turns = Vec::new();
+        for text in &self.scale {
+            match scale(plan, text, packets) {
+                Ok(turn) => turns.push(turn),
+                Err(problem) => problems.push(format!("--scale {text}: {problem}")),
+            }
+        }
+        // Then all instances are known.
+        for text in &self.moves {
+            match moves(plan, text, packets) {
+                Ok(turn) => turns.push(turn),
+                Err(problem) => problems.push(format!("--move {text}: {problem}")),
+            }
+        }
         let mut kills = Vec::new();
         for text in &self.kill {
             match kill(plan, text, packets) {
@@ -47,17 +67,78 @@ impl FaultArgs {
                 Err(problem) => problems.push(format!("--kill {text}: {problem}")),
             }
         }
-        if problems.is_empty() { Ok(kills) } else { Err(Exit::Usage(problems.join("\n"))) }
+        if problems.is_empty() { Ok(Faults { kills, turns }) } else { Err(Exit::Usage(problems.join("\n"))) }
     }
 }
 
-fn kill(plan: &ChainPlan, text: &str, packets: u64) -> Result<Kill, String> {
-    let (actor, percent) = text.rsplit_once('@').ok_or("expected ACTOR@PERCENT, such as nat/0@50")?;
+/// What stands before the percentage, and after how many packets that is.
+fn at(text: &str, packets: u64, expected: &str) -> Result<(String, u64), String> {
+    let (what, percent) = text.rsplit_once('@').ok_or_else(|| format!("expected {expected}"))?;
     let percent: f64 = percent.parse().map_err(|_| format!("\"{percent}\" is not a percentage"))?;
     if !(0.0..=100.0).contains(&percent) {
         return Err(format!("{percent} is not between 0 and 100 percent"));
     }
-    let after = (packets as f64 * percent / 100.0) as u64;
+    Ok((what.to_owned(), (packets as f64 * percent / 100.0) as u64))
+}
+
+fn vertex<'a>(plan: &'a mut ChainPlan, name: &str) -> Result<&'a mut Route, String> {
+    if !plan.mode.is_stored() {
+        return Err("in mode traditional no state can change hands; use a mode with a store".into());
+    }
+    let names = plan.vertices.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
+    match plan.vertices.iter_mut().find(|v| v.name == name) {
+        Some(found) => Ok(&mut found.route),
+        None => Err(format!("there is no vertex \"{name}\"; the chain has {names}")),
+    }
+}
+
+fn scale(plan: &mut ChainPlan, text: &str, packets: u64) -> Result<Turn, String> {
+    let (what, after) = at(text, packets, "VERTEX=N@PERCENT, such as nat=3@50")?;
+    let (name, instances) = what.split_once('=').ok_or("expected VERTEX=N@PERCENT, such as nat=3@50")?;
+    let route = vertex(plan, name)?;
+    let most = INSTANCES_MAX.min(route.owners.len() as u16);
+    let instances: u16 =
+        instances.parse().map_err(|_| format!("\"{instances}\" is no number of instances"))?;
+    if !(1..=most).contains(&instances) {
+        return Err(format!("{instances} instances; give 1 to {most}"));
+    }
+    route.instances = route.instances.max(instances);
+    Ok(Turn { vertex: route.vertex, how: Repartition::Scale(instances), after })
+}
+
+fn moves(plan: &mut ChainPlan, text: &str, packets: u64) -> Result<Turn, String> {
+    const EXPECTED: &str = "VERTEX:I>J[:SHARE]@PERCENT, such as nat:0>1:0.5@50";
+    let (what, after) = at(text, packets, EXPECTED)?;
+    let mut parts = what.split(':');
+    let (name, instances) = (parts.next().unwrap_or(""), parts.next());
+    let (from, to) = instances.and_then(|pair| pair.split_once('>')).ok_or(format!("expected {EXPECTED}"))?;
+    let share = parts.next().unwrap_or("1");
+    if parts.next().is_some() {
+        return Err(format!("expected {EXPECTED}"));
+    }
+    let route = vertex(plan, name)?;
+    let instance = |text: &str| -> Result<u16, String> {
+        let index: u16 = text.parse().map_err(|_| format!("\"{text}\" is no number of an instance"))?;
+        let last = route.instances - 1;
+        if index > last {
+            Err(format!("there is no {name}/{index}; the last is {name}/{last}"))
+        } else {
+            Ok(index)
+        }
+    };
+    let (from, to) = (instance(from)?, instance(to)?);
+    if from == to {
+        return Err("both are the same instance; give two".into());
+    }
+    let share: f64 = share.parse().map_err(|_| format!("\"{share}\" is no share"))?;
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(format!("a share of {share}; give more than 0 and at most 1"));
+    }
+    Ok(Turn { vertex: route.vertex, how: Repartition::Move { from, to, share }, after })
+}
+
+fn kill(plan: &ChainPlan, text: &str, packets: u64) -> Result<Kill, String> {
+    let (actor, after) = at(text, packets, "ACTOR@PERCENT, such as nat/0@50")?;
     let mut parts = actor.split('/');
     let (vertex, child, rest) = (parts.next().unwrap_or(""), parts.next(), parts.next());
     if ["root", "store", "egress", "node"].contains(&vertex) {

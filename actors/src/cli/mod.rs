@@ -219,12 +219,12 @@ fn check_outputs(args: &RunArgs) -> Result<(), Exit> {
 
 fn run_command(args: &RunArgs) -> Result<(), Exit> {
     check_outputs(args)?;
-    let (plan, keep_in) = plan(&args.chain, &args.common.overrides.set)?;
+    let (mut plan, keep_in) = plan(&args.chain, &args.common.overrides.set)?;
     if args.rate.is_some_and(|r| !r.is_finite() || r <= 0.0) {
         return Err(Exit::Usage("--rate: must be above zero packets per second".into()));
     }
     let packets = count_packets(&args.input)?;
-    let kills = args.common.faults.kills(&plan, packets)?;
+    let faults::Faults { kills, turns } = args.common.faults.read(&mut plan, packets)?;
     let summary = scan(&args.input)?;
     let link = summary.link.unwrap_or(chc_api::packet::LinkType::ETHERNET);
     let write = |path: &PathBuf| CaptureWriter::create(path, summary.format, link);
@@ -239,7 +239,7 @@ fn run_command(args: &RunArgs) -> Result<(), Exit> {
     let sink = FileSink::new(writer, events, names, alerts.clone(), failure.clone());
     let source = CaptureSource(CaptureReader::open(&args.input)?);
     let bar = progress_bar(packets, args.common.json);
-    let options = RunOptions { kills, rate: args.rate, record: false, keep_in };
+    let options = RunOptions { kills, turns, rate: args.rate, record: false, keep_in };
     let outcome = run(&plan, source, sink, &options, |n| bar.set_position(n))?;
     bar.finish_and_clear();
     let report = report::RunReport::new(&plan, &outcome, *alerts.lock());
@@ -263,11 +263,11 @@ fn input_error(outcome: &RunOutcome) -> Result<(), Exit> {
 }
 
 fn verify_command(args: &VerifyArgs) -> Result<(), Exit> {
-    let (plan, _) = plan(&args.chain, &args.common.overrides.set)?;
+    let (mut plan, _) = plan(&args.chain, &args.common.overrides.set)?;
     let packets = count_packets(&args.input)?;
-    let kills = args.common.faults.kills(&plan, packets)?;
+    let faults::Faults { kills, turns } = args.common.faults.read(&mut plan, packets)?;
     let bar = progress_bar(packets, args.common.json);
-    let options = RunOptions { kills, rate: None, record: true, keep_in: None };
+    let options = RunOptions { kills, turns, rate: None, record: true, keep_in: None };
     let (outcome, comparison) = verify(&plan, &args.input, &options, |n| bar.set_position(n))?;
     bar.finish_and_clear();
     report::print_verify(&outcome, &comparison, args.common.json)?;

@@ -19,6 +19,15 @@ struct Suppressed {
     updates: u64,
 }
 
+/// Slots that went to other instances.
+#[derive(Serialize)]
+struct Handovers {
+    /// Changes of a routing table.
+    changes: u64,
+    /// Slots that changed hands in them.
+    slots: u64,
+}
+
 /// What a shard did: one that did much more than the others is hot.
 #[derive(Serialize)]
 struct ShardReport {
@@ -48,6 +57,7 @@ pub struct RunReport {
     queue_peaks: BTreeMap<String, u64>,
     store: Vec<ShardReport>,
     recoveries: Vec<Recovery>,
+    handovers: Handovers,
     #[serde(skip_serializing_if = "Option::is_none")]
     input_error: Option<String>,
 }
@@ -60,6 +70,11 @@ fn shard_report(counts: &ShardCounts) -> ShardReport {
         batches_early: counts.early,
         batches_repeated: counts.repeated,
     }
+}
+
+fn handovers(outcome: &RunOutcome) -> Handovers {
+    let counts = &outcome.root.counts;
+    Handovers { changes: counts.handovers, slots: counts.slots_moved }
 }
 
 fn suppressed(outcome: &RunOutcome) -> Suppressed {
@@ -94,7 +109,12 @@ impl RunReport {
             elapsed_s,
             mpps: counts.packets as f64 / elapsed_s / 1e6,
             gbps: counts.bytes as f64 * 8.0 / elapsed_s / 1e9,
-            instances: plan.vertices.iter().map(|v| (v.name.clone(), v.route.instances)).collect(),
+            instances: plan
+                .vertices
+                .iter()
+                .zip(&outcome.root.instances)
+                .map(|(v, n)| (v.name.clone(), *n))
+                .collect(),
             queue_peaks: plan
                 .vertices
                 .iter()
@@ -103,6 +123,7 @@ impl RunReport {
                 .collect(),
             store: outcome.shards.iter().map(shard_report).collect(),
             recoveries: outcome.recoveries.clone(),
+            handovers: handovers(outcome),
             input_error: outcome.root.input_error.clone(),
         }
     }
@@ -125,7 +146,7 @@ impl RunReport {
         text += &format!("suppressed      {} outputs, {} updates\n", s.outputs, s.updates);
         let Self { elapsed_s, mpps, gbps, .. } = self;
         text += &format!("elapsed         {elapsed_s:.3} s, {mpps:.2} Mpps, {gbps:.2} Gbit/s\n");
-        print_text(&(text + &recoveries_text(&self.recoveries)))
+        print_text(&(text + &handovers_text(&self.handovers) + &recoveries_text(&self.recoveries)))
     }
 }
 
@@ -138,6 +159,13 @@ impl RunReport {
         }
         writeln!(file, "{}", json!({ "event_type": "stats", "stats": self }))?;
         file.flush()
+    }
+}
+
+fn handovers_text(handovers: &Handovers) -> String {
+    match handovers {
+        Handovers { changes: 0, .. } => String::new(),
+        Handovers { changes, slots } => format!("handovers       {changes} changes, {slots} slots moved\n"),
     }
 }
 
@@ -160,6 +188,7 @@ struct VerifyReport<'a> {
     relations: &'a [String],
     duplicates_suppressed: Suppressed,
     recoveries: &'a [Recovery],
+    handovers: Handovers,
     first_difference: Option<&'a str>,
 }
 
@@ -173,6 +202,7 @@ pub fn print_verify(outcome: &RunOutcome, comparison: &Comparison, json: bool) -
         relations: &comparison.relations,
         duplicates_suppressed: suppressed(outcome),
         recoveries: &outcome.recoveries,
+        handovers: handovers(outcome),
         first_difference: comparison.first_difference.as_deref(),
     };
     if json {
@@ -188,6 +218,7 @@ pub fn print_verify(outcome: &RunOutcome, comparison: &Comparison, json: bool) -
     }
     let s = &report.duplicates_suppressed;
     text += &format!("suppressed      {} outputs, {} updates\n", s.outputs, s.updates);
+    text += &handovers_text(&report.handovers);
     text += &recoveries_text(&outcome.recoveries);
     if let Some(difference) = report.first_difference {
         text += &format!("first difference: {difference}\n");

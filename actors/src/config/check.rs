@@ -8,7 +8,8 @@ use super::diagnostic::{Place, Report, suggest};
 use super::file::{Node, Value};
 use super::graph::{self, PlacedVertex};
 use super::model::{
-    ChainConfig, EgressConfig, IoConfig, Next, RootConfig, RuntimeConfig, StoreConfig, VertexConfig,
+    ChainConfig, EgressConfig, INSTANCES_MAX, IoConfig, Next, RootConfig, RuntimeConfig, StoreConfig,
+    VertexConfig,
 };
 use super::section::{PlacedEdge, Section, integer};
 use crate::chain::compile::{SEED, in_order, topology};
@@ -156,7 +157,7 @@ fn vertex(
     known_keys(&section, VERTEX_KEYS, report);
     let defaults = VertexConfig::new(name, "");
     let slots = section.integer("slots", 1..=4096, defaults.slots, report);
-    let instances = section.integer("instances", 1..=64, defaults.instances, report);
+    let instances = section.integer("instances", 1..=INSTANCES_MAX.into(), defaults.instances, report);
     if instances > slots {
         let problem = format!("{instances} instances are more than the vertex has slots ({slots})");
         let remedy =

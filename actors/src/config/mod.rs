@@ -23,8 +23,8 @@ pub use builder::{ChainBuilder, VertexBuilder};
 pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use file::Format;
 pub use model::{
-    Backend, ChainConfig, Delete, Edge, EgressConfig, IoConfig, Next, Order, Placement, RootConfig, RootLog,
-    RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
+    Backend, ChainConfig, Delete, Edge, EgressConfig, INSTANCES_MAX, IoConfig, Next, Order, Placement,
+    RootConfig, RootLog, RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
 };
 
 use crate::functions::NfRegistry;

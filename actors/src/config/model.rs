@@ -273,6 +273,9 @@ impl Default for StoreConfig {
     }
 }
 
+/// Most instances a vertex can have.
+pub const INSTANCES_MAX: u16 = 64;
+
 /// `[egress]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EgressConfig {

@@ -62,8 +62,14 @@ pub struct EgressCore<P> {
     senders: BTreeMap<Source, Sender>,
     /// The root's, then one a vertex.
     edges: Vec<InEdge>,
-    /// Packets that wait for what comes before them, if they have to.
-    order: Option<Order>,
+    /// Whether packets of a flow may come from several vertices.
+    holds: bool,
+    /// Boundaries at which flows come from other senders, until all senders have passed them.
+    barriers: Vec<Clock>,
+    /// Changes of routing tables below this boundary are known.
+    changes_from: Clock,
+    /// Packets that wait for what comes before them.
+    order: Order,
     ready: Vec<Held>,
     floor: Clock,
     closed: Clock,
@@ -87,7 +93,10 @@ impl<P: Protections> EgressCore<P> {
             edges: (0..edges)
                 .map(|_| InEdge { outputs: SeenSet::new(window), events: BTreeSet::new() })
                 .collect(),
-            order: hold.then(Order::default),
+            holds: hold,
+            barriers: Vec::new(),
+            changes_from: Clock(0),
+            order: Order::default(),
             ready: Vec::new(),
             floor: Clock(0),
             closed: Clock(0),
@@ -105,6 +114,12 @@ impl<P: Protections> EgressCore<P> {
         }
         sender.generation = data.from_generation;
         let promised = sender.progress;
+        for change in &data.changes {
+            if change.boundary >= self.changes_from && P::on(Protection::HeldDownstream) {
+                self.barriers.push(change.boundary);
+            }
+            self.changes_from = self.changes_from.max(Clock(change.boundary.0 + 1));
+        }
         if let Some(block) = &data.block {
             self.trim(Clock((block.highest().0 + 1).saturating_sub(self.window)));
             self.on_packets(in_edge(data.from), block, promised, sink);
@@ -130,22 +145,30 @@ impl<P: Protections> EgressCore<P> {
             self.counts.packets += 1;
             self.counts.bytes += u64::from(desc.wire_len);
             self.counts.extra += u64::from(desc.path != Path::FIRST);
-            match &mut self.order {
-                Some(order) => order.add(block, [at]),
-                None => sink.packet(block, desc),
+            if self.holds || !self.barriers.is_empty() {
+                self.order.add(block, [at]);
+            } else {
+                sink.packet(block, desc);
             }
         }
     }
 
     /// Hands over the packets below which nothing can come any more.
     fn release(&mut self, sink: &mut impl Sink) {
-        let Some(order) = self.order.as_mut().filter(|order| !order.is_empty()) else { return };
-        let Some(progress) = self.senders.values().map(|s| s.progress).min() else { return };
-        order.take_ready(progress, &mut self.ready);
+        if self.order.is_empty() && self.barriers.is_empty() {
+            return;
+        }
+        let Some(mut progress) = self.senders.values().map(|s| s.progress).min() else { return };
+        self.barriers.retain(|boundary| progress < Position::before(*boundary));
+        if !self.holds && self.barriers.is_empty() {
+            // The rest is in the order of its senders.
+            progress = Position::before(Clock(u64::MAX));
+        }
+        self.order.take_ready(progress, &mut self.ready);
         for held in self.ready.drain(..) {
-            let block = order.block(&held);
+            let block = self.order.block(&held);
             sink.packet(block, &block.descs[held.at as usize]);
-            order.done(&held);
+            self.order.done(&held);
         }
     }
 

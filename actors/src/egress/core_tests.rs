@@ -1,9 +1,11 @@
 //! What leaves the chain, leaves once; a boundary is closed when everything below it has left.
 
 use super::*;
+use crate::routing::Change;
 use crate::splitter::tests::{clocks, packets, pool};
 use chc_api::{All, Direction, Event, EventKind, FlowKey, ObjectId, Path, Time, TimerOrigin, VertexId};
 use chc_runtime::block::{BlockBuilder, BlockRef};
+use std::sync::Arc;
 
 const EPOCH: u64 = 8;
 const WINDOW: u64 = 32;
@@ -53,6 +55,26 @@ fn where_a_flow_may_come_from_several_vertices_packets_leave_in_the_order_of_the
 }
 
 #[test]
+fn flows_that_change_senders_are_held_until_the_old_one_has_passed_the_boundary() {
+    let (mut egress, mut log) = (egress(true), Log::default());
+    let tables = vec![(VertexId(0), [1].as_slice().into())];
+    let changes = vec![Arc::new(Change { boundary: Clock(8), tables })];
+    let from = |index, clock, progress| Data {
+        changes: changes.clone(),
+        ..data(instance(0, index), 1, packet(clock), progress)
+    };
+    egress.on_data(&from(1, 9, 10), &mut log);
+    egress.on_data(&data(instance(1, 0), 1, None, 20), &mut log);
+    egress.on_data(&from(0, 6, 7), &mut log);
+    assert_eq!(log.packets, [6], "the old sender may send more below the boundary");
+    egress.on_data(&from(0, 7, 8), &mut log);
+    assert_eq!(log.packets, [6, 7, 9]);
+    egress.on_data(&data(instance(0, 1), 1, packet(12), 13), &mut log);
+    egress.on_data(&data(instance(0, 0), 1, packet(11), 12), &mut log);
+    assert_eq!(log.packets, [6, 7, 9, 12, 11], "afterwards nothing is held");
+}
+
+#[test]
 fn packets_that_functions_made_are_counted_as_extra() {
     let mut egress = egress(true);
     let mut log = Log::default();
@@ -72,6 +94,7 @@ fn data(from: InstanceId, generation: u32, block: Option<BlockRef>, progress: u6
         from_generation: Generation(generation),
         to_generation: Generation(0),
         steps: Vec::new(),
+        changes: Vec::new(),
         block,
         progress: Position::before(Clock(progress)),
     }

@@ -101,6 +101,8 @@ impl InstanceActor {
         totals.parked += counts.parked - last.parked;
         totals.timers += counts.timers - last.timers;
         totals.fenced += counts.fenced - last.fenced;
+        totals.handovers += counts.handovers - last.handovers;
+        totals.round_trips += counts.round_trips - last.round_trips;
         totals.retransmitted += counts.retransmitted - last.retransmitted;
     }
 }

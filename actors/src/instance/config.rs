@@ -2,7 +2,8 @@
 
 use crate::config::StoreMode;
 use crate::messages::Source;
-use crate::splitter::{Route, Ways};
+use crate::routing::Route;
+use crate::splitter::Ways;
 use chc_api::state::ObjectSpec;
 use chc_api::{Clock, Generation, InstanceId, Path, Position};
 use chc_runtime::block::BlockPool;
@@ -91,6 +92,8 @@ pub struct InstanceCounts {
     pub timers: u64,
     /// Data messages of replaced generations.
     pub fenced: u64,
+    /// Handovers of slots it took part in.
+    pub handovers: u64,
     /// Batches sent to a shard again, for it had not acknowledged them in time.
     pub retransmitted: u64,
 }

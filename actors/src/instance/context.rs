@@ -7,7 +7,7 @@ use super::config::InstanceConfig;
 use super::passing::BIT_COUNTERS;
 use super::records::Records;
 use crate::config::StoreMode;
-use crate::splitter::Route;
+use crate::routing::Route;
 use crate::steps::Steps;
 use chc_api::packet::parse::{PacketKind, Parsed};
 use chc_api::state::{ArmedTimer, ObjectKind, Plain, ValueBytes};

@@ -15,17 +15,20 @@
 //! closed only when everything below it is finished and every shard has acknowledged what was written
 //! below it. Memory is bounded by the root's window. Paper: sections 4.2, 4.3, 5.3, 5.4.
 
+mod handover;
 mod progress;
 mod running;
 
 pub use super::config::{InstanceConfig, InstanceCounts, Running};
 
+use self::handover::Handover;
 use self::running::packet_hint;
 use super::context::{Cx, Env, State};
 use super::lanes::{LaneId, Lanes};
 use super::records::Records;
 use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
 use crate::order::{Held, Order};
+use crate::routing::Change;
 use crate::seen::SeenSet;
 use crate::splitter::Splitter;
 use chc_api::state::counter_cells;
@@ -42,6 +45,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 struct Sender {
     source: Source,
@@ -154,6 +158,14 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     /// Packets that wait for that.
     order: Order,
     ready: Vec<Held>,
+    /// Slots that change hands, in the order of their boundaries.
+    handovers: VecDeque<Handover>,
+    /// Boundaries at which flows come from other senders, until all senders have passed them.
+    barriers: Vec<Clock>,
+    /// Changes of routing tables below this boundary are known.
+    changes_from: Clock,
+    /// Boundaries at which the slots this instance gains were let go.
+    granted: Vec<Clock>,
     phase: Phase,
     /// Shards whose records have not come yet.
     loads: Vec<ShardId>,
@@ -227,6 +239,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             holds: config.joins || (N::TRANSLATES && !in_order),
             order: Order::default(),
             ready: Vec::new(),
+            handovers: VecDeque::new(),
+            barriers: Vec::new(),
+            changes_from: Clock(0),
+            granted: Vec::new(),
             env,
             nf: Rc::new(nf),
             spawn,
@@ -257,11 +273,18 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     fn start(
         &mut self,
-        cut: Clock,
-        stamped: Clock,
+        (cut, stamped): (Clock, Clock),
         downstream: &[(InstanceId, Generation)],
+        changes: &[Arc<Change>],
         out: &mut Vec<InstanceEffect>,
     ) {
+        for change in changes {
+            if change.boundary <= cut {
+                self.begin_with_tables(change);
+            } else {
+                self.learn(change);
+            }
+        }
         self.floor = cut;
         self.closed = cut;
         self.stamped = stamped;
@@ -288,7 +311,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// Asks the shards for the records that have not come yet.
     fn load(&self, out: &mut Vec<InstanceEffect>) {
         let (from, generation, boundary) = (self.config.id, self.config.generation, self.floor);
-        let load = |shard: &ShardId| InstanceEffect::Load(*shard, Load { from, generation, boundary });
+        let slots = self.slots_at(boundary);
+        let load = |shard: &ShardId| {
+            InstanceEffect::Load(*shard, Load { from, generation, boundary, slots: slots.clone() })
+        };
         out.extend(self.loads.iter().map(load));
     }
 
@@ -297,6 +323,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if self.phase == Phase::Loading {
             return self.load(out);
         }
+        self.load_gained(out);
         let inner = &mut *self.env.inner();
         inner.ask_again();
         if let State::Store(client) = &mut inner.state {
@@ -306,17 +333,25 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     }
 
     fn on_loaded(&mut self, loaded: &Loaded) {
-        let awaited = self.loads.iter().position(|shard| *shard == loaded.shard);
-        let Some(awaited) = awaited.filter(|_| loaded.generation == self.config.generation) else { return };
-        self.loads.swap_remove(awaited);
-        {
-            let inner = &mut *self.env.inner();
-            for (object, key, written, record) in &loaded.records {
-                inner.records.install(*object, key, *written, record, &inner.steps);
-            }
+        if loaded.generation != self.config.generation {
+            return;
         }
+        if self.phase != Phase::Loading {
+            return self.on_gained(loaded);
+        }
+        let awaited = self.loads.iter().position(|shard| *shard == loaded.shard);
+        let Some(awaited) = awaited else { return };
+        self.loads.swap_remove(awaited);
+        self.install(loaded);
         if self.loads.is_empty() {
             self.begin();
+        }
+    }
+
+    fn install(&self, loaded: &Loaded) {
+        let inner = &mut *self.env.inner();
+        for (object, key, written, record) in &loaded.records {
+            inner.records.install(*object, key, *written, record, &inner.steps);
         }
     }
 
@@ -348,9 +383,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             inner.steps.extend(&data.steps);
             inner.records.advance(&inner.steps);
         }
+        for change in &data.changes {
+            self.learn(change);
+        }
         let progress =
             |s: &Sender| if s.source == data.from { s.progress.max(data.progress) } else { s.progress };
         let input = self.edges.iter().flat_map(|e| &e.senders).map(progress).min();
+        let input = input.map(|input| self.input_max().map_or(input, |max| max.min(input)));
         if let Some(block) = &data.block {
             // A stamped clock proves that the cut is less than a window behind it.
             self.trim(Clock((block.highest().0 + 1).saturating_sub(self.config.window)));
@@ -363,12 +402,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if let Some(sender) = self.edges[at].senders.iter_mut().find(|s| s.source == data.from) {
             sender.progress = sender.progress.max(data.progress);
         }
-        if let Some(input) = input.filter(|i| *i > self.input) {
-            self.release(input);
-            self.input = input;
-            self.stalled |= !self.lanes.is_empty();
-            self.fire_due();
-        }
+        self.advance_input();
         self.run_waiting();
     }
 
@@ -414,7 +448,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Whether packets of a block have to wait for lower ones that may still come, or wait.
     fn must_hold(&self, block: &BlockRef, input: Option<Position>) -> bool {
-        self.holds
+        (self.holds || self.is_turning())
             && !(self.order.is_empty()
                 && block.descs.last().is_none_or(|last| input.is_some_and(|input| last.position() <= input))
                 && block.descs.is_sorted_by_key(|desc| (desc.clock, desc.path)))
@@ -539,6 +573,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             edge.seen.trim(cut);
         }
         self.splitter.trim(cut);
+        self.config.own.trim(cut);
+        self.granted.retain(|boundary| *boundary >= cut);
         self.env.inner().steps.trim(cut);
     }
 }
@@ -546,12 +582,20 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCore<N, P, S> {
     fn on_event(&mut self, event: InstanceEvent, out: &mut Vec<InstanceEffect>) {
         match event {
-            InstanceEvent::Go { cut, stamped, downstream } => {
+            InstanceEvent::Go { cut, stamped, downstream, changes, granted } => {
                 if self.phase == Phase::Registered {
-                    self.start(cut, stamped, &downstream, out);
+                    granted.into_iter().for_each(|boundary| self.on_granted(boundary));
+                    self.start((cut, stamped), &downstream, &changes, out);
                 }
             }
-            InstanceEvent::Loaded(loaded) => self.on_loaded(&loaded),
+            InstanceEvent::Granted(boundary) => {
+                self.on_granted(boundary);
+                self.hand_over(out);
+            }
+            InstanceEvent::Loaded(loaded) => {
+                self.on_loaded(&loaded);
+                self.hand_over(out);
+            }
             InstanceEvent::Data(data) => match self.phase {
                 Phase::Running => self.on_data(data),
                 Phase::Defective => {}
@@ -582,6 +626,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                 }
                 self.resume_settled();
                 self.report_closing(out);
+                self.hand_over(out);
             }
             InstanceEvent::Overdue => self.on_overdue(out),
             InstanceEvent::PauseOver(position) => {
@@ -655,6 +700,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
         {
             out.push(InstanceEffect::CaughtUp { replayed });
         }
+        if self.hand_over(out) {
+            // Nothing was waited for: what ran then is sent, too.
+            self.flush(out);
+        }
     }
 
     fn counts(&self) -> InstanceCounts {
@@ -682,7 +731,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
     fn awaits_store(&self) -> bool {
         let inner = self.env.inner();
         let State::Store(client) = &inner.state else { return false };
-        !self.loads.is_empty() || client.awaits_acknowledgement() || inner.waits() > 0
+        !self.loads.is_empty() || self.awaits_gained() || client.awaits_acknowledgement() || inner.waits() > 0
     }
 
     fn check_invariants(&self) {

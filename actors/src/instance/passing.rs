@@ -43,7 +43,7 @@ impl<'a, P: Protections> Passage<'a, P> {
     ) -> Self {
         let desc = &block.descs[at];
         let meta = block.meta(desc);
-        let edge = splitter.pick(Output::FIRST, desc.hash, || meta.parsed.identity());
+        let edge = splitter.pick(Output::FIRST, desc.hash, desc.clock, || meta.parsed.identity());
         Self { records, state, splitter, block, desc, meta, hint, edge, rewritten: None, pairs: 0 }
     }
 

@@ -334,6 +334,26 @@ impl<P: Protections> Records<P> {
         self.set_timer(origin.object, row, key, usize::from(origin.index), None, steps);
     }
 
+    /// Drops the records of connections that are another instance's now; the store has them.
+    pub fn forget(&mut self, is_lost: impl Fn(&FlowKey, u64) -> bool, steps: &Steps) {
+        for at in 0..self.objects.len() {
+            let (id, seed) = (ObjectId(at as u16), self.seed);
+            let Some(object) = &self.objects[at] else { continue };
+            let keys = object.table.rows().map(|row| (row, object.table.key(row)));
+            let lost: Vec<(Row, FlowKey)> = keys.filter(|(_, key)| is_lost(key, key.hash(seed))).collect();
+            for (row, key) in &lost {
+                for index in 0..self.object(id).shape.timers {
+                    self.set_timer(id, *row, key, index, None, steps);
+                }
+                let object = self.object_mut(id);
+                object.unindex(*row, key);
+                object.table.remove(*row, key.hash(seed));
+            }
+            let rows: std::collections::HashSet<Row> = lost.into_iter().map(|(row, _)| row).collect();
+            self.object_mut(id).unflushed.retain(|row| !rows.contains(row));
+        }
+    }
+
     /// The last write of each of a connection's records, if it is there and the store has it: where a timer was
     /// just disarmed, a version of that clock would be from before a failure.
     pub fn written(&self, key: &FlowKey, hash: u64) -> impl Iterator<Item = (ObjectId, Option<Clock>)> {

@@ -30,6 +30,8 @@ pub struct RootReport {
     pub input_error: Option<String>,
     /// Every stamp, if they were recorded.
     pub stamps: Vec<Stamp>,
+    /// How many instances of each vertex had slots at the end.
+    pub instances: Vec<u16>,
     /// From the first packet to the moment everything was finished and logged.
     pub elapsed: Duration,
     /// That moment.
@@ -43,6 +45,7 @@ impl Default for RootReport {
             ingest_drops: 0,
             input_error: None,
             stamps: Vec::new(),
+            instances: Vec::new(),
             elapsed: Duration::ZERO,
             finished: Instant::now(),
         }
@@ -111,9 +114,13 @@ impl<S: PacketSource> RootActor<S> {
         for effect in self.effects.drain(..) {
             match effect {
                 RootEffect::Data(to, data) => self.links.send(to, data),
-                RootEffect::Go { to, generation, cut, stamped, generations } => {
+                RootEffect::Grant(to, boundary) => {
+                    let event = InstanceEvent::Granted(boundary);
+                    self.links.tell_instance(to, None, InstanceControl::Event(event));
+                }
+                RootEffect::Go { to, generation, cut, stamped, generations, changes, granted } => {
                     let downstream = self.links.downstream(to, generations);
-                    let event = InstanceEvent::Go { cut, stamped, downstream };
+                    let event = InstanceEvent::Go { cut, stamped, downstream, changes, granted };
                     self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
                 }
                 RootEffect::Reserve(until) => self.links.tell_shard(ShardId(0), ShardControl::Reserve(until)),
@@ -180,6 +187,7 @@ impl<S: PacketSource> RootActor<S> {
                 ingest_drops: self.ingest_drops,
                 input_error: self.input_error.take(),
                 stamps: self.core.take_stamps(),
+                instances: self.core.owners(),
                 elapsed: self.started.map_or(Duration::ZERO, |s| s.elapsed()),
                 finished: Instant::now(),
             })));

@@ -11,17 +11,23 @@
 //! Clocks are leased: the store has on record up to where they may have been stamped, and the root reserves more when
 //! half a lease is left, so that it seldom waits.
 //!
+//! The root also changes routing tables: at the next boundary, above every stamped clock, announced in band. When those who
+//! lose slots have closed that boundary, those who gain them may load what is known of them.
+//!
 //! Invariants: clocks and packet time never go back; no clock is stamped that is not reserved; the cut never goes back and never passes a report
 //! of a current generation. Memory: the window. Paper: section 5 (clocks, logging), 5.3, 5.4.
 
 use super::fragments::Fragments;
 use crate::messages::{RootEffect, RootEvent, Source};
+use crate::routing::{Change, Repartition, Route};
 use crate::splitter::{Splitter, Ways};
 use crate::steps::Steps;
 use chc_api::packet::ParseReason;
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed, parse};
-use chc_api::{Clock, Generation, InstanceId, Output, Path, Position, Protection, Protections, Step, Time};
+use chc_api::{
+    Clock, Generation, InstanceId, Output, Path, Position, Protection, Protections, Step, Time, VertexId,
+};
 use chc_runtime::block::{BlockPool, Desc, Ingest, Meta};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -82,6 +88,10 @@ pub struct RootCounts {
     pub bytes: u64,
     /// Packets that were not understood to their end, by [`ParseReason`].
     pub reasons: BTreeMap<&'static str, u64>,
+    /// Changes of routing tables.
+    pub handovers: u64,
+    /// Slots that went to another instance.
+    pub slots_moved: u64,
 }
 
 /// The state machine.
@@ -109,7 +119,20 @@ pub struct RootCore<P> {
     stamps: Vec<Stamp>,
     record_stamps: bool,
     ended: bool,
+    /// How traffic to each vertex is partitioned.
+    routes: Vec<Route>,
+    /// What is asked for and has not begun.
+    asked_for: VecDeque<(VertexId, Repartition)>,
+    handovers: Vec<Handover>,
     counts: RootCounts,
+}
+
+/// Slots change hands at a boundary.
+struct Handover {
+    boundary: Clock,
+    losers: Vec<InstanceId>,
+    gainers: Vec<InstanceId>,
+    granted: bool,
 }
 
 impl<P: Protections> RootCore<P> {
@@ -137,6 +160,9 @@ impl<P: Protections> RootCore<P> {
             stamps: Vec::new(),
             record_stamps,
             ended: false,
+            routes: config.ways.routes.to_vec(),
+            asked_for: VecDeque::new(),
+            handovers: Vec::new(),
             counts: RootCounts::default(),
             config,
         }
@@ -211,7 +237,7 @@ impl<P: Protections> RootCore<P> {
             bits: Desc::bits_of(&parsed, arrival.frame),
         };
         // Nothing is discarded at the entry: there is an edge.
-        let edge = self.splitter.pick(Output::FIRST, hash, || parsed.identity());
+        let edge = self.splitter.pick(Output::FIRST, hash, clock, || parsed.identity());
         if let Some(edge) = edge {
             self.splitter.builder(edge).ingest(arrival.frame, parsed.head_len(arrival.frame), ingest, meta);
         }
@@ -285,8 +311,68 @@ impl<P: Protections> RootCore<P> {
         self.ended && self.cut == self.next
     }
 
+    /// Begins what is asked for, at the next boundary. A boundary has one change.
+    fn repartition(&mut self, out: &mut Vec<RootEffect>) {
+        while !self.ended {
+            // Above the cut: whoever began there knows the tables from there on.
+            let boundary = Clock(self.next.0.max(self.cut.0 + 1)).ceil(self.config.epoch);
+            if self.steps.next_change() > boundary {
+                return;
+            }
+            let Some((vertex, how)) = self.asked_for.pop_front() else { return };
+            let Some(route) = self.routes.get_mut(usize::from(vertex.0)) else { continue };
+            let before = route.owners_last().to_vec();
+            let after = how.apply(&before);
+            let moved: Vec<(u16, u16)> =
+                before.iter().copied().zip(after.iter().copied()).filter(|(old, new)| old != new).collect();
+            if moved.is_empty() {
+                continue;
+            }
+            self.next = boundary;
+            let change = Arc::new(Change { boundary, tables: vec![(vertex, after.into())] });
+            route.change(&change);
+            self.splitter.reroute(&change);
+            self.steps.change(&change);
+            let of = |pick: fn(&(u16, u16)) -> u16| {
+                let mut all: Vec<u16> = moved.iter().map(pick).collect();
+                all.sort_unstable();
+                all.dedup();
+                all.into_iter().map(|index| InstanceId { vertex, index }).collect()
+            };
+            let (losers, gainers) = (of(|(old, _)| *old), of(|(_, new)| *new));
+            self.handovers.push(Handover { boundary, losers, gainers, granted: false });
+            self.counts.handovers += 1;
+            self.counts.slots_moved += moved.len() as u64;
+            self.grant(out);
+        }
+    }
+
+    /// Tells those who gain slots, once those who lose them have closed the boundary.
+    fn grant(&mut self, out: &mut Vec<RootEffect>) {
+        for handover in self.handovers.iter_mut().filter(|handover| !handover.granted) {
+            let has_closed = |id: &InstanceId| self.reports.get(id).is_some_and(|r| r.1 >= handover.boundary);
+            if handover.losers.iter().all(has_closed) || !P::on(Protection::FlushedRelease) {
+                handover.granted = true;
+                out.extend(handover.gainers.iter().map(|id| RootEffect::Grant(*id, handover.boundary)));
+            }
+        }
+    }
+
+    /// How many instances of each vertex own slots.
+    #[must_use]
+    pub fn owners(&self) -> Vec<u16> {
+        let count = |route: &Route| {
+            let mut owners = route.owners_last().to_vec();
+            owners.sort_unstable();
+            owners.dedup();
+            owners.len() as u16
+        };
+        self.routes.iter().map(count).collect()
+    }
+
     /// Sends what was stamped since the last call, and the progress.
     pub fn flush(&mut self, out: &mut Vec<RootEffect>) {
+        self.repartition(out);
         if self.unflushed_bytes > 0 {
             let bytes = std::mem::take(&mut self.unflushed_bytes);
             self.in_flight_bytes += bytes;
@@ -312,7 +398,12 @@ impl<P: Protections> RootCore<P> {
                     return;
                 }
                 report.1 = report.1.max(boundary);
+                self.grant(out);
                 self.move_cut(out);
+            }
+            RootEvent::Repartition(vertex, how) => {
+                self.asked_for.push_back((vertex, how));
+                self.repartition(out);
             }
             RootEvent::Reserved(until) => self.leased = self.leased.max(until),
             RootEvent::EgressClosed(boundary) => {
@@ -333,12 +424,18 @@ impl<P: Protections> RootCore<P> {
         }
         self.reserve(out);
         let started = self.reports.iter().filter(|(_, (g, _))| *g > Generation(0));
+        let tables = |route: &Route| (route.vertex, Arc::from(route.owners_at(self.cut)));
+        let at_cut = Change { boundary: self.cut, tables: self.routes.iter().map(tables).collect() };
+        let later = self.steps.changes_since(Clock(self.cut.0 + 1));
+        let granted = self.handovers.iter().filter(|h| h.granted && h.gainers.contains(&instance));
         out.push(RootEffect::Go {
             to: instance,
             generation,
             cut: self.cut,
             stamped: self.next,
             generations: started.map(|(i, (g, _))| (*i, *g)).collect(),
+            changes: std::iter::once(Arc::new(at_cut)).chain(later).collect(),
+            granted: granted.map(|h| h.boundary).collect(),
         });
     }
 
@@ -353,6 +450,8 @@ impl<P: Protections> RootCore<P> {
         self.splitter.trim(cut);
         // Steps are needed from the cut on, for replays.
         self.steps.trim(cut);
+        self.routes.iter_mut().for_each(|route| route.trim(cut));
+        self.handovers.retain(|handover| handover.boundary > cut || !handover.granted);
         while self.in_flight.front().is_some_and(|(last, _)| *last < cut) {
             if let Some((_, bytes)) = self.in_flight.pop_front() {
                 self.in_flight_bytes -= bytes;

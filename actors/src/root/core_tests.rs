@@ -275,7 +275,7 @@ fn the_cut_waits_for_a_new_generation() {
     let go = register(&mut root, 1, 2);
     let expected = [(instance(1), Generation(2)), (instance(2), Generation(1))];
     assert!(
-        matches!(go.as_slice(), [RootEffect::Go { to, generation: Generation(2), cut: Clock(8), stamped: Clock(16), generations }]
+        matches!(go.as_slice(), [RootEffect::Go { to, generation: Generation(2), cut: Clock(8), stamped: Clock(16), generations, .. }]
             if *to == instance(1) && *generations == expected),
         "{go:?}"
     );
@@ -300,6 +300,89 @@ fn it_is_ready_when_every_instance_has_registered() {
     let go = register(&mut root, 2, 1);
     assert!(root.is_ready());
     assert!(matches!(go.as_slice(), [RootEffect::Go { generations, .. }] if generations.len() == 2));
+}
+
+// Repartitioning: the paper's section 5.1; DESIGN section 6, moves.
+
+/// The root of one vertex with two instances, which have started.
+fn root_of_two() -> RootCore<All> {
+    let instances = [0, 1].map(|index| InstanceId { vertex: VertexId(1), index });
+    let ways = ways_to(route(Scope::Global, 2));
+    let mut root = root(RootConfig { ways, instances: instances.to_vec(), ..config() });
+    for id in instances {
+        on(&mut root, RootEvent::Register(id, Generation(1)));
+        on(&mut root, RootEvent::Replay(id, Generation(1), Clock(0)));
+    }
+    root
+}
+
+fn moved(root: &mut RootCore<All>, from: u16, to: u16) -> Vec<RootEffect> {
+    on(root, RootEvent::Repartition(VertexId(1), Repartition::Move { from, to, share: 1.0 }))
+}
+
+fn report(root: &mut RootCore<All>, index: u16, boundary: u64) -> Vec<RootEffect> {
+    let id = InstanceId { vertex: VertexId(1), index };
+    on(root, RootEvent::Closed(id, Generation(1), Clock(boundary)))
+}
+
+#[test]
+fn slots_change_hands_at_the_next_boundary_in_front_of_its_packets() {
+    let mut root = root_of_two();
+    ingest(&mut root, 0);
+    assert!(moved(&mut root, 0, 1).is_empty(), "they are granted when who has them has closed the boundary");
+    ingest(&mut root, 1);
+    assert_eq!(root.next_clock(), Clock(9), "the clocks up to the boundary are void");
+    let sent = flush(&mut root);
+    let to = |index| sent.iter().find(|data| data.block.is_some() && clocks(data) == [index]);
+    assert!(to(0).is_some() && to(8).is_some(), "each by the table of its clock");
+    assert!(sent.iter().all(|data| data.progress < Position::before(Clock(8)) || !data.changes.is_empty()));
+    assert!(flush(&mut root).iter().all(|data| data.changes.is_empty()), "it is announced once");
+    assert_eq!(root.owners()[1], 1);
+}
+
+#[test]
+fn slots_are_granted_when_their_owners_have_closed_the_boundary() {
+    let mut root = root_of_two();
+    ingest(&mut root, 0);
+    moved(&mut root, 0, 1);
+    assert!(report(&mut root, 1, 8).is_empty(), "the new owner's report is not what is waited for");
+    let granted = report(&mut root, 0, 8);
+    assert!(
+        matches!(granted.as_slice(), [RootEffect::Grant(InstanceId { index: 1, .. }, Clock(8))]),
+        "{granted:?}"
+    );
+    assert!(report(&mut root, 0, 8).is_empty(), "once");
+    let again =
+        on(&mut root, RootEvent::Register(InstanceId { vertex: VertexId(1), index: 1 }, Generation(2)));
+    let [RootEffect::Go { changes, granted, .. }] = again.as_slice() else { panic!("{again:?}") };
+    assert_eq!(granted, &[Clock(8)], "a new generation is told again");
+    assert_eq!(changes.iter().map(|c| c.boundary.0).collect::<Vec<_>>(), [0, 8]);
+}
+
+#[test]
+fn a_boundary_has_one_change() {
+    let mut root = root_of_two();
+    ingest(&mut root, 0);
+    moved(&mut root, 0, 1);
+    moved(&mut root, 1, 0);
+    assert_eq!(root.counts().handovers, 1);
+    ingest(&mut root, 1);
+    flush(&mut root);
+    assert_eq!(
+        (root.counts().handovers, root.next_clock()),
+        (2, Clock(16)),
+        "the second waits for the next one"
+    );
+}
+
+#[test]
+fn a_change_of_nothing_is_none() {
+    let mut root = root_of_two();
+    moved(&mut root, 1, 0);
+    moved(&mut root, 1, 0);
+    ingest(&mut root, 0);
+    flush(&mut root);
+    assert_eq!((root.counts().handovers, root.next_clock()), (1, Clock(9)));
 }
 
 // The log and replay: the paper's section 5.4.

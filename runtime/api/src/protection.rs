@@ -41,6 +41,14 @@ pub enum Protection {
     LoggedDraws,
     /// A resource is given back by its owner alone.
     OwnedReleases,
+    /// The new owner of a slot waits until the old one has closed the boundary and the records are loaded.
+    BufferedHandover,
+    /// Whoever gains a slot is told to go on when those who lost it have closed the boundary.
+    FlushedRelease,
+    /// Where the flows of a slot come from another sender, they are held until the old one has passed the boundary.
+    HeldDownstream,
+    /// A packet goes by the routing table of its clock, not by the newest.
+    RoutedByClock,
     /// What was written below a boundary is sent to the shards before the boundary is closed.
     FlushedState,
 }

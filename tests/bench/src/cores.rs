@@ -290,11 +290,14 @@ impl<P: Protections> Cores<P> {
                 RootEffect::Data(Destination::Instance(to), data) => {
                     self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Data(data));
                 }
-                RootEffect::Go { to, cut, stamped, generations, .. } => {
+                RootEffect::Grant(to, boundary) => {
+                    self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Granted(boundary));
+                }
+                RootEffect::Go { to, cut, stamped, generations, changes, granted, .. } => {
                     let ways = &self.topology.vertices[usize::from(to.vertex.0)];
                     let is_next = |id: &InstanceId| ways.ways().any(|way| way.to == id.vertex);
                     let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
-                    let event = InstanceEvent::Go { cut, stamped, downstream };
+                    let event = InstanceEvent::Go { cut, stamped, downstream, changes, granted };
                     self.to_instances[usize::from(to.vertex.0)].push(event);
                 }
                 RootEffect::Reserve(until) => {

@@ -127,8 +127,6 @@ fn check_reports_every_mistake_with_its_file_line_and_key() {
 fn what_is_not_built_yet_is_refused_by_name() {
     let scratch = with_mix();
     let refused = [
-        "--scale nat=3@50",
-        "--move nat:0>1:0.5@50",
         "--clone nat/0@50",
         "--slow nat/0=100@50",
         "--kill root/0@50",
@@ -156,24 +154,56 @@ fn what_is_not_built_yet_is_refused_by_name() {
 fn wrong_faults_are_refused_all_at_once() {
     let scratch = with_mix();
     let wrong = [
-        "nta/0@50",
-        "nat/2@50",
-        "nat/x@50",
-        "nat@50",
-        "nat/0@101",
-        "nat/0@-1",
-        "nat/0@half",
-        "nat/0@nan",
-        "nat/0",
-        "nat/0/arm@50",
-        "nat/manager/0@50",
+        "--kill nta/0@50",
+        "--kill nat/2@50",
+        "--kill nat/x@50",
+        "--kill nat@50",
+        "--kill nat/0@101",
+        "--kill nat/0@-1",
+        "--kill nat/0@half",
+        "--kill nat/0@nan",
+        "--kill nat/0",
+        "--kill nat/0/arm@50",
+        "--kill nat/manager/0@50",
+        "--scale nat=0@50",
+        "--scale nat=65@50",
+        "--scale nat=many@50",
+        "--scale nta=2@50",
+        "--scale nat@50",
+        "--scale nat=2",
+        "--move nat:0@50",
+        "--move nat:0>0@50",
+        "--move nat:0>9@50",
+        "--move nat:0>1:0@50",
+        "--move nat:0>1:1.5@50",
+        "--move nat:0>1:half@50",
+        "--move nat:0>1:0.5:1@50",
+        "--move nta:0>1@50",
+        "--move nat:0>1@200",
     ];
-    let arguments: Vec<&str> = wrong.iter().flat_map(|kill| ["--kill", kill]).collect();
+    let arguments: Vec<&str> = wrong.iter().flat_map(|both| both.split(' ')).collect();
     let answer = on_mix(&scratch, "run", "quickstart", &arguments).expect(2);
-    for kill in wrong {
-        assert!(answer.stderr.contains(&format!("--kill {kill}: ")), "{kill}\n{answer}");
+    for one in wrong {
+        assert!(answer.stderr.contains(&format!("{one}: ")), "{one}\n{answer}");
     }
     assert_eq!((answer.stderr.lines().count(), answer.stdout.as_str()), (wrong.len(), ""), "{answer}");
+    let alone = ["--set", "store.mode=traditional", "--move", "nat:0>1@50"];
+    on_mix(&scratch, "run", "quickstart", &alone)
+        .expect(2)
+        .says(&["--move nat:0>1@50", "a mode with a store"]);
+}
+
+#[test]
+fn a_run_reports_how_many_slots_changed_hands() {
+    let scratch = with_mix();
+    let arguments = ["--scale", "nat=3@20", "--move", "portscan:0>1@40", "--json"];
+    let report = on_mix(&scratch, "run", "quickstart", &arguments).expect(0).json();
+    assert_eq!(report["instances"]["nat"], 3);
+    assert_eq!(report["instances"]["portscan"], 1);
+    assert_eq!(report["handovers"]["changes"], 2);
+    assert!(report["handovers"]["slots"].as_u64().is_some_and(|slots| slots >= 32));
+    let text = on_mix(&scratch, "verify", "quickstart", &arguments[..4]).expect(0).stdout;
+    assert!(text.contains("2 changes"), "{text}");
 }
 
 #[test]

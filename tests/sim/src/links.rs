@@ -137,6 +137,7 @@ impl Links {
                 if tail.block.is_none() && mark.block.is_none() && rng.chance(0.5) =>
             {
                 tail.steps.extend(mark.steps);
+                tail.changes.extend(mark.changes);
                 tail.progress = tail.progress.max(mark.progress);
             }
             (_, message) => link.queue.push_back(message),

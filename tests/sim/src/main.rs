@@ -21,7 +21,7 @@ struct Args {
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
     /// Faults to inject: all, none, or a list of nf-crash, zombie, delay, burst-cut, link-loss,
-    /// link-repeat, link-reorder.
+    /// link-repeat, link-reorder, move.
     #[arg(long, default_value = "all", value_parser = parse_faults)]
     faults: Faults,
     /// Switches a protection off.
@@ -62,10 +62,11 @@ fn parse_faults(text: &str) -> Result<Faults, String> {
             "link-loss" => faults.loss = true,
             "link-repeat" => faults.repeat = true,
             "link-reorder" => faults.reorder = true,
+            "move" => faults.moves = true,
             other => {
                 return Err(format!(
                     "there is no fault \"{other}\"; write all, none, or some of \
-                     nf-crash,zombie,delay,burst-cut,link-loss,link-repeat,link-reorder"
+                     nf-crash,zombie,delay,burst-cut,link-loss,link-repeat,link-reorder,move"
                 ));
             }
         }

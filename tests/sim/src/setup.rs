@@ -6,7 +6,7 @@ use crate::traffic::TrafficConfig;
 use crate::weaken::Weakened;
 use chc_actors::config::StoreMode;
 use chc_actors::instance::core::{Instance, InstanceConfig, build};
-use chc_actors::splitter::{ConnectionSlotFn, OwnerFn, Route};
+use chc_actors::routing::{ConnectionSlotFn, OwnerFn, Route};
 use chc_actors::topology::{Node, Topology, Way};
 use chc_api::packet::link::LinkType;
 use chc_api::{Consistency, Declarations, FlowKey, Identity, NetworkFunction, Scope, VertexId};
@@ -193,6 +193,7 @@ impl Setup {
             },
             seed: self.hash_seed,
             owners: (0..vertex.slots).map(|slot| slot % vertex.instances).collect(),
+            later: Vec::new(),
             instances: vertex.instances,
             owner: kits[at].owner.clone(),
             connection_slot: kits[at].connection_slot.clone(),

@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 18] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 22] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -119,6 +119,26 @@ pub const WEAKENINGS: [(&str, Protection, &str); 18] = [
         "owned-releases",
         Protection::OwnedReleases,
         "a resource is given back by whoever releases it, its owner or not",
+    ),
+    (
+        "buffered-handover",
+        Protection::BufferedHandover,
+        "the new owner of a slot runs its packets before the old one has let go of it and the records have come",
+    ),
+    (
+        "flushed-release",
+        Protection::FlushedRelease,
+        "the new owner of a slot is told to go on before the old one has closed the boundary",
+    ),
+    (
+        "held-downstream",
+        Protection::HeldDownstream,
+        "what the new owner of a slot sends is taken before the old one has passed the boundary",
+    ),
+    (
+        "routed-by-clock",
+        Protection::RoutedByClock,
+        "packets go by the newest routing table, whatever their clock",
     ),
     (
         "flushed-state",

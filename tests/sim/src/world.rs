@@ -16,7 +16,8 @@ use chc_actors::egress::core::EgressCore;
 use chc_actors::instance::core::{Instance, InstanceConfig, Running};
 use chc_actors::messages::{InstanceEvent, RootEvent, Source};
 use chc_actors::root::core::{Arrival, RootConfig, RootCore};
-use chc_actors::splitter::{Route, Ways};
+use chc_actors::routing::{Repartition, Route};
+use chc_actors::splitter::Ways;
 use chc_actors::topology::Topology;
 use chc_api::{EventKind, Generation, InstanceId, Path, VertexId};
 use chc_runtime::block::BlockPool;
@@ -52,6 +53,8 @@ pub struct Faults {
     pub repeat: bool,
     /// They overtake each other.
     pub reorder: bool,
+    /// Slots go to other instances.
+    pub moves: bool,
 }
 
 impl Faults {
@@ -64,12 +67,19 @@ impl Faults {
         loss: true,
         repeat: true,
         reorder: true,
+        moves: true,
     };
     /// Everything that happens where links keep what is sent, and its order.
     pub const RELIABLE_LINKS: Faults = Faults { loss: false, repeat: false, reorder: false, ..Faults::ALL };
     /// Nothing.
-    pub const NONE: Faults =
-        Faults { nf_crash: false, zombie: false, delay: false, burst_cut: false, ..Faults::RELIABLE_LINKS };
+    pub const NONE: Faults = Faults {
+        nf_crash: false,
+        zombie: false,
+        delay: false,
+        burst_cut: false,
+        moves: false,
+        ..Faults::RELIABLE_LINKS
+    };
 }
 
 /// Faults injected, by kind.
@@ -122,6 +132,8 @@ pub struct World {
     rng: Rng,
     faults: Faults,
     crashes_left: u64,
+    moves_left: u64,
+    move_rate: f64,
     crash_rate: f64,
     restart_rate: f64,
     counts: FaultCounts,
@@ -205,7 +217,15 @@ impl World {
             crashes_left: if crashes { rng.below(9) } else { 0 },
             crash_rate: rng.pick(&[0.0003, 0.001, 0.004, 0.02]),
             restart_rate: rng.pick(&[0.3, 0.05, 0.01]),
-            counts: BTreeMap::from([("nf-crash", 0), ("zombie", 0), ("delay", 0), ("burst-cut", 0)]),
+            moves_left: if faults.moves { rng.below(8) } else { 0 },
+            move_rate: rng.pick(&[0.0005, 0.002, 0.01]),
+            counts: BTreeMap::from([
+                ("move", 0),
+                ("nf-crash", 0),
+                ("zombie", 0),
+                ("delay", 0),
+                ("burst-cut", 0),
+            ]),
             unflushed: 0,
             recovered: 0,
             steps: 0,
@@ -372,6 +392,10 @@ impl World {
                 }
             }
         }
+        if self.moves_left > 0 && self.rng.chance(self.move_rate) {
+            self.moves_left -= 1;
+            self.repartition();
+        }
         if !self.dead.is_empty() && self.rng.chance(self.restart_rate) {
             let at = self.rng.index(self.dead.len());
             let id = self.dead.swap_remove(at);
@@ -382,6 +406,22 @@ impl World {
             let (id, generation) = self.zombies.swap_remove(at);
             self.kill(id, generation);
         }
+    }
+
+    /// Has slots of some vertex go to other instances.
+    fn repartition(&mut self) {
+        let at = self.rng.index(self.setup.vertices.len());
+        let instances = u64::from(self.setup.vertices[at].instances);
+        let how = if self.rng.chance(0.4) {
+            Repartition::Scale(self.rng.between(1, instances) as u16)
+        } else {
+            let (from, to) = (self.rng.below(instances) as u16, self.rng.below(instances) as u16);
+            Repartition::Move { from, to, share: self.rng.pick(&[0.01, 0.5, 1.0]) }
+        };
+        self.note(|| format!("vertex {at}: {how:?}"));
+        let mut out = Vec::new();
+        self.root.on_event(RootEvent::Repartition(VertexId(at as u16), how), &mut out);
+        self.root_effects(out);
     }
 
     fn fail(&mut self, id: InstanceId, generation: Generation) {
@@ -423,6 +463,7 @@ impl World {
     #[must_use]
     pub fn fault_counts(&self) -> FaultCounts {
         let mut counts = self.counts.clone();
+        counts.insert("move", self.root.counts().handovers);
         counts.insert("delay", self.links.slowed);
         let kinds = ["link-loss", "link-repeat", "link-reorder"];
         counts.extend(kinds.into_iter().zip(self.links.unreliable.counts));

@@ -47,7 +47,7 @@ fn every_run_has_hundreds_of_packets_and_all_faults_happen() {
     }
     assert_eq!(
         faults.keys().copied().collect::<Vec<_>>(),
-        ["burst-cut", "delay", "link-loss", "link-reorder", "link-repeat", "nf-crash", "zombie"]
+        ["burst-cut", "delay", "link-loss", "link-reorder", "link-repeat", "move", "nf-crash", "zombie"]
     );
     assert!(faults.values().all(|count| *count > 0), "{faults:?}");
 }

@@ -102,6 +102,26 @@ fn owned_releases_are_needed() {
 }
 
 #[test]
+fn new_owners_that_wait_are_needed() {
+    assert_needed("buffered-handover");
+}
+
+#[test]
+fn old_owners_that_flush_are_needed() {
+    assert_needed("flushed-release");
+}
+
+#[test]
+fn holding_downstream_is_needed() {
+    assert_needed("held-downstream");
+}
+
+#[test]
+fn routing_by_clock_is_needed() {
+    assert_needed("routed-by-clock");
+}
+
+#[test]
 fn flushed_state_is_needed() {
     assert_needed("flushed-state");
 }
@@ -127,7 +147,11 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::BatchOrder
         | Protection::LoggedDraws
         | Protection::OwnedReleases
-        | Protection::FlushedState => 18,
+        | Protection::BufferedHandover
+        | Protection::FlushedRelease
+        | Protection::HeldDownstream
+        | Protection::RoutedByClock
+        | Protection::FlushedState => 22,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {

@@ -2,7 +2,7 @@
 
 use super::{Cx, DONE, Inner, Issued, Job, ORDERED_MAX, State};
 use crate::instance::records::Records;
-use crate::splitter::Route;
+use crate::routing::Route;
 use chc_api::{Clock, ObjectId, ObjectKey, Op, OpValue, Position, Protections};
 use chc_store::batch::{FetchItem, Fetched, OpItem, OpName};
 use std::future::Future;

@@ -83,11 +83,15 @@ impl World {
         for effect in out {
             match effect {
                 RootEffect::Data(to, data) => self.send_data(Actor::Root, to, data),
-                RootEffect::Go { to, generation, cut, stamped, generations } => {
+                RootEffect::Grant(to, boundary) => {
+                    let to = Actor::Instance(to, self.current[&to]);
+                    self.send(Actor::Root, to, Message::Instance(InstanceEvent::Granted(boundary)));
+                }
+                RootEffect::Go { to, generation, cut, stamped, generations, changes, granted } => {
                     let node = &self.topology.vertices[usize::from(to.vertex.0)];
                     let is_next = |id: &InstanceId| node.ways().any(|way| way.to == id.vertex);
                     let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
-                    let go = InstanceEvent::Go { cut, stamped, downstream };
+                    let go = InstanceEvent::Go { cut, stamped, downstream, changes, granted };
                     self.send(Actor::Root, Actor::Instance(to, generation), Message::Instance(go));
                 }
                 RootEffect::Reserve(until) => {

@@ -1,0 +1,195 @@
+//! Slots that change hands while packets flow: the paper's section 5.1 and Figure 4.
+//!
+//! ```text
+//!  loses slots:  input reaches the boundary ──► everything below it closed ──► their records dropped ──► on
+//!  gains slots:  input reaches the boundary ──► closed ──► Granted (the losers have) ──► records loaded ──► on
+//! ```
+//!
+//! Until then the input of either goes no further than the boundary: packets from there on are held, and progress,
+//! frontiers, timers and closing follow. Where a sender's vertex is concerned, packets are held in the order of the input
+//! until all its instances have passed the boundary, so that the flows of a slot do not overtake themselves.
+
+use super::{InstanceCore, Phase, Spawn};
+use crate::messages::{InstanceEffect, Source};
+use crate::routing::Change;
+use chc_api::{Clock, FlowKey, NetworkFunction, Position, Protection, Protections, ShardId, Slot};
+use chc_store::batch::{Load, Loaded};
+use std::sync::Arc;
+
+/// Slots this instance gains and loses at a boundary.
+pub(super) struct Handover {
+    pub(super) boundary: Clock,
+    gains: Vec<Slot>,
+    loses: Vec<Slot>,
+    /// The shards whose records have not come yet, once they are asked for.
+    loads: Option<Vec<ShardId>>,
+}
+
+impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
+    /// Takes in the tables at the cut where a generation begins.
+    pub(super) fn begin_with_tables(&mut self, tables: &Change) {
+        self.config.own.change(tables);
+        self.splitter.reroute(tables);
+        self.config.own.trim(tables.boundary);
+        self.splitter.trim(tables.boundary);
+        self.changes_from = Clock(tables.boundary.0 + 1);
+    }
+
+    /// The slots this instance owns at a clock.
+    pub(super) fn slots_at(&self, clock: Clock) -> Vec<Slot> {
+        let owners = self.config.own.owners_at(clock);
+        let mine = (0..).zip(owners).filter(|(_, owner)| **owner == self.config.id.index);
+        mine.map(|(slot, _)| Slot(slot)).collect()
+    }
+
+    /// Learns of a change, in front of the first packet it concerns.
+    pub(super) fn learn(&mut self, change: &Arc<Change>) {
+        let boundary = change.boundary;
+        if boundary < self.changes_from {
+            return;
+        }
+        self.changes_from = Clock(boundary.0 + 1);
+        let me = self.config.id;
+        if let Some(after) = change.table_of(me.vertex) {
+            let before = self.config.own.owners_last();
+            let differs = |had: bool| {
+                let pairs = (0..).zip(before.iter().zip(after.iter()));
+                let mine =
+                    pairs.filter(|(_, (old, new))| old != new && **(if had { old } else { new }) == me.index);
+                mine.map(|(slot, _)| Slot(slot)).collect::<Vec<Slot>>()
+            };
+            let (gains, loses) = (differs(false), differs(true));
+            if !(gains.is_empty() && loses.is_empty()) {
+                self.handovers.push_back(Handover { boundary, gains, loses, loads: None });
+            }
+            self.config.own.change(change);
+        }
+        let concerns = |source: &Source| match source {
+            Source::Root => false,
+            Source::Instance(id) => change.table_of(id.vertex).is_some(),
+        };
+        if self.config.upstream.iter().flatten().any(concerns) && P::on(Protection::HeldDownstream) {
+            self.barriers.push(boundary);
+        }
+        self.splitter.reroute(change);
+        self.env.inner().steps.change(change);
+    }
+
+    /// How far the input may go.
+    pub(super) fn input_max(&self) -> Option<Position> {
+        let first = self.handovers.front()?;
+        let waits = P::on(Protection::BufferedHandover) || first.gains.is_empty();
+        waits.then(|| Position::before(first.boundary))
+    }
+
+    /// Whether packets are held because slots change hands.
+    #[inline]
+    pub(super) fn is_turning(&self) -> bool {
+        !(self.handovers.is_empty() && self.barriers.is_empty())
+    }
+
+    /// What all senders have promised, as far as it may be used.
+    pub(super) fn open_input(&self) -> Option<Position> {
+        let promised = self.edges.iter().flat_map(|edge| &edge.senders).map(|s| s.progress).min()?;
+        Some(self.input_max().map_or(promised, |max| max.min(promised)))
+    }
+
+    /// Goes on to what the senders have promised.
+    pub(super) fn advance_input(&mut self) {
+        let Some(input) = self.open_input() else { return };
+        if !self.barriers.is_empty() {
+            let promised = self.edges.iter().flat_map(|edge| &edge.senders).map(|s| s.progress).min();
+            self.barriers.retain(|boundary| promised.is_none_or(|p| p < Position::before(*boundary)));
+        }
+        if input > self.input {
+            self.release(input);
+            self.input = input;
+            self.stalled |= !self.lanes.is_empty();
+            self.fire_due();
+        }
+        if !self.holds && !self.is_turning() && !self.order.is_empty() {
+            // The rest is in the order of its senders.
+            self.release(Position::before(Clock(u64::MAX)));
+        }
+    }
+
+    /// The owners before have let go of slots this instance gains.
+    pub(super) fn on_granted(&mut self, boundary: Clock) {
+        if !self.granted.contains(&boundary) {
+            self.granted.push(boundary);
+        }
+    }
+
+    /// Records of gained slots have come.
+    pub(super) fn on_gained(&mut self, loaded: &Loaded) {
+        let Some(loads) = self.handovers.front_mut().filter(|h| h.boundary == loaded.boundary) else {
+            return;
+        };
+        let Some(loads) = &mut loads.loads else { return };
+        let Some(awaited) = loads.iter().position(|shard| *shard == loaded.shard) else { return };
+        loads.swap_remove(awaited);
+        self.install(loaded);
+    }
+
+    /// Asks again for what has not come.
+    pub(super) fn load_gained(&self, out: &mut Vec<InstanceEffect>) {
+        let Some(Handover { boundary, gains, loads: Some(shards), .. }) = self.handovers.front() else {
+            return;
+        };
+        let (from, generation) = (self.config.id, self.config.generation);
+        let load = |shard: &ShardId| {
+            let load = Load { from, generation, boundary: *boundary, slots: gains.clone() };
+            InstanceEffect::Load(*shard, load)
+        };
+        out.extend(shards.iter().map(load));
+    }
+
+    /// Whether records of gained slots have not come yet.
+    pub(super) fn awaits_gained(&self) -> bool {
+        self.handovers.front().is_some_and(|h| h.loads.as_ref().is_some_and(|loads| !loads.is_empty()))
+    }
+
+    /// Does what can be done of the handovers there are. Returns whether the input may go on.
+    pub(super) fn hand_over(&mut self, out: &mut Vec<InstanceEffect>) -> bool {
+        let mut has_moved = false;
+        while self.phase == Phase::Running {
+            let Some(first) = self.handovers.front_mut() else { break };
+            let boundary = first.boundary;
+            if self.closed < boundary && self.input_max_holds() {
+                break;
+            }
+            let Some(first) = self.handovers.front_mut() else { break };
+            let lost = std::mem::take(&mut first.loses);
+            if !lost.is_empty() {
+                let own = &self.config.own;
+                let is_lost = |key: &FlowKey, hash: u64| lost.contains(&own.slot_of(key, hash));
+                let inner = &mut *self.env.inner();
+                inner.records.forget(is_lost, &inner.steps);
+            }
+            if !first.gains.is_empty() {
+                if first.loads.is_none() {
+                    if !self.granted.contains(&boundary) && P::on(Protection::BufferedHandover) {
+                        break;
+                    }
+                    first.loads = Some((0..self.config.placement.shards).map(ShardId).collect());
+                    self.load_gained(out);
+                }
+                if self.awaits_gained() {
+                    break;
+                }
+            }
+            self.handovers.pop_front();
+            self.counts.handovers += 1;
+            has_moved = true;
+        }
+        if has_moved {
+            self.advance_input();
+            self.run_waiting();
+        }
+        has_moved
+    }
+
+    fn input_max_holds(&self) -> bool {
+        self.input_max().is_some()
+    }
+}
