@@ -95,6 +95,8 @@ pub struct Splitter<P> {
     /// A rewritten header, for copies; kept for its memory.
     aside: Vec<u8>,
     retain: bool,
+    /// Packets that ended here.
+    drops: u64,
     protections: PhantomData<P>,
 }
 
@@ -152,6 +154,7 @@ impl<P: Protections> Splitter<P> {
             node,
             aside: Vec::new(),
             retain,
+            drops: 0,
             protections: PhantomData,
         }
     }
@@ -373,6 +376,7 @@ impl<P: Protections> Splitter<P> {
 
     /// Notes a packet that ended here. What ends off the path is nobody's loss.
     pub fn dropped(&mut self, record: DropRecord) {
+        self.drops += 1;
         if let Some(egress) = self.egress.filter(|_| !self.node.off_path) {
             self.builder(egress).dropped(record);
         }
@@ -474,6 +478,12 @@ impl<P: Protections> Splitter<P> {
             edge.changes_from = boundary;
             edge.progress = Position::before(boundary);
         }
+    }
+
+    /// Packets that ended here.
+    #[must_use]
+    pub fn drops(&self) -> u64 {
+        self.drops
     }
 
     /// Blocks retained.

@@ -1,9 +1,11 @@
 //! From a chain's configuration to its physical form: vertices with their instances, slots, routes,
 //! and factories of their network functions.
 
-use crate::config::{ChainConfig, Edge, Placement as ObjectPlacement, StoreMode, VertexConfig};
+use crate::config::{ChainConfig, Edge, Placement as ObjectPlacement, PolicyConfig, StoreMode, VertexConfig};
 use crate::functions::{Function, NfRegistry};
 use crate::instance::core::InstanceConfig;
+use crate::manager::core::Policy;
+use crate::manager::policy::Condition;
 use crate::messages::Source;
 use crate::root::core::RootConfig;
 use crate::routing::Route;
@@ -26,6 +28,8 @@ pub struct VertexPlan {
     pub function: Function,
     /// How traffic to it is partitioned.
     pub route: Route,
+    /// When it gets an instance more or one less.
+    pub policy: PolicyConfig,
 }
 
 /// A chain ready to run.
@@ -82,8 +86,12 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         let function = registry.function(&vertex.nf, &vertex.config, vertex.slots, SEED);
         let function =
             function.map_err(|problems| anyhow::anyhow!("vertex {}: {problems:?}", vertex.name))?;
-        let route = route(VertexId(at as u16), vertex, &function);
-        vertices.push(VertexPlan { name: vertex.name.clone(), function, route });
+        let mut route = route(VertexId(at as u16), vertex, &function);
+        let policy = vertex.policy.clone().unwrap_or_default();
+        if policy.scale_up.is_some() {
+            route.instances = route.instances.max(policy.instances_max);
+        }
+        vertices.push(VertexPlan { name: vertex.name.clone(), function, route, policy });
     }
     let declared: Vec<&Declarations> = vertices.iter().map(|v| &v.function.declarations).collect();
     let topology = topology(config, &order, &declared)?;
@@ -186,6 +194,20 @@ impl ChainPlan {
     pub fn egress_senders(&self) -> Vec<Source> {
         let root = self.topology.entry.iter().all(|way| way.matching.is_some()).then_some(Source::Root);
         root.into_iter().chain(self.instances().into_iter().map(Source::Instance)).collect()
+    }
+
+    /// What the manager of a vertex is to do, and how often.
+    #[must_use]
+    pub fn policy(&self, at: usize) -> (Policy, Duration) {
+        let config = &self.vertices[at].policy;
+        // They have been tried when the chain was checked.
+        let condition = |text: &Option<String>| Condition::new(text.as_ref()?).ok();
+        let policy = Policy {
+            scale_up: condition(&config.scale_up),
+            scale_down: condition(&config.scale_down),
+            instances_max: config.instances_max,
+        };
+        (policy, Duration::from_millis(config.period_ms.into()))
     }
 
     /// The root's part.

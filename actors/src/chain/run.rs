@@ -18,7 +18,8 @@ use crate::egress::actor::{EgressActor, EgressControl};
 use crate::egress::core::{EgressCore, EgressCounts, Sink};
 use crate::instance::actor::InstanceActor;
 use crate::instance::core::{InstanceConfig, InstanceCounts, Running};
-use crate::manager::ManagerActor;
+use crate::instance::metrics::Metrics;
+use crate::manager::actor::{ManagerActor, Watched};
 use crate::messages::RootEvent;
 use crate::root::actor::{PacketSource, RootActor, RootOptions, RootReport};
 use crate::root::core::RootCore;
@@ -237,6 +238,7 @@ fn start<S: PacketSource, K: Sink + Send + 'static>(
         shards: (0..plan.shards).map(|_| Address::default()).collect(),
         egress: Address::default(),
         next: plan.topology.vertices.iter().map(|node| node.ways().map(|way| way.to).collect()).collect(),
+        active: plan.vertices.iter().map(|_| Arc::default()).collect(),
         notices: notify,
         offered: Arc::default(),
     });
@@ -323,6 +325,7 @@ fn vertex_child(
     ChildSpec::supervisor(&plan.vertices[at].name.clone(), home, move |_| {
         let mut spec =
             SupervisorSpec::new(&vertex.name, Strategy::OneForOne).intensity(RESTARTS_MAX, RESTARTS_WITHIN);
+        let metrics: Vec<Arc<Metrics>> = (0..vertex.route.instances).map(|_| Arc::default()).collect();
         for index in 0..vertex.route.instances {
             let id = InstanceId { vertex: vertex.route.vertex, index };
             let config = plan.instance(id, &pool);
@@ -330,6 +333,7 @@ fn vertex_child(
                 (vertex.function.factory.clone(), addresses.clone(), totals.clone());
             let lineage = Mutex::new(Lineage { panics: BTreeMap::new(), poisoned: Vec::new(), last: None });
             let (panics_max, retransmit) = (plan.nf_panics_max, plan.retransmit);
+            let metrics = metrics[usize::from(index)].clone();
             let address = &addresses.instances[at][usize::from(index)];
             let child = ChildSpec::actor(
                 &index.to_string(),
@@ -341,19 +345,31 @@ fn vertex_child(
                     lineage.lock().begin(&mut config, panics_max);
                     let core = factory(config);
                     let links = Links::new(links.clone());
-                    InstanceActor::new(id, birth.generation, core, links, retransmit, totals.clone())
+                    let kept = (totals.clone(), metrics.clone());
+                    InstanceActor::new(id, birth.generation, core, links, retransmit, kept)
                 },
             );
             spec = spec.child(child.first_generation(chc_api::Generation(1)));
         }
-        let (watched, peak) = (addresses.clone(), peak.clone());
+        let (links, peak, plan, vertex) =
+            (addresses.clone(), peak.clone(), plan.clone(), vertex.route.vertex);
         let manager = Address::default();
         spec.child(ChildSpec::actor(
             "manager",
             &arbiter,
             ActorOptions::default(),
             &manager,
-            move |_: Birth<_, _>| ManagerActor::new(watched.instances[at].clone(), peak.clone()),
+            move |_: Birth<_, _>| {
+                let (policy, period) = plan.policy(at);
+                let watched = Watched {
+                    vertex,
+                    instances: links.instances[at].clone(),
+                    metrics: metrics.clone(),
+                    active: links.active[at].clone(),
+                    peak: peak.clone(),
+                };
+                ManagerActor::new(policy, period, watched, Links::new(links.clone()))
+            },
         ))
     })
 }

@@ -75,6 +75,8 @@ pub struct Addresses {
     pub egress: Address<EgressControl, DataMessage>,
     /// The vertices each vertex sends to.
     pub next: Vec<Vec<VertexId>>,
+    /// How many instances of each vertex have slots.
+    pub active: Vec<Arc<AtomicU64>>,
     /// Whoever runs the chain.
     pub notices: flume::Sender<Notice>,
     /// Input packets read so far.
@@ -219,6 +221,13 @@ impl Links {
     pub fn notify(&self, notice: Notice) {
         // Whoever ran it may have given up.
         let _ = self.to.notices.send(notice);
+    }
+
+    /// Publishes how many instances of each vertex have slots.
+    pub fn active(&self, instances: &[u16]) {
+        for (published, count) in self.to.active.iter().zip(instances) {
+            published.store((*count).into(), Ordering::Relaxed);
+        }
     }
 
     /// Publishes how many input packets were read.

@@ -62,7 +62,7 @@ impl FaultArgs {
         }
         let mut kills = Vec::new();
         for text in &self.kill {
-            match kill(plan, text, packets) {
+            match kill(plan, &turns, text, packets) {
                 Ok(kill) => kills.push(kill),
                 Err(problem) => problems.push(format!("--kill {text}: {problem}")),
             }
@@ -137,7 +137,17 @@ fn moves(plan: &mut ChainPlan, text: &str, packets: u64) -> Result<Turn, String>
     Ok(Turn { vertex: route.vertex, how: Repartition::Move { from, to, share }, after })
 }
 
-fn kill(plan: &ChainPlan, text: &str, packets: u64) -> Result<Kill, String> {
+/// How many instances of a vertex have slots at some time, as far as that is known.
+fn instances_used(route: &Route, turns: &[Turn]) -> u16 {
+    let at_first = route.owners.iter().map(|owner| owner + 1).max().unwrap_or(1);
+    let later = turns.iter().filter(|turn| turn.vertex == route.vertex).map(|turn| match turn.how {
+        Repartition::Scale(instances) => instances,
+        Repartition::Move { to, .. } => to + 1,
+    });
+    later.fold(at_first, u16::max)
+}
+
+fn kill(plan: &ChainPlan, turns: &[Turn], text: &str, packets: u64) -> Result<Kill, String> {
     let (actor, after) = at(text, packets, "ACTOR@PERCENT, such as nat/0@50")?;
     let mut parts = actor.split('/');
     let (vertex, child, rest) = (parts.next().unwrap_or(""), parts.next(), parts.next());
@@ -154,12 +164,10 @@ fn kill(plan: &ChainPlan, text: &str, packets: u64) -> Result<Kill, String> {
     }
     let index: u16 =
         child.parse().map_err(|_| format!("\"{child}\" is neither an instance's number nor manager"))?;
-    if index >= found.route.instances {
-        return Err(format!(
-            "{vertex} has {} instances, the last is {vertex}/{}",
-            found.route.instances,
-            found.route.instances - 1
-        ));
+    let instances = instances_used(&found.route, turns);
+    if index >= instances {
+        let last = instances - 1;
+        return Err(format!("{vertex} has {instances} instances, the last is {vertex}/{last}"));
     }
     match rest {
         // A splitter lives and dies with its instance.

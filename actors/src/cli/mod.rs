@@ -12,6 +12,7 @@ use crate::chain::sinks::{CaptureSource, Failure, FileSink};
 use crate::chain::verify::verify;
 use crate::config::{ChainConfig, load};
 use crate::functions::Catalog;
+use crate::manager::policy::VARIABLES;
 use chc_runtime::capture::{CaptureError, CaptureReader, CaptureWriter, scan};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -59,8 +60,11 @@ enum Command {
     /// Validate chain files: every problem at once, with file, line, key and remedy.
     Check {
         /// Chain files (TOML, YAML or JSON).
-        #[arg(required = true)]
+        #[arg(required_unless_present = "explain")]
         files: Vec<PathBuf>,
+        /// Say what the conditions of a policy can speak of.
+        #[arg(long)]
+        explain: bool,
         #[command(flatten)]
         overrides: Overrides,
     },
@@ -132,7 +136,7 @@ pub fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let result = match Cli::parse().command {
-        Command::Check { files, overrides } => check(&files, &overrides.set),
+        Command::Check { files, explain, overrides } => check(&files, explain, &overrides.set),
         Command::Run(args) => run_command(&args),
         Command::Verify(args) => verify_command(&args),
         Command::State(args) => state::execute(args),
@@ -152,14 +156,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn check(files: &[PathBuf], set: &[String]) -> Result<(), Exit> {
+fn check(files: &[PathBuf], explain: bool, set: &[String]) -> Result<(), Exit> {
     let problems: Vec<String> =
         files.iter().filter_map(|f| load(f, set, &Catalog).err()).map(|d| d.to_string()).collect();
     if !problems.is_empty() {
         return Err(Exit::Usage(problems.join("\n")));
     }
     let lines: String = files.iter().map(|file| format!("{}: ok\n", file.display())).collect();
-    report::print_text(&lines)
+    let line = |(name, meaning): &(&str, &str)| format!("{name:<10} {meaning}\n");
+    let variables: String = VARIABLES.iter().filter(|_| explain).map(line).collect();
+    report::print_text(&(lines + &variables))
 }
 
 fn config(chain: &Path, set: &[String]) -> Result<ChainConfig, Exit> {

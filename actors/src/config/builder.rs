@@ -4,7 +4,8 @@ use super::check;
 use super::diagnostic::{Diagnostics, Place, Report};
 use super::file::Node;
 use super::model::{
-    ChainConfig, Edge, EgressConfig, IoConfig, RootConfig, RuntimeConfig, StoreConfig, VertexConfig,
+    ChainConfig, Edge, EgressConfig, IoConfig, PolicyConfig, RootConfig, RuntimeConfig, StoreConfig,
+    VertexConfig,
 };
 use crate::functions::NfRegistry;
 use chc_api::state::FIRST_OUTPUT;
@@ -168,6 +169,13 @@ impl VertexBuilder {
     #[must_use]
     pub fn slots(mut self, slots: u16) -> Self {
         self.draft.slots = slots;
+        self
+    }
+
+    /// When the vertex gets an instance more or one less.
+    #[must_use]
+    pub fn policy(mut self, policy: PolicyConfig) -> Self {
+        self.draft.policy = Some(policy);
         self
     }
 

@@ -8,12 +8,13 @@ use super::diagnostic::{Place, Report, suggest};
 use super::file::{Node, Value};
 use super::graph::{self, PlacedVertex};
 use super::model::{
-    ChainConfig, EgressConfig, INSTANCES_MAX, IoConfig, Next, RootConfig, RuntimeConfig, StoreConfig,
-    VertexConfig,
+    ChainConfig, EgressConfig, INSTANCES_MAX, IoConfig, Next, PolicyConfig, RootConfig, RuntimeConfig,
+    StoreConfig, VertexConfig,
 };
 use super::section::{PlacedEdge, Section, integer};
 use crate::chain::compile::{SEED, in_order, topology};
 use crate::functions::NfRegistry;
+use crate::manager::policy::Condition;
 use crate::topology::ShapeError;
 use chc_api::Declarations;
 
@@ -39,6 +40,9 @@ const SECTIONS: [(&str, &[&str]); 6] = [
 ];
 const VERTEX_KEYS: &[&str] =
     &["nf", "instances", "next", "copy", "copy_in", "order", "slots", "config", "policy"];
+/// Keys of `[vertex.X.policy]`.
+const POLICY_KEYS: &[&str] =
+    &["period_ms", "scale_up", "scale_down", "instances_max", "straggler", "imbalance"];
 const TOP_KEYS: &[&str] = &["chain", "vertex", "root", "store", "egress", "io", "runtime"];
 const CLUSTER_KEYS: &[&str] = &["cluster", "node", "tls", "api"];
 /// Actors are called `root/0`, `node/2`, and so on; a vertex of that name would make them ambiguous.
@@ -167,7 +171,7 @@ fn vertex(
     let next = section.edges("next", true, report);
     let copy = section.edges("copy", false, report);
     let copy_in = section.edges("copy_in", false, report);
-    section.refuse("policy", "remove the table; set instances", report);
+    let policy = section.get("policy").map(|_| policy(&section, instances, slots, report));
     let nf = nf(&section, name, registry, report);
     let (config, declarations) = nf_config(&section, nf.as_deref(), slots, registry, report);
     let mut outputs = Next::default();
@@ -181,11 +185,42 @@ fn vertex(
         copy_in: copy_in.iter().map(|edge| edge.edge.clone()).collect(),
         order: section.choice("order", defaults.order, report),
         slots,
+        policy,
         config,
         ..VertexConfig::new(name, nf.unwrap_or_default())
     };
     let edges = next.into_iter().chain(copy).chain(copy_in).collect();
     PlacedVertex { config, place: node.place, edges, declarations }
+}
+
+/// `[vertex.X.policy]`.
+fn policy(vertex: &Section<'_>, instances: u16, slots: u16, report: &mut Report) -> PolicyConfig {
+    let section = vertex.section("policy", report);
+    known_keys(&section, POLICY_KEYS, report);
+    for later in ["straggler", "imbalance"] {
+        section.refuse(later, "remove it; scale_up and scale_down are obeyed", report);
+    }
+    let defaults = PolicyConfig::default();
+    let mut condition = |key: &str| {
+        let text = section.text(key, report)?;
+        if let Err((problem, remedy)) = Condition::new(&text) {
+            report.push(section.place_of(key), section.key(key), problem, remedy);
+        }
+        Some(text)
+    };
+    let (scale_up, scale_down) = (condition("scale_up"), condition("scale_down"));
+    let most = INSTANCES_MAX.min(slots).max(instances);
+    PolicyConfig {
+        period_ms: section.integer("period_ms", 10..=60_000, defaults.period_ms, report),
+        scale_up,
+        scale_down,
+        instances_max: section.integer(
+            "instances_max",
+            instances.into()..=most.into(),
+            defaults.instances_max.clamp(instances, most),
+            report,
+        ),
+    }
 }
 
 /// What a vertex may be called, if `name` is not that.

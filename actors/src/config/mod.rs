@@ -24,7 +24,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use file::Format;
 pub use model::{
     Backend, ChainConfig, Delete, Edge, EgressConfig, INSTANCES_MAX, IoConfig, Next, Order, Placement,
-    RootConfig, RootLog, RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
+    PolicyConfig, RootConfig, RootLog, RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
 };
 
 use crate::functions::NfRegistry;

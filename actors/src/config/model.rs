@@ -174,6 +174,27 @@ impl Serialize for Next {
     }
 }
 
+/// `[vertex.X.policy]`: when a vertex gets an instance more or one less.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyConfig {
+    /// How often the load is looked at, in milliseconds, 10 to 60,000.
+    pub period_ms: u32,
+    /// The condition on which there is an instance more, in CEL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_up: Option<String>,
+    /// The condition on which there is one less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_down: Option<String>,
+    /// Most instances, at least those at the start and at most `slots`.
+    pub instances_max: u16,
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        Self { period_ms: 100, scale_up: None, scale_down: None, instances_max: 8 }
+    }
+}
+
 /// A logical network function.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VertexConfig {
@@ -194,6 +215,9 @@ pub struct VertexConfig {
     pub order: Order,
     /// Shares the traffic is cut into, the unit of ownership, 1 to 4096.
     pub slots: u16,
+    /// When it gets an instance more or one less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyConfig>,
     /// The network function's own keys, an object, accepted by it.
     pub config: serde_json::Value,
 }
@@ -210,6 +234,7 @@ impl VertexConfig {
             copy_in: Vec::new(),
             order: Order::Flow,
             slots: 64,
+            policy: None,
             config: serde_json::Value::Object(serde_json::Map::new()),
         }
     }

@@ -1,6 +1,7 @@
 //! The wiring of an instance and its splitter.
 
 use super::core::{Instance, InstanceCounts, LocalState};
+use super::metrics::Metrics;
 use crate::chain::wire::{DataMessage, InstanceControl, Links, Notice, RootControl};
 use crate::messages::{InstanceEffect, InstanceEvent, RootEvent, Source};
 use crate::shard::actor::ShardControl;
@@ -27,11 +28,14 @@ pub struct InstanceActor {
     overdue: Option<Instant>,
     published: InstanceCounts,
     totals: Arc<parking_lot::Mutex<InstanceCounts>>,
+    metrics: Arc<Metrics>,
+    /// When the first message of this turn was taken.
+    turn: Option<Instant>,
 }
 
 impl InstanceActor {
-    /// The actor of one generation. What a shard has not answered in `retransmit` is sent again. `totals` outlives
-    /// generations.
+    /// The actor of one generation. What a shard has not answered in `retransmit` is sent again. `totals` and `metrics`
+    /// outlive generations.
     #[must_use]
     pub fn new(
         id: InstanceId,
@@ -39,7 +43,7 @@ impl InstanceActor {
         core: Box<dyn Instance>,
         links: Links,
         retransmit: Duration,
-        totals: Arc<parking_lot::Mutex<InstanceCounts>>,
+        (totals, metrics): (Arc<parking_lot::Mutex<InstanceCounts>>, Arc<Metrics>),
     ) -> Self {
         Self {
             id,
@@ -52,6 +56,8 @@ impl InstanceActor {
             overdue: None,
             published: InstanceCounts::default(),
             totals,
+            metrics,
+            turn: None,
         }
     }
 
@@ -94,6 +100,9 @@ impl InstanceActor {
     fn publish(&mut self) {
         let counts = self.core.counts();
         let last = std::mem::replace(&mut self.published, counts);
+        if let Some(begun) = self.turn.take() {
+            self.metrics.turn(begun.elapsed(), counts.packets - last.packets, counts.drops - last.drops);
+        }
         let mut totals = self.totals.lock();
         totals.held += counts.held - last.held;
         totals.packets += counts.packets - last.packets;
@@ -101,6 +110,7 @@ impl InstanceActor {
         totals.parked += counts.parked - last.parked;
         totals.timers += counts.timers - last.timers;
         totals.fenced += counts.fenced - last.fenced;
+        totals.drops += counts.drops - last.drops;
         totals.handovers += counts.handovers - last.handovers;
         totals.round_trips += counts.round_trips - last.round_trips;
         totals.retransmitted += counts.retransmitted - last.retransmitted;
@@ -117,6 +127,7 @@ impl Actor for InstanceActor {
     }
 
     fn on_control(&mut self, message: InstanceControl, _cx: &mut Cx) {
+        self.turn.get_or_insert_with(Instant::now);
         match message {
             InstanceControl::Event(event) => self.core.on_event(event, &mut self.effects),
             InstanceControl::Inspect(reply) => {
@@ -129,6 +140,7 @@ impl Actor for InstanceActor {
     }
 
     fn on_data(&mut self, DataMessage(data): DataMessage, _cx: &mut Cx) {
+        self.turn.get_or_insert_with(Instant::now);
         self.core.on_event(InstanceEvent::Data(data), &mut self.effects);
     }
 

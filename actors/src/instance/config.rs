@@ -92,6 +92,8 @@ pub struct InstanceCounts {
     pub timers: u64,
     /// Data messages of replaced generations.
     pub fenced: u64,
+    /// Packets the function dropped.
+    pub drops: u64,
     /// Handovers of slots it took part in.
     pub handovers: u64,
     /// Batches sent to a shard again, for it had not acknowledged them in time.

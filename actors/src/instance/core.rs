@@ -707,7 +707,11 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
     }
 
     fn counts(&self) -> InstanceCounts {
-        InstanceCounts { round_trips: self.env.inner().round_trips, ..self.counts }
+        InstanceCounts {
+            round_trips: self.env.inner().round_trips,
+            drops: self.splitter.drops(),
+            ..self.counts
+        }
     }
 
     fn show(&self) -> LocalState {

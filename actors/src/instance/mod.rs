@@ -3,6 +3,7 @@
 //! * [`core`] decides: duplicate suppression, order within flows, timers, progress, closing, replay.
 //! * [`config`] is what it is told and what it counts.
 //! * [`context`] is what network-function code sees of it.
+//! * [`metrics`] is what it tells its manager.
 //! * [`passing`] is the same for packets that are handled at once.
 //! * [`records`] holds the cached per-flow records and their timers.
 //! * [`index`] finds records by a secondary key.
@@ -14,5 +15,6 @@ pub mod context;
 pub mod core;
 pub mod index;
 pub mod lanes;
+pub mod metrics;
 pub mod passing;
 pub mod records;

@@ -85,6 +85,8 @@ pub struct RootActor<S> {
     started: Option<Instant>,
     offered: u64,
     ingest_drops: u64,
+    /// Changes of routing tables whose outcome was published.
+    published: Option<u64>,
     input_error: Option<String>,
     stopped: bool,
     exhausted: bool,
@@ -103,6 +105,7 @@ impl<S: PacketSource> RootActor<S> {
             started: None,
             offered: 0,
             ingest_drops: 0,
+            published: None,
             input_error: None,
             stopped: false,
             exhausted: false,
@@ -111,6 +114,11 @@ impl<S: PacketSource> RootActor<S> {
     }
 
     fn execute(&mut self) {
+        let changes = self.core.counts().handovers;
+        if self.published != Some(changes) {
+            self.published = Some(changes);
+            self.links.active(&self.core.owners());
+        }
         for effect in self.effects.drain(..) {
             match effect {
                 RootEffect::Data(to, data) => self.links.send(to, data),

@@ -141,13 +141,21 @@ fn what_is_not_built_yet_is_refused_by_name() {
             assert!(answer.stderr.contains(&format!("{one}: not available")), "{one}\n{answer}");
         }
     }
-    let policy =
-        "[chain]\nname = \"c\"\nentry = [\"a\"]\n[vertex.a]\nnf = \"portscan\"\npolicy = { period_ms = 9 }\n";
+    let policy = "[chain]\nname = \"c\"\nentry = [\"a\"]\n[vertex.a]\nnf = \"portscan\"\n\
+                  policy = { straggler = \"p50_us > 9.0\" }\n";
     scratch.write("policy.toml", policy);
     scratch
         .chc(&["check", "policy.toml"])
         .expect(2)
-        .says(&["policy.toml:6: vertex.a.policy", "not available"]);
+        .says(&["policy.toml:6: vertex.a.policy.straggler", "not available"]);
+}
+
+#[test]
+fn what_a_policy_can_speak_of_is_explained() {
+    let answer = with_mix().chc(&["check", "--explain"]).expect(0).stdout;
+    for variable in ["instances", "rate_pps", "queue", "p50_us", "p99_us", "cpu", "imbalance"] {
+        assert!(answer.lines().any(|line| line.starts_with(variable)), "{variable}\n{answer}");
+    }
 }
 
 #[test]

@@ -106,3 +106,19 @@ fn branches_and_what_is_off_the_path_turn_as_well() {
     let last = format!("{}/3", names[names.len() - 1]);
     assert_equivalent(&plan, turns, &[(&last, 90)]);
 }
+
+/// How many instances there are is a question of time; that there are as many as the policy wants in the end, and that
+/// nothing differs, is not.
+#[test]
+fn instances_follow_the_policy() {
+    let up = "vertex.nat.policy.scale_up=instances < 4.0";
+    let down = "vertex.portscan.policy.scale_down=instances > 1.0";
+    let period = ["nat", "portscan"].map(|vertex| format!("vertex.{vertex}.policy.period_ms=10"));
+    let plan = plan("quickstart", &[up, down, &period[0], &period[1]]);
+    // Two turns of the manager of each take five periods apiece.
+    let rate = Some(PACKETS as f64 / 0.4);
+    let options = RunOptions { rate, record: true, ..RunOptions::default() };
+    let (outcome, comparison) = verify(&plan, input(), &options, |_| {}).unwrap();
+    assert_eq!(comparison.first_difference, None);
+    assert_eq!((outcome.root.instances, outcome.root.counts.handovers), (vec![4, 1], 3));
+}

@@ -1,0 +1,72 @@
+//! What an instance tells about itself while it runs: counted by it, read by its vertex manager.
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Longest turn that is told from longer ones, in microseconds.
+const TURN_US_MAX: u64 = 60_000_000;
+
+/// The metrics of one instance, over its generations.
+pub struct Metrics {
+    packets: AtomicU64,
+    drops: AtomicU64,
+    busy_ns: AtomicU64,
+    /// Lengths of turns, in microseconds, since they were taken.
+    turns: Mutex<Histogram<u32>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // The bounds are constants that fit.
+        let turns = Histogram::new_with_bounds(1, TURN_US_MAX, 2).expect("the bounds are in order");
+        Self {
+            packets: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            turns: Mutex::new(turns),
+        }
+    }
+}
+
+/// What was counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Packets taken.
+    pub packets: u64,
+    /// Packets its function dropped.
+    pub drops: u64,
+    /// Time it was busy, in nanoseconds.
+    pub busy_ns: u64,
+}
+
+impl Metrics {
+    /// A turn is over: from the first message it took to having sent what came of it.
+    pub fn turn(&self, took: Duration, packets: u64, drops: u64) {
+        self.packets.fetch_add(packets, Ordering::Relaxed);
+        self.drops.fetch_add(drops, Ordering::Relaxed);
+        self.busy_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        if packets > 0 {
+            self.turns.lock().saturating_record((took.as_micros() as u64).max(1));
+        }
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counted(&self) -> Counted {
+        Counted {
+            packets: self.packets.load(Ordering::Relaxed),
+            drops: self.drops.load(Ordering::Relaxed),
+            busy_ns: self.busy_ns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Adds the lengths of the turns since this was last called.
+    pub fn take_turns(&self, into: &mut Histogram<u32>) {
+        let mut turns = self.turns.lock();
+        // Both have the same bounds.
+        let _ = into.add(&*turns);
+        turns.reset();
+    }
+}
