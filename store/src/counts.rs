@@ -16,6 +16,17 @@ pub struct CountLedger<P> {
     protections: PhantomData<P>,
 }
 
+/// What came of a batch's increments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// How much they add.
+    pub sum: u64,
+    /// How many were new.
+    pub fresh: u64,
+    /// How many were repetitions.
+    pub repeated: u64,
+}
+
 impl<P> Default for CountLedger<P> {
     fn default() -> Self {
         Self { epochs: BTreeMap::new(), pairs: BTreeMap::new(), protections: PhantomData }
@@ -23,9 +34,9 @@ impl<P> Default for CountLedger<P> {
 }
 
 impl<P: Protections> CountLedger<P> {
-    /// Takes a batch's increments; returns how much they add and how many were repetitions.
-    pub fn take(&mut self, item: &CountItem, floor: Clock) -> (u64, u64) {
-        let (mut sum, mut repeated) = (0, 0);
+    /// Takes a batch's increments.
+    pub fn take(&mut self, item: &CountItem, floor: Clock) -> Taken {
+        let Taken { mut sum, mut fresh, mut repeated } = Taken::default();
         if !item.bits.is_empty() && item.epoch >= floor {
             let seen = self.epochs.entry((item.epoch, item.path)).or_insert_with(|| vec![0; item.bits.len()]);
             let suppress = P::on(Protection::UpdateSuppression);
@@ -34,11 +45,12 @@ impl<P: Protections> CountLedger<P> {
                 !suppress || word.is_some_and(|word| word >> (bit % 64) & 1 == 0)
             };
             // The amounts first, while the bits say what is new.
-            let fresh = item.amounts.iter().filter(|(bit, _)| is_fresh(seen, *bit));
-            sum += fresh.fold(0_u64, |sum, (_, by)| sum.wrapping_add(u64::from(*by)).wrapping_sub(1));
+            let amounts = item.amounts.iter().filter(|(bit, _)| is_fresh(seen, *bit));
+            sum += amounts.fold(0_u64, |sum, (_, by)| sum.wrapping_add(u64::from(*by)).wrapping_sub(1));
             for (seen, new) in seen.iter_mut().zip(&item.bits) {
-                let fresh = if suppress { new & !*seen } else { *new };
-                sum = sum.wrapping_add(u64::from(fresh.count_ones()));
+                let added = u64::from((if suppress { new & !*seen } else { *new }).count_ones());
+                sum = sum.wrapping_add(added);
+                fresh += added;
                 repeated += u64::from((new & *seen).count_ones());
                 *seen |= new;
             }
@@ -47,14 +59,15 @@ impl<P: Protections> CountLedger<P> {
         }
         for (name, by) in &item.pairs {
             let clock = name.position.clock;
-            let fresh = clock >= floor && self.pairs.entry(clock).or_default().insert(*name);
-            if fresh || !P::on(Protection::UpdateSuppression) {
+            let is_new = clock >= floor && self.pairs.entry(clock).or_default().insert(*name);
+            if is_new || !P::on(Protection::UpdateSuppression) {
                 sum = sum.wrapping_add(*by);
+                fresh += 1;
             } else {
                 repeated += 1;
             }
         }
-        (sum, repeated)
+        Taken { sum, fresh, repeated }
     }
 
     /// Forgets everything below the cut.
@@ -69,6 +82,10 @@ mod tests {
     use super::*;
     use chc_api::{All, Position};
 
+    fn taken((sum, fresh, repeated): (u64, u64, u64)) -> Taken {
+        Taken { sum, fresh, repeated }
+    }
+
     fn item(epoch: u64, bits: u64, pairs: &[(u64, u64)]) -> CountItem {
         let name = |clock| OpName { position: Position::packet(Clock(clock), Path::FIRST), index: 0 };
         let pairs = pairs.iter().map(|(clock, by)| (name(*clock), *by)).collect();
@@ -78,8 +95,8 @@ mod tests {
     #[test]
     fn a_pair_counts_once() {
         let mut ledger = CountLedger::<All>::default();
-        assert_eq!(ledger.take(&item(64, 0b1011, &[(70, 5)]), Clock(0)), (8, 0));
-        assert_eq!(ledger.take(&item(64, 0b1110, &[(70, 5), (71, 2)]), Clock(0)), (3, 3));
+        assert_eq!(ledger.take(&item(64, 0b1011, &[(70, 5)]), Clock(0)), taken((8, 4, 0)));
+        assert_eq!(ledger.take(&item(64, 0b1110, &[(70, 5), (71, 2)]), Clock(0)), taken((3, 2, 3)));
     }
 
     #[test]
@@ -87,7 +104,7 @@ mod tests {
         let mut ledger = CountLedger::<All>::default();
         ledger.take(&item(0, 1, &[]), Clock(0));
         ledger.trim(Clock(64));
-        assert_eq!(ledger.take(&item(0, 1, &[(3, 9)]), Clock(64)), (0, 2));
+        assert_eq!(ledger.take(&item(0, 1, &[(3, 9)]), Clock(64)), taken((0, 0, 2)));
     }
 
     #[test]
@@ -99,9 +116,13 @@ mod tests {
             CountItem { path, bits, amounts: amounts.to_vec(), ..CountItem::default() }
         };
         let copy = Path::FIRST.append(9);
-        assert_eq!(ledger.take(&amounts(Path::FIRST, &[(3, 1500), (4, 0)]), Clock(0)), (1501, 0));
-        assert_eq!(ledger.take(&amounts(Path::FIRST, &[(3, 1500), (5, 40)]), Clock(0)), (40, 2));
-        assert_eq!(ledger.take(&amounts(copy, &[(3, 7)]), Clock(0)), (8, 0));
-        assert_eq!(ledger.take(&amounts(copy, &[(99, 7)]), Clock(0)), (0, 1), "a bit that cannot be");
+        assert_eq!(ledger.take(&amounts(Path::FIRST, &[(3, 1500), (4, 0)]), Clock(0)), taken((1501, 3, 0)));
+        assert_eq!(ledger.take(&amounts(Path::FIRST, &[(3, 1500), (5, 40)]), Clock(0)), taken((40, 1, 2)));
+        assert_eq!(ledger.take(&amounts(copy, &[(3, 7)]), Clock(0)), taken((8, 2, 0)));
+        assert_eq!(
+            ledger.take(&amounts(copy, &[(99, 7)]), Clock(0)),
+            taken((0, 0, 1)),
+            "a bit that cannot be"
+        );
     }
 }

@@ -214,10 +214,10 @@ impl<P: Protections> ShardEngine<P> {
         // In front of the operations: whoever reads a counter sees what it has added itself.
         for count in &batch.counts {
             let ledger = vertex.counts.entry((count.object, count.cell)).or_default();
-            let (fresh, repeated) = ledger.take(count, floor);
-            vertex.objects.count(count.object, count.cell, fresh);
-            self.tally.applied += fresh;
-            self.tally.suppressed += repeated;
+            let taken = ledger.take(count, floor);
+            vertex.objects.count(count.object, count.cell, taken.sum);
+            self.tally.applied += taken.fresh;
+            self.tally.suppressed += taken.repeated;
         }
         vertex.submit_all(batch, floor, &mut self.tally, &mut replies)?;
         for version in &batch.versions {
