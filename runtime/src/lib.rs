@@ -4,5 +4,6 @@ pub mod actor;
 pub mod arbiter;
 pub mod block;
 pub mod capture;
+pub mod link;
 pub mod mailbox;
 pub mod supervision;

@@ -7,7 +7,19 @@ use chc_api::{
 
 /// Name of an operation within its vertex: the packet or timer that issued it and which of its
 /// operations it is. A replayed packet issues the same names again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct OpName {
     /// The packet or timer.
     pub position: Position,
@@ -16,7 +28,7 @@ pub struct OpName {
 }
 
 /// One operation on a cross-flow object.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct OpItem {
     /// Its name.
     pub name: OpName,
@@ -32,7 +44,7 @@ pub struct OpItem {
 
 /// Increments of one counter: a bit per clock of one epoch for packets of one path, with the amounts that are
 /// not 1, and explicit pairs for everything else.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct CountItem {
     /// The counter.
     pub object: ObjectId,
@@ -51,7 +63,7 @@ pub struct CountItem {
 }
 
 /// A boundary version of a per-flow record.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct VersionItem {
     /// The object.
     pub object: ObjectId,
@@ -66,7 +78,7 @@ pub struct VersionItem {
 }
 
 /// A read of a connection's per-flow records by an instance that caches none.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct FetchItem {
     /// The packet or timer that waits for them.
     pub position: Position,
@@ -84,7 +96,7 @@ pub type Fetched = Vec<(ObjectId, Record)>;
 
 /// One message from an instance to a shard. Batches of a session (instance, generation) are
 /// numbered from 1 and applied in that order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Batch {
     /// The sender.
     pub from: InstanceId,
@@ -115,7 +127,7 @@ impl Batch {
 }
 
 /// The results of operations an instance waits for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Reply {
     /// The instance.
     pub to: InstanceId,
@@ -128,7 +140,7 @@ pub struct Reply {
 }
 
 /// What an instance asks of each shard when it begins, or when it gains slots: their records at a boundary.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Load {
     /// The instance.
     pub from: InstanceId,
@@ -141,7 +153,7 @@ pub struct Load {
 }
 
 /// The answer to a [`Load`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Loaded {
     /// The instance.
     pub to: InstanceId,

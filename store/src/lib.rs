@@ -8,7 +8,7 @@
 //! * [`ledger`], [`counts`]: what has been applied since the cut.
 //! * [`objects`], [`object_table`], [`list`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
 //! * [`table`], [`record`]: the per-flow cache and the image of a record.
-//! * [`batch`]: what instances and shards say to each other.
+//! * [`batch`]: what instances and shards say to each other; [`wire`]: the same as bytes.
 
 pub mod batch;
 pub mod client;
@@ -23,3 +23,4 @@ pub mod record;
 pub mod session;
 pub mod table;
 pub mod versions;
+pub mod wire;

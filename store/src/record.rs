@@ -50,7 +50,7 @@ impl RecordShape {
 }
 
 /// A record's image, copied out of a table.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Record {
     len: u8,
     words: [u64; RECORD_WORDS_MAX],
@@ -68,7 +68,7 @@ impl Record {
     /// The image.
     #[must_use]
     pub fn words(&self) -> &[u64] {
-        &self.words[..usize::from(self.len)]
+        &self.words[..usize::from(self.len).min(RECORD_WORDS_MAX)]
     }
 
     /// The value's bytes.

@@ -62,7 +62,20 @@ impl Direction {
 
 /// What names a connection: family, protocol and both endpoints, low one first (see the module for the layout).
 #[derive(
-    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
 #[repr(C)]
 pub struct FlowKey {

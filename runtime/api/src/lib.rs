@@ -15,6 +15,7 @@ pub mod identity;
 pub mod ids;
 pub mod matching;
 pub mod nf;
+pub mod op;
 pub mod packet;
 pub mod position;
 pub mod protection;

@@ -11,7 +11,20 @@ use std::fmt;
 
 /// The root's stamp: a sequence number from 0. Each input packet gets its own; a stamp without a
 /// packet is *void*.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct Clock(pub u64);
 
 impl Clock {
@@ -29,7 +42,20 @@ impl Clock {
 }
 
 /// Which of the packets that came of one input packet: four 8-bit indices, most significant first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct Path(pub u32);
 
 impl Path {
@@ -52,7 +78,19 @@ impl Path {
 }
 
 /// What makes a timer's position unique: who armed it, on which object, which of its timers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct TimerOrigin {
     /// Clock of the packet that armed it (of the first one when a timer armed it again).
     pub setter: Clock,
@@ -65,7 +103,9 @@ pub struct TimerOrigin {
 }
 
 /// The name and the place in the one total order of a packet, a timer or a progress value.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub struct Position {
     /// The root's stamp; for a timer the clock it became due at.
     pub clock: Clock,

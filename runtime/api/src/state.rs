@@ -6,6 +6,7 @@
 
 use crate::identity::FlowKey;
 use crate::ids::ObjectId;
+pub use crate::op::Op;
 use crate::position::Position;
 use crate::time::Time;
 use core::net::IpAddr;
@@ -80,7 +81,7 @@ pub const OUTPUTS_MAX: usize = 16;
 pub const VALUE_LEN_MAX: usize = 64;
 
 /// The bytes of one object's value; at most [`VALUE_LEN_MAX`], no allocation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct ValueBytes {
     len: u8,
     bytes: [u8; VALUE_LEN_MAX],
@@ -113,7 +114,7 @@ impl ValueBytes {
     /// The bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+        &self.bytes[..usize::from(self.len).min(VALUE_LEN_MAX)]
     }
 }
 
@@ -131,7 +132,19 @@ pub trait Plain: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + 'stati
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + 'static> Plain for T {}
 
 /// Key of a cross-flow object: five words, compared and hashed whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct ObjectKey(pub [u64; 5]);
 
 impl ObjectKey {
@@ -179,41 +192,8 @@ impl ObjectKey {
     }
 }
 
-/// An operation offloaded to the store: the paper's Table 2, get, set, and custom ones by number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Op {
-    /// Add to an integer (negative to decrement).
-    Increment(i64),
-    /// Append to a list.
-    Push(u64),
-    /// Take the first of a list.
-    Pop,
-    /// Set an integer to `new` if it is `expect`.
-    CompareAndUpdate {
-        /// The value it must have.
-        expect: i64,
-        /// The value it then gets.
-        new: i64,
-    },
-    /// Read.
-    Get,
-    /// Overwrite.
-    Set(ValueBytes),
-    /// Take a free member of a pool; the popping position becomes its owner.
-    Acquire,
-    /// Give a pool's member back; only its owner can.
-    Release {
-        /// The member.
-        member: u64,
-        /// The clock of the packet that acquired it.
-        owner: u64,
-    },
-    /// The object's `n`-th custom operation.
-    Custom(u8, ValueBytes),
-}
-
 /// What an operation returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum OpValue {
     /// Nothing to return: the list or pool was empty, the value unset.
     Empty,
@@ -227,7 +207,18 @@ pub enum OpValue {
 }
 
 /// Why an operation was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    thiserror::Error,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub enum StateError {
     /// The operation does not exist for this kind of object.
     #[error("the operation does not exist for this kind of object")]

@@ -6,28 +6,28 @@
 //! has passed, which follows a window behind. Making the batches is the clients' work. With several threads
 //! each has a shard of its own, as shards share nothing; the figure is of all together.
 //!
+//! Over a link the shard is another process, a number of batches are on their way at once, and the figure is of the
+//! whole: making batches, sending, applying and taking the results.
+//!
 //! All keys are there before anything is timed. Lists are pushed to and popped from in turn, so that a pop
 //! finds something.
 
+use crate::remote::{self, EPOCH, INTEGER, LIST, Remote, VALUE, Via};
 use crate::report::{Line, Samples};
 use anyhow::{Context as _, ensure};
-use chc_api::state::{ObjectKind, ValueBytes};
+use chc_api::state::ValueBytes;
 use chc_api::{
-    All, Clock, Consistency, Declarations, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Path,
-    Position, Scope, ShardId, VertexId,
+    All, Clock, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Path, Position, VertexId,
 };
-use chc_store::batch::{Batch, OpItem, OpName};
-use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
+use chc_store::batch::{Batch, OpItem, OpName, Reply};
+use chc_store::engine::{ShardEffect, ShardEngine};
 use clap::ValueEnum;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Clocks the shard remembers.
-const WINDOW: u64 = 8192;
-/// Clocks between two cuts.
-const EPOCH: u64 = 1024;
-/// Most elements of a list.
-const LIST_LEN_MAX: usize = 1 << 20;
+/// Batches on their way over a link, at most.
+const IN_FLIGHT: usize = 16;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -44,6 +44,10 @@ pub struct DatastoreOptions {
     pub operations: usize,
     /// Samples of each operation.
     pub samples: usize,
+    /// Where the shard is.
+    pub via: Via,
+    /// This program, to start a shard's process with.
+    pub program: PathBuf,
 }
 
 /// An operation.
@@ -62,10 +66,6 @@ pub enum StoreOp {
     /// Compare an integer and update it.
     Cas,
 }
-
-const INTEGER: ObjectId = ObjectId(0);
-const VALUE: ObjectId = ObjectId(1);
-const LIST: ObjectId = ObjectId(2);
 
 impl StoreOp {
     fn name(self) -> &'static str {
@@ -123,16 +123,21 @@ pub fn measure(options: &DatastoreOptions) -> anyhow::Result<Vec<Line>> {
             .key("threads", options.threads)
             .key("keys", options.keys)
             .key("batch", options.batch)
-            .key("path", "memory")
+            .key("path", options.via.name())
             .samples(&all)
     };
     Ok(options.ops.iter().enumerate().map(line).collect())
 }
 
+/// Where a thread's shard is.
+enum Shard {
+    Here(Box<ShardEngine<All>>, Vec<ShardEffect>),
+    There(Box<dyn Remote>, Vec<Reply>),
+}
+
 /// One thread with its shard.
 struct Thread {
-    engine: ShardEngine<All>,
-    effects: Vec<ShardEffect>,
+    shard: Shard,
     number: u64,
     clock: u64,
     cut: u64,
@@ -143,23 +148,11 @@ struct Thread {
 impl Thread {
     /// A shard with all keys in it.
     fn new(options: &DatastoreOptions, thread: usize) -> anyhow::Result<Self> {
-        let mut declared = Declarations::default();
-        let integer = ObjectKind::Int { initial: 0 };
-        declared.basic("integer", Scope::Global, Consistency::Serial, integer, (1, 0));
-        declared.shared("value", Scope::Global, Consistency::Serial, 0_u64, &[], (1, 0));
-        let list = ObjectKind::List { len_max: LIST_LEN_MAX };
-        declared.basic("list", Scope::Global, Consistency::Serial, list, (1, 0));
-        let vertex = VertexSpec { objects: declared.objects, instances: 1, owners: vec![0], per_clock: 1 };
-        let engine = ShardEngine::new(ShardConfig {
-            shard: ShardId(0),
-            window: WINDOW,
-            vertices: vec![vertex],
-            record_choices: false,
-            seed: 1,
-        });
         let mut thread = Self {
-            engine,
-            effects: Vec::new(),
+            shard: match options.via {
+                Via::Memory => Shard::Here(Box::new(remote::engine(1)), Vec::new()),
+                Via::Link => Shard::There(remote::start(Via::Link, 1, &options.program)?, Vec::new()),
+            },
             number: 0,
             clock: 0,
             cut: 0,
@@ -206,24 +199,45 @@ impl Thread {
         batch: usize,
         key: impl Fn(u64, u64) -> u64,
     ) -> anyhow::Result<Duration> {
-        let mut took = Duration::ZERO;
-        let mut done = 0;
+        let (begin, mut took) = (Instant::now(), Duration::ZERO);
+        let (mut done, mut sent) = (0, 0);
         while done < operations {
-            let count = batch.min(operations - done);
-            let ops = (0..count).map(|nth| self.item(op, (done + nth) as u64, &key)).collect();
-            self.number += 1;
-            let from = InstanceId { vertex: VertexId(0), index: 0 };
-            let batch = Arc::new(Batch { ops, ..Batch::empty(from, Generation(1), self.number) });
-            let begin = Instant::now();
-            self.engine.on_batch(batch, &mut self.effects);
-            if self.clock - self.cut >= 2 * EPOCH {
-                self.cut = self.clock - EPOCH;
-                self.engine.on_cut(Clock(self.cut), &mut self.effects);
+            let in_flight = if matches!(self.shard, Shard::Here(..)) { 1 } else { IN_FLIGHT };
+            while sent < operations && sent - done < in_flight * batch {
+                let count = batch.min(operations - sent);
+                let ops = (0..count).map(|nth| self.item(op, (sent + nth) as u64, &key)).collect();
+                self.number += 1;
+                let from = InstanceId { vertex: VertexId(0), index: 0 };
+                took += self.submit(Batch { ops, ..Batch::empty(from, Generation(1), self.number) })?;
+                sent += count;
             }
-            took += begin.elapsed();
-            done += self.take_results(count)?;
+            done += self.take_results()?;
         }
-        Ok(took)
+        Ok(if matches!(self.shard, Shard::Here(..)) { took } else { begin.elapsed() })
+    }
+
+    /// Gives the shard a batch, and the cut now and then; returns the time it took, if that is here.
+    fn submit(&mut self, batch: Batch) -> anyhow::Result<Duration> {
+        let cut = (self.clock - self.cut >= 2 * EPOCH).then(|| Clock(self.clock - EPOCH));
+        self.cut = cut.map_or(self.cut, |cut| cut.0);
+        match &mut self.shard {
+            Shard::Here(engine, effects) => {
+                let batch = Arc::new(batch);
+                let begin = Instant::now();
+                engine.on_batch(batch, effects);
+                if let Some(cut) = cut {
+                    engine.on_cut(cut, effects);
+                }
+                Ok(begin.elapsed())
+            }
+            Shard::There(shard, _) => {
+                shard.send(batch)?;
+                if let Some(cut) = cut {
+                    shard.cut(cut)?;
+                }
+                Ok(Duration::ZERO)
+            }
+        }
     }
 
     fn item(&mut self, op: StoreOp, nth: u64, key: &impl Fn(u64, u64) -> u64) -> OpItem {
@@ -242,23 +256,31 @@ impl Thread {
         }
     }
 
-    /// Every operation must have been answered, and done.
-    fn take_results(&mut self, expected: usize) -> anyhow::Result<usize> {
-        let mut results = 0;
-        for effect in self.effects.drain(..) {
-            match effect {
-                ShardEffect::Reply(reply) => {
-                    results += reply.results.len();
-                    let refused =
-                        reply.results.iter().find(|(_, value)| matches!(value, OpValue::Refused(_)));
-                    ensure!(refused.is_none(), "the shard refused an operation: {refused:?}");
+    /// The results that are there: how many. Every operation must have been done.
+    fn take_results(&mut self) -> anyhow::Result<usize> {
+        let mut replies = Vec::new();
+        match &mut self.shard {
+            Shard::Here(_, effects) => {
+                for effect in effects.drain(..) {
+                    match effect {
+                        ShardEffect::Reply(reply) => replies.push(reply),
+                        ShardEffect::Defect(defect) => anyhow::bail!(defect),
+                        _ => {}
+                    }
                 }
-                ShardEffect::Defect(defect) => anyhow::bail!(defect),
-                ShardEffect::Acknowledge { .. } | ShardEffect::Loaded(_) | ShardEffect::Reserved(_) => {}
+            }
+            Shard::There(shard, buffer) => {
+                shard.receive(buffer)?;
+                replies.append(buffer);
+                if replies.is_empty() {
+                    std::thread::yield_now();
+                }
             }
         }
-        ensure!(results == expected, "{expected} operations gave {results} results");
-        Ok(results)
+        let mut results = replies.iter().flat_map(|reply| &reply.results);
+        let refused = results.clone().find(|(_, value)| matches!(value, OpValue::Refused(_)));
+        ensure!(refused.is_none(), "the shard refused an operation: {refused:?}");
+        Ok(results.by_ref().count())
     }
 }
 
@@ -276,6 +298,8 @@ mod tests {
             batch: 7,
             operations: 20_000,
             samples: 2,
+            via: Via::Memory,
+            program: PathBuf::new(),
         };
         let lines = measure(&options).unwrap();
         let lines: Vec<Value> = lines.iter().map(|l| serde_json::from_str(&l.show(true)).unwrap()).collect();

@@ -9,6 +9,7 @@
 //! * [`chain`]: a whole chain on one thread, by the production path, beside [`bare`], a loop that does
 //!   only what no translator can leave out.
 //! * [`overhead`]: one network function alone, by its core in [`cores`].
+//! * [`remote`]: a store shard on a thread or in a process of its own.
 //! * [`cores`]: all cores of a chain called directly on one thread, without actors.
 
 pub mod bare;
@@ -17,7 +18,9 @@ pub mod clock;
 pub mod cores;
 pub mod datastore;
 pub mod metadata;
+pub mod offload;
 pub mod overhead;
+pub mod remote;
 pub mod report;
 pub mod scale;
 pub mod setup;

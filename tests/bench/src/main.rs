@@ -4,7 +4,9 @@ use chc_bench::chain::{self, ChainOptions};
 use chc_bench::clock::{self, ClockOptions};
 use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::metadata::{self, MetadataOptions, Part};
+use chc_bench::offload::{self, OffloadOptions, System};
 use chc_bench::overhead::{self, OverheadOptions};
+use chc_bench::remote::{self, Via};
 use chc_bench::report::Line;
 use chc_bench::scale::{self, ScaleOptions, What};
 use chc_bench::setup::Mode;
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Names of the experiments.
-const EXPERIMENTS: &[&str] = &["chain", "clock", "datastore", "metadata", "overhead", "scale"];
+const EXPERIMENTS: &[&str] = &["chain", "clock", "datastore", "metadata", "offload", "overhead", "scale"];
 
 /// Runs experiments and prints one line a result.
 #[derive(Parser)]
@@ -36,10 +38,15 @@ enum Experiment {
     Datastore(DatastoreArgs),
     /// What the memory for failures costs: the chain with each part of it and without.
     Metadata(MetadataArgs),
+    /// Shared state updated by the store, against read-modify-write under a lock.
+    Offload(OffloadArgs),
     /// Each network function alone: nanoseconds a packet.
     Overhead(OverheadArgs),
     /// Time a packet while connections, functions or instances grow; memory of a connection.
     Scale(ScaleArgs),
+    /// A shard's process, for the others.
+    #[command(hide = true)]
+    ServeShard(ServeArgs),
     #[command(external_subcommand)]
     Unknown(Vec<String>),
 }
@@ -114,8 +121,8 @@ struct DatastoreArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
     /// How batches get to the shard.
-    #[arg(long, default_value = "memory", value_parser = ["memory"])]
-    path: String,
+    #[arg(long, default_value = "memory")]
+    path: Via,
     /// Samples of each operation.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
     samples: u32,
@@ -140,6 +147,33 @@ struct MetadataArgs {
     /// Packets the root reads at once.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
     burst: u16,
+}
+
+#[derive(Args)]
+struct OffloadArgs {
+    /// One system; without, both in turn.
+    #[arg(long)]
+    system: Option<System>,
+    /// One path to the shard; without, both in turn.
+    #[arg(long)]
+    path: Option<Via>,
+    /// Samples of each.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
+    samples: u32,
+    /// Fewer packets: for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    #[arg(long)]
+    port: u16,
+    #[arg(long)]
+    instances: u16,
 }
 
 #[derive(Args)]
@@ -236,6 +270,18 @@ fn measure_datastore(args: &DatastoreArgs) -> anyhow::Result<Vec<Line>> {
         batch: usize::from(args.batch),
         operations: if args.quick { 100_000 } else { 1_000_000 },
         samples: args.samples as usize,
+        via: args.path,
+        program: std::env::current_exe()?,
+    })
+}
+
+fn measure_offload(args: &OffloadArgs) -> anyhow::Result<Vec<Line>> {
+    offload::measure(&OffloadOptions {
+        systems: args.system.map_or_else(|| System::value_variants().to_vec(), |system| vec![system]),
+        paths: args.path.map_or_else(|| Via::value_variants().to_vec(), |path| vec![path]),
+        packets: if args.quick { 2_000 } else { 20_000 },
+        samples: args.samples as usize,
+        program: std::env::current_exe()?,
     })
 }
 
@@ -288,6 +334,10 @@ fn main() -> ExitCode {
         Experiment::Clock(args) => (measure_clock(args), args.common.json),
         Experiment::Datastore(args) => (measure_datastore(args), args.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
+        Experiment::Offload(args) => (measure_offload(args), args.json),
+        Experiment::ServeShard(args) => {
+            (remote::serve(args.port, args.instances).map(|()| Vec::new()), false)
+        }
         Experiment::Overhead(args) => (measure_overhead(args), args.common.json),
         Experiment::Scale(args) => (measure_scale(args), args.common.json),
         Experiment::Unknown(words) => {

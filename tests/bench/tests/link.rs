@@ -1,0 +1,37 @@
+//! Experiments over a link: the shard is another process of this program.
+
+use serde_json::Value;
+use std::process::Command;
+
+fn lines(arguments: &[&str]) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_chc-bench")).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_shard_in_another_process_does_what_is_asked() {
+    let lines =
+        lines(&["datastore", "--path", "link", "--op", "incr", "--keys", "1000", "--quick", "--json"]);
+    let [line] = lines.as_slice() else { panic!("{lines:?}") };
+    assert_eq!(line["path"], "link");
+    assert!(line["median"].as_f64().is_some_and(|median| median > 0.0), "{line}");
+}
+
+#[test]
+fn both_systems_are_measured_on_both_paths() {
+    let lines = lines(&["offload", "--quick", "--json"]);
+    let of = |line: &Value| ["path", "system", "unit"].map(|key| line[key].as_str().unwrap().to_owned());
+    let all: Vec<String> = lines.iter().map(|line| of(line).join(" ")).collect();
+    let expected = ["memory", "link"].map(|path| {
+        ["offloaded", "read-modify-write"]
+            .map(|system| ["ns", "Mops"].map(|unit| format!("{path} {system} {unit}")))
+    });
+    assert_eq!(all, expected.concat().concat());
+    // One operation against four and more: that much is certain on any machine.
+    for pair in lines.chunks(4) {
+        let median = |at: usize| pair[at]["median"].as_f64().unwrap();
+        assert!(median(0) < median(2) && median(1) > median(3), "{pair:?}");
+    }
+}
