@@ -123,7 +123,7 @@ pub enum InstanceEffect {
 }
 
 /// What the root is told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum RootEvent {
     /// A new generation of an instance starts.
     Register(InstanceId, Generation),

@@ -5,6 +5,7 @@
 //! packet it concerns. Memory: a table a change above the cut. Paper: sections 4.1, 5.1 and Figure 4.
 
 use chc_api::{Clock, FlowKey, Identity, Scope, Slot, VertexId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The slot an external address belongs to, asked of the vertex that gave it out.
@@ -115,7 +116,7 @@ impl Change {
 }
 
 /// How a vertex's traffic is to be partitioned from now on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Repartition {
     /// Over the first so many instances.
     Scale(u16),
@@ -128,6 +129,62 @@ pub enum Repartition {
         /// The share; at least a slot moves, if there is one.
         share: f64,
     },
+    /// By this table. A slot that has changed hands since it was made stays where it is now.
+    Owners {
+        /// The table it was made from.
+        from: Vec<u16>,
+        /// The table that is wanted.
+        to: Vec<u16>,
+    },
+}
+
+/// How many instances have slots.
+#[must_use]
+pub fn active(owners: &[u16]) -> u16 {
+    let mut all = owners.to_vec();
+    all.sort_unstable();
+    all.dedup();
+    all.len() as u16
+}
+
+/// What the busiest of the instances with slots has to do over the mean, by the packets of each slot; 1 without packets.
+#[must_use]
+pub fn imbalance(owners: &[u16], packets: &[u64]) -> f64 {
+    let loads = loads(owners, packets);
+    let (most, sum) = (loads.values().max().copied().unwrap_or(0), loads.values().sum::<u64>());
+    if sum == 0 { 1.0 } else { most as f64 * loads.len() as f64 / sum as f64 }
+}
+
+fn loads(owners: &[u16], packets: &[u64]) -> BTreeMap<u16, u64> {
+    let mut loads = BTreeMap::new();
+    for (owner, packets) in owners.iter().zip(packets) {
+        *loads.entry(*owner).or_default() += packets;
+    }
+    loads
+}
+
+/// The table with slots moved from the busiest to the least busy instance until no move makes the busiest less busy, or
+/// it has at most `enough` times the mean. Few slots move: each time the one that evens the two out best.
+#[must_use]
+pub fn balanced(owners: &[u16], packets: &[u64], enough: f64) -> Vec<u16> {
+    let mut owners = owners.to_vec();
+    for _ in 0..owners.len() {
+        if imbalance(&owners, packets) <= enough {
+            break;
+        }
+        let loads = loads(&owners, packets);
+        let most = loads.iter().max_by_key(|(_, load)| **load);
+        let least = loads.iter().min_by_key(|(_, load)| **load);
+        let (Some((from, most)), Some((to, least))) = (most, least) else { break };
+        // A slot as heavy as the difference only changes who is busiest.
+        let gap = most - least;
+        let held = owners.iter().zip(packets).enumerate();
+        let fits = held.filter(|(_, (owner, packets))| *owner == from && (1..gap).contains(*packets));
+        let best = fits.min_by_key(|(_, (_, packets))| packets.abs_diff(gap / 2)).map(|(slot, _)| slot);
+        let Some(best) = best else { break };
+        owners[best] = *to;
+    }
+    owners
 }
 
 impl Repartition {
@@ -136,6 +193,11 @@ impl Repartition {
     pub fn apply(self, owners: &[u16]) -> Vec<u16> {
         let mut owners = owners.to_vec();
         match self {
+            Self::Owners { from, to } => {
+                for ((now, from), to) in owners.iter_mut().zip(from).zip(to) {
+                    *now = if *now == from { to } else { *now };
+                }
+            }
             Self::Move { from, to, share } => {
                 let held: Vec<usize> = (0..owners.len()).filter(|slot| owners[*slot] == from).collect();
                 let count = ((held.len() as f64 * share).round() as usize).clamp(1, held.len().max(1));
@@ -199,6 +261,36 @@ mod tests {
             });
             prop_assert!(moved <= given.sum::<usize>());
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_balanced_table_is_never_worse_and_even_where_slots_are_small(
+            slots in proptest::collection::vec((0u16..4, 0u64..100), 40..80),
+        ) {
+            let (owners, packets): (Vec<u16>, Vec<u64>) = slots.into_iter().unzip();
+            let after = balanced(&owners, &packets, 1.0);
+            prop_assert!(imbalance(&after, &packets) <= imbalance(&owners, &packets));
+            // The heaviest slot is all that can be uneven.
+            let mean = packets.iter().sum::<u64>() as f64 / f64::from(active(&owners));
+            let bound = 1.0 + *packets.iter().max().unwrap() as f64 / mean.max(1.0);
+            prop_assert!(imbalance(&after, &packets) <= bound);
+            prop_assert_eq!(balanced(&after, &packets, 1.25), balanced(&balanced(&after, &packets, 1.25), &packets, 1.25));
+        }
+    }
+
+    #[test]
+    fn one_heavy_slot_stays_where_it_is() {
+        let (owners, packets) = ([0, 0, 1, 1], [1000, 0, 10, 10]);
+        assert_eq!(balanced(&owners, &packets, 1.0), owners, "to move it would change nothing");
+        assert!((imbalance(&owners, &packets) - 1.96).abs() < 0.01);
+        assert!((imbalance(&owners, &[0; 4]) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_table_that_was_made_of_an_older_one_leaves_later_changes_alone() {
+        let wanted = Repartition::Owners { from: vec![0, 0, 1], to: vec![1, 2, 1] };
+        assert_eq!(wanted.apply(&[0, 3, 1]), [1, 3, 1]);
     }
 
     #[test]

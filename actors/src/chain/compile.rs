@@ -205,6 +205,7 @@ impl ChainPlan {
         let policy = Policy {
             scale_up: condition(&config.scale_up),
             scale_down: condition(&config.scale_down),
+            imbalance: config.imbalance,
             instances_max: config.instances_max,
         };
         (policy, Duration::from_millis(config.period_ms.into()))

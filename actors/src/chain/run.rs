@@ -60,7 +60,7 @@ pub struct Kill {
 }
 
 /// Slots to move while packets flow.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Turn {
     /// The vertex.
     pub vertex: VertexId,
@@ -238,7 +238,7 @@ fn start<S: PacketSource, K: Sink + Send + 'static>(
         shards: (0..plan.shards).map(|_| Address::default()).collect(),
         egress: Address::default(),
         next: plan.topology.vertices.iter().map(|node| node.ways().map(|way| way.to).collect()).collect(),
-        active: plan.vertices.iter().map(|_| Arc::default()).collect(),
+        owners: plan.vertices.iter().map(|_| Arc::default()).collect(),
         notices: notify,
         offered: Arc::default(),
     });
@@ -325,7 +325,11 @@ fn vertex_child(
     ChildSpec::supervisor(&plan.vertices[at].name.clone(), home, move |_| {
         let mut spec =
             SupervisorSpec::new(&vertex.name, Strategy::OneForOne).intensity(RESTARTS_MAX, RESTARTS_WITHIN);
-        let metrics: Vec<Arc<Metrics>> = (0..vertex.route.instances).map(|_| Arc::default()).collect();
+        let slots = vertex.route.owners.len();
+        let metrics = || Arc::new(Metrics::new(slots));
+        let metrics: Vec<Arc<Metrics>> = (0..vertex.route.instances).map(|_| metrics()).collect();
+        // Slots are told apart only where somebody wants to know.
+        let sampled = vertex.policy.imbalance.is_some().then(|| vertex.route.clone());
         for index in 0..vertex.route.instances {
             let id = InstanceId { vertex: vertex.route.vertex, index };
             let config = plan.instance(id, &pool);
@@ -334,6 +338,7 @@ fn vertex_child(
             let lineage = Mutex::new(Lineage { panics: BTreeMap::new(), poisoned: Vec::new(), last: None });
             let (panics_max, retransmit) = (plan.nf_panics_max, plan.retransmit);
             let metrics = metrics[usize::from(index)].clone();
+            let sampled = sampled.clone();
             let address = &addresses.instances[at][usize::from(index)];
             let child = ChildSpec::actor(
                 &index.to_string(),
@@ -345,7 +350,7 @@ fn vertex_child(
                     lineage.lock().begin(&mut config, panics_max);
                     let core = factory(config);
                     let links = Links::new(links.clone());
-                    let kept = (totals.clone(), metrics.clone());
+                    let kept = (totals.clone(), metrics.clone(), sampled.clone());
                     InstanceActor::new(id, birth.generation, core, links, retransmit, kept)
                 },
             );
@@ -365,7 +370,7 @@ fn vertex_child(
                     vertex,
                     instances: links.instances[at].clone(),
                     metrics: metrics.clone(),
-                    active: links.active[at].clone(),
+                    owners: links.owners[at].clone(),
                     peak: peak.clone(),
                 };
                 ManagerActor::new(policy, period, watched, Links::new(links.clone()))

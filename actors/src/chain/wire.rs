@@ -8,6 +8,7 @@ use crate::shard::actor::{BatchMessage, ShardControl};
 use chc_api::{Clock, Generation, InstanceId, ShardId, VertexId};
 use chc_runtime::mailbox::{Address, Handle, Packets};
 use chc_store::batch::Batch;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -75,8 +76,8 @@ pub struct Addresses {
     pub egress: Address<EgressControl, DataMessage>,
     /// The vertices each vertex sends to.
     pub next: Vec<Vec<VertexId>>,
-    /// How many instances of each vertex have slots.
-    pub active: Vec<Arc<AtomicU64>>,
+    /// The instance that owns each slot of each vertex.
+    pub owners: Vec<Arc<Mutex<Vec<u16>>>>,
     /// Whoever runs the chain.
     pub notices: flume::Sender<Notice>,
     /// Input packets read so far.
@@ -223,10 +224,10 @@ impl Links {
         let _ = self.to.notices.send(notice);
     }
 
-    /// Publishes how many instances of each vertex have slots.
-    pub fn active(&self, instances: &[u16]) {
-        for (published, count) in self.to.active.iter().zip(instances) {
-            published.store((*count).into(), Ordering::Relaxed);
+    /// Publishes who owns the slots of each vertex.
+    pub fn publish_owners<'a>(&self, owners: impl Iterator<Item = &'a [u16]>) {
+        for (published, owners) in self.to.owners.iter().zip(owners) {
+            *published.lock() = owners.to_vec();
         }
     }
 

@@ -140,9 +140,10 @@ fn moves(plan: &mut ChainPlan, text: &str, packets: u64) -> Result<Turn, String>
 /// How many instances of a vertex have slots at some time, as far as that is known.
 fn instances_used(route: &Route, turns: &[Turn]) -> u16 {
     let at_first = route.owners.iter().map(|owner| owner + 1).max().unwrap_or(1);
-    let later = turns.iter().filter(|turn| turn.vertex == route.vertex).map(|turn| match turn.how {
-        Repartition::Scale(instances) => instances,
+    let later = turns.iter().filter(|turn| turn.vertex == route.vertex).map(|turn| match &turn.how {
+        Repartition::Scale(instances) => *instances,
         Repartition::Move { to, .. } => to + 1,
+        Repartition::Owners { to, .. } => to.iter().max().map_or(0, |most| most + 1),
     });
     later.fold(at_first, u16::max)
 }

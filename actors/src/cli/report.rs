@@ -5,6 +5,7 @@ use crate::chain::compile::ChainPlan;
 use crate::chain::recoveries::Recovery;
 use crate::chain::run::RunOutcome;
 use crate::chain::verify::Comparison;
+use crate::routing::active;
 use chc_store::engine::ShardCounts;
 use serde::Serialize;
 use serde_json::json;
@@ -112,8 +113,8 @@ impl RunReport {
             instances: plan
                 .vertices
                 .iter()
-                .zip(&outcome.root.instances)
-                .map(|(v, n)| (v.name.clone(), *n))
+                .zip(&outcome.root.owners)
+                .map(|(v, owners)| (v.name.clone(), active(owners)))
                 .collect(),
             queue_peaks: plan
                 .vertices

@@ -40,6 +40,8 @@ const SECTIONS: [(&str, &[&str]); 6] = [
 ];
 const VERTEX_KEYS: &[&str] =
     &["nf", "instances", "next", "copy", "copy_in", "order", "slots", "config", "policy"];
+/// Highest `imbalance` that can be wanted.
+const IMBALANCE_MAX: f64 = 64.0;
 /// Keys of `[vertex.X.policy]`.
 const POLICY_KEYS: &[&str] =
     &["period_ms", "scale_up", "scale_down", "instances_max", "straggler", "imbalance"];
@@ -197,9 +199,7 @@ fn vertex(
 fn policy(vertex: &Section<'_>, instances: u16, slots: u16, report: &mut Report) -> PolicyConfig {
     let section = vertex.section("policy", report);
     known_keys(&section, POLICY_KEYS, report);
-    for later in ["straggler", "imbalance"] {
-        section.refuse(later, "remove it; scale_up and scale_down are obeyed", report);
-    }
+    section.refuse("straggler", "remove it; scale_up, scale_down and imbalance are obeyed", report);
     let defaults = PolicyConfig::default();
     let mut condition = |key: &str| {
         let text = section.text(key, report)?;
@@ -214,6 +214,7 @@ fn policy(vertex: &Section<'_>, instances: u16, slots: u16, report: &mut Report)
         period_ms: section.integer("period_ms", 10..=60_000, defaults.period_ms, report),
         scale_up,
         scale_down,
+        imbalance: section.ratio("imbalance", IMBALANCE_MAX, report),
         instances_max: section.integer(
             "instances_max",
             instances.into()..=most.into(),

@@ -185,13 +185,16 @@ pub struct PolicyConfig {
     /// The condition on which there is one less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_down: Option<String>,
+    /// How many times the mean the busiest instance may have to do before slots move, above 1 and at most 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imbalance: Option<f64>,
     /// Most instances, at least those at the start and at most `slots`.
     pub instances_max: u16,
 }
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        Self { period_ms: 100, scale_up: None, scale_down: None, instances_max: 8 }
+        Self { period_ms: 100, scale_up: None, scale_down: None, imbalance: None, instances_max: 8 }
     }
 }
 

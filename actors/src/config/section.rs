@@ -90,6 +90,25 @@ impl<'a> Section<'a> {
         self.get(key).and_then(|node| integer(node, &self.key(key), &range, report)).unwrap_or(default)
     }
 
+    /// A number above 1 and at most `most`.
+    pub(crate) fn ratio(&self, key: &str, most: f64, report: &mut Report) -> Option<f64> {
+        let node = self.get(key)?;
+        let remedy = format!("use a number above 1 and at most {most}");
+        let value = match node.value {
+            Value::Float(value) => value,
+            Value::Int(value) => value as f64,
+            _ => {
+                wrong_type(node, &self.key(key), "a number", &remedy, report);
+                return None;
+            }
+        };
+        if value > 1.0 && value <= most {
+            return Some(value);
+        }
+        report.push(node.place, self.key(key), format!("{value} is out of range"), remedy);
+        None
+    }
+
     /// A power of two in `range`; None if what was written is not.
     pub(crate) fn power_of_two(
         &self,

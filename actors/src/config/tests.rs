@@ -453,8 +453,8 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
         ("[io]\nbackend = \"netmap\"", r#"21: io.backend: "netmap" is not available yet; use "auto""#),
         (r#"order = "chain""#, r#"20: vertex.portscan.order: "chain" is not available yet; use "flow""#),
         (
-            "[vertex.portscan.policy]\nimbalance = 1.25",
-            r#"21: vertex.portscan.policy.imbalance: "imbalance" is not available yet; remove it; scale_up and scale_down are obeyed"#,
+            "[vertex.portscan.policy]\nstraggler = \"cpu > 0.5\"",
+            r#"21: vertex.portscan.policy.straggler: "straggler" is not available yet; remove it; scale_up, scale_down and imbalance are obeyed"#,
         ),
     ] {
         assert_eq!(appended(text), [format!("chain.toml:{expected}")]);
@@ -568,11 +568,10 @@ fn a_policy_is_read_and_every_mistake_in_it_reported() {
     let chain = policy("scale_up = \"cpu > 0.8\"\nperiod_ms = 50").unwrap();
     let read = chain.vertices.iter().find_map(|vertex| vertex.policy.clone()).unwrap();
     assert_eq!((read.scale_up.as_deref(), read.scale_down, read.period_ms), (Some("cpu > 0.8"), None, 50));
-    let wrong =
-        "scale_up = \"cpus > 0.8\"\nscale_down = \"cpu <\"\nperiod_ms = 9\ninstances_max = 65\nscale = 1";
+    let wrong = "scale_up = \"cpus > 0.8\"\nscale_down = \"cpu <\"\nperiod_ms = 9\ninstances_max = 65\nimbalance = 1\nscale = 1";
     let found = policy(wrong).unwrap_err().0;
     let keys: Vec<&str> = found.iter().filter_map(|d| d.key.rsplit('.').next()).collect();
-    assert_eq!(keys, ["scale_up", "scale_down", "period_ms", "instances_max", "scale"]);
+    assert_eq!(keys, ["scale_up", "scale_down", "period_ms", "instances_max", "imbalance", "scale"]);
     let [unknown, ..] = found.as_slice() else { panic!("{found:?}") };
     assert!(unknown.to_string().contains("no variable \"cpus\"; use instances, rate_pps"), "{unknown}");
 }

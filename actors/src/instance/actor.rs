@@ -4,15 +4,24 @@ use super::core::{Instance, InstanceCounts, LocalState};
 use super::metrics::Metrics;
 use crate::chain::wire::{DataMessage, InstanceControl, Links, Notice, RootControl};
 use crate::messages::{InstanceEffect, InstanceEvent, RootEvent, Source};
+use crate::routing::Route;
 use crate::shard::actor::ShardControl;
 use chc_api::{Generation, InstanceId, Position};
 use chc_runtime::actor::{Actor, Cx, Progress};
+use chc_runtime::block::Desc;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What timers of the runtime are exact to.
 const TIMER_GRAIN: Duration = Duration::from_millis(2);
+
+/// Of so many packets one is looked at for its slot.
+const SAMPLED: usize = 16;
+
+/// What outlives generations: counts of the vertex, metrics of the instance; and how slots are told apart, if they are
+/// to be counted.
+pub type Kept = (Arc<parking_lot::Mutex<InstanceCounts>>, Arc<Metrics>, Option<Route>);
 
 /// The actor.
 pub struct InstanceActor {
@@ -29,13 +38,15 @@ pub struct InstanceActor {
     published: InstanceCounts,
     totals: Arc<parking_lot::Mutex<InstanceCounts>>,
     metrics: Arc<Metrics>,
+    /// How slots are told apart, if they are to be, and packets until one is looked at.
+    sampled: Option<Route>,
+    unsampled: usize,
     /// When the first message of this turn was taken.
     turn: Option<Instant>,
 }
 
 impl InstanceActor {
-    /// The actor of one generation. What a shard has not answered in `retransmit` is sent again. `totals` and `metrics`
-    /// outlive generations.
+    /// The actor of one generation. What a shard has not answered in `retransmit` is sent again.
     #[must_use]
     pub fn new(
         id: InstanceId,
@@ -43,7 +54,7 @@ impl InstanceActor {
         core: Box<dyn Instance>,
         links: Links,
         retransmit: Duration,
-        (totals, metrics): (Arc<parking_lot::Mutex<InstanceCounts>>, Arc<Metrics>),
+        (totals, metrics, sampled): Kept,
     ) -> Self {
         Self {
             id,
@@ -57,6 +68,8 @@ impl InstanceActor {
             published: InstanceCounts::default(),
             totals,
             metrics,
+            sampled,
+            unsampled: 0,
             turn: None,
         }
     }
@@ -141,6 +154,15 @@ impl Actor for InstanceActor {
 
     fn on_data(&mut self, DataMessage(data): DataMessage, _cx: &mut Cx) {
         self.turn.get_or_insert_with(Instant::now);
+        if let (Some(route), Some(block)) = (&self.sampled, &data.block) {
+            let len = block.descs.len();
+            if self.unsampled < len {
+                let slot = |desc: &Desc| route.slot(&block.meta(desc).parsed.identity(), desc.hash);
+                self.metrics.look_at(block.descs[self.unsampled..].iter().step_by(SAMPLED).map(slot));
+                self.unsampled += (len - self.unsampled).div_ceil(SAMPLED) * SAMPLED;
+            }
+            self.unsampled -= len;
+        }
         self.core.on_event(InstanceEvent::Data(data), &mut self.effects);
     }
 

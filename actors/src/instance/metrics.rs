@@ -1,5 +1,6 @@
 //! What an instance tells about itself while it runs: counted by it, read by its vertex manager.
 
+use chc_api::Slot;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +16,14 @@ pub struct Metrics {
     busy_ns: AtomicU64,
     /// Lengths of turns, in microseconds, since they were taken.
     turns: Mutex<Histogram<u32>>,
+    /// Packets of each slot among those that were looked at, since they were taken.
+    slots: Mutex<Vec<u64>>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// Metrics of an instance of a vertex with so many slots.
+    #[must_use]
+    pub fn new(slots: usize) -> Self {
         // The bounds are constants that fit.
         let turns = Histogram::new_with_bounds(1, TURN_US_MAX, 2).expect("the bounds are in order");
         Self {
@@ -26,6 +31,7 @@ impl Default for Metrics {
             drops: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
             turns: Mutex::new(turns),
+            slots: Mutex::new(vec![0; slots]),
         }
     }
 }
@@ -59,6 +65,23 @@ impl Metrics {
             packets: self.packets.load(Ordering::Relaxed),
             drops: self.drops.load(Ordering::Relaxed),
             busy_ns: self.busy_ns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts packets of slots.
+    pub fn look_at(&self, slots: impl Iterator<Item = Slot>) {
+        let mut counts = self.slots.lock();
+        for slot in slots {
+            if let Some(count) = counts.get_mut(usize::from(slot.0)) {
+                *count += 1;
+            }
+        }
+    }
+
+    /// Adds the packets of each slot since this was last called.
+    pub fn take_slots(&self, into: &mut [u64]) {
+        for (sum, count) in into.iter_mut().zip(self.slots.lock().iter_mut()) {
+            *sum += std::mem::take(count);
         }
     }
 

@@ -1,16 +1,17 @@
 //! The wiring of a vertex manager. Instances run on while it is away.
 
-use super::core::{ManagerCore, Policy};
+use super::core::{ManagerCore, Policy, Slots};
 use super::policy::Load;
 use crate::chain::wire::{DataMessage, InstanceControl, Links, RootControl};
 use crate::instance::metrics::{Counted, Metrics};
 use crate::messages::RootEvent;
 use crate::root::actor::NoData;
-use crate::routing::Repartition;
+use crate::routing::active;
 use chc_api::VertexId;
 use chc_runtime::actor::{Actor, Cx};
 use chc_runtime::mailbox::Address;
 use hdrhistogram::Histogram;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,8 +30,8 @@ pub struct Watched {
     pub instances: Vec<Address<InstanceControl, DataMessage>>,
     /// Their metrics.
     pub metrics: Vec<Arc<Metrics>>,
-    /// How many of them have slots.
-    pub active: Arc<AtomicU64>,
+    /// Who owns each slot.
+    pub owners: Arc<Mutex<Vec<u16>>>,
     /// The deepest data mailbox seen, in packets.
     pub peak: Arc<AtomicU64>,
 }
@@ -70,7 +71,7 @@ impl ManagerActor {
     }
 
     /// The load since this was last asked.
-    fn load(&mut self, now: Instant) -> Load {
+    fn load(&mut self, now: Instant, slots: &Slots) -> Load {
         let counted: Vec<Counted> = self.watched.metrics.iter().map(|metrics| metrics.counted()).collect();
         let (before, since) = std::mem::replace(&mut self.last, (counted, now));
         let seconds = (now - since).as_secs_f64().max(1e-9);
@@ -84,7 +85,7 @@ impl ManagerActor {
         // The bounds are those of the metrics.
         let mut turns = Histogram::new_from(&Histogram::<u32>::new(2).expect("two digits are a precision"));
         self.watched.metrics.iter().for_each(|metrics| metrics.take_turns(&mut turns));
-        let instances = self.watched.active.load(Ordering::Relaxed) as f64;
+        let instances = f64::from(active(&slots.owners));
         let mean = packets as f64 / instances.max(1.0);
         Load {
             instances,
@@ -123,13 +124,13 @@ impl Actor for ManagerActor {
         }
         if self.decide <= now {
             self.decide = now + self.period;
-            let load = self.load(now);
-            if let Some(instances) = self.core.on_period(&load) {
-                tracing::info!(
-                    "vertex {}: {load:?}, {instances} instances from now on",
-                    self.watched.vertex.0
-                );
-                let event = RootEvent::Repartition(self.watched.vertex, Repartition::Scale(instances));
+            let owners = self.watched.owners.lock().clone();
+            let mut slots = Slots { packets: vec![0; owners.len()], owners };
+            self.watched.metrics.iter().for_each(|metrics| metrics.take_slots(&mut slots.packets));
+            let load = self.load(now, &slots);
+            if let Some(wanted) = self.core.on_period(&load, &slots) {
+                tracing::info!("vertex {}: {load:?}, {wanted:?}", self.watched.vertex.0);
+                let event = RootEvent::Repartition(self.watched.vertex, wanted);
                 self.links.tell_root(RootControl::Event(event));
             }
         }

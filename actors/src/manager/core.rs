@@ -1,15 +1,21 @@
-//! The decisions of a vertex manager: when a vertex gets an instance more or one less.
+//! The decisions of a vertex manager: when a vertex gets an instance more or one less, and when slots move because one
+//! instance has more to do than the others.
 //!
 //! A condition must hold for [`PERIODS`] periods in a row, and after a change nothing is decided for [`REST`] periods, so
 //! that what is measured is the load after it. A vertex is not made smaller if it would have to grow again at once. So the
 //! number of instances follows the load and does not swing. Paper: section 3 (vertex managers).
 
 use super::policy::{Condition, Load};
+use crate::routing::{Repartition, active, balanced, imbalance};
 
 /// Periods for which a condition must hold.
 const PERIODS: u32 = 2;
 /// Periods after a change in which nothing is decided.
 const REST: u32 = 3;
+/// Packets looked at in a period, for each instance, below which how uneven they are says nothing.
+const LOOKED_AT: u64 = 64;
+/// To what share of itself an imbalance must fall for slots to move.
+const WORTH: f64 = 0.95;
 
 /// What an operator wants done.
 #[derive(Default)]
@@ -18,8 +24,19 @@ pub struct Policy {
     pub scale_up: Option<Condition>,
     /// When one less is.
     pub scale_down: Option<Condition>,
+    /// How much more than the mean the busiest instance may have to do before slots move.
+    pub imbalance: Option<f64>,
     /// Most instances.
     pub instances_max: u16,
+}
+
+/// Who owns the slots, and the packets of each that were looked at in a period.
+#[derive(Clone, Debug, Default)]
+pub struct Slots {
+    /// The instance of each.
+    pub owners: Vec<u16>,
+    /// Its packets.
+    pub packets: Vec<u64>,
 }
 
 /// The state machine.
@@ -27,22 +44,32 @@ pub struct ManagerCore {
     policy: Policy,
     up: u32,
     down: u32,
+    uneven: u32,
     rest: u32,
+    /// Packets of each slot while load has been uneven.
+    packets: Vec<u64>,
 }
 
 impl ManagerCore {
     /// A manager that has seen nothing.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        Self { policy, up: 0, down: 0, rest: 0 }
+        Self { policy, up: 0, down: 0, uneven: 0, rest: 0, packets: Vec::new() }
     }
 
-    /// A period is over; how many instances there are to be, if their number is to change.
-    pub fn on_period(&mut self, load: &Load) -> Option<u16> {
+    /// A period is over; what is to be done.
+    pub fn on_period(&mut self, load: &Load, slots: &Slots) -> Option<Repartition> {
         if self.rest > 0 {
             self.rest -= 1;
             return None;
         }
+        let wanted = self.scale(load).map(Repartition::Scale).or_else(|| self.balance(slots))?;
+        (self.up, self.down, self.uneven, self.rest) = (0, 0, 0, REST);
+        Some(wanted)
+    }
+
+    /// How many instances there are to be, if their number is to change.
+    fn scale(&mut self, load: &Load) -> Option<u16> {
         let instances = load.instances as u16;
         let holds = |condition: &Option<Condition>, load| condition.as_ref().is_some_and(|c| c.holds(load));
         let up = instances < self.policy.instances_max && holds(&self.policy.scale_up, load);
@@ -53,13 +80,35 @@ impl ManagerCore {
             && !holds(&self.policy.scale_up, &less);
         self.up = if up { self.up + 1 } else { 0 };
         self.down = if down { self.down + 1 } else { 0 };
-        let wanted = match (self.up >= PERIODS, self.down >= PERIODS) {
-            (true, _) => instances + 1,
-            (_, true) => instances - 1,
-            _ => return None,
-        };
-        (self.up, self.down, self.rest) = (0, 0, REST);
-        Some(wanted)
+        match (self.up >= PERIODS, self.down >= PERIODS) {
+            (true, _) => Some(instances + 1),
+            (_, true) => Some(instances - 1),
+            _ => None,
+        }
+    }
+
+    /// The slots that are to move, if some are.
+    fn balance(&mut self, slots: &Slots) -> Option<Repartition> {
+        let limit = self.policy.imbalance?;
+        let enough = LOOKED_AT * u64::from(active(&slots.owners));
+        let few = slots.packets.iter().sum::<u64>() < enough;
+        if few || imbalance(&slots.owners, &slots.packets) <= limit {
+            self.uneven = 0;
+            return None;
+        }
+        if self.uneven == 0 {
+            self.packets.clear();
+            self.packets.resize(slots.packets.len(), 0);
+        }
+        self.uneven += 1;
+        self.packets.iter_mut().zip(&slots.packets).for_each(|(sum, packets)| *sum += packets);
+        if self.uneven < PERIODS {
+            return None;
+        }
+        let (from, before) = (slots.owners.clone(), imbalance(&slots.owners, &self.packets));
+        let to = balanced(&from, &self.packets, 1.0 + (limit - 1.0) / 2.0);
+        // What is not worth a move is left: the same would be found again.
+        (imbalance(&to, &self.packets) < before * WORTH).then_some(Repartition::Owners { from, to })
     }
 }
 
@@ -69,7 +118,8 @@ mod tests {
 
     fn manager(up: &str, down: &str) -> ManagerCore {
         let condition = |text| Condition::new(text).ok();
-        ManagerCore::new(Policy { scale_up: condition(up), scale_down: condition(down), instances_max: 4 })
+        let (scale_up, scale_down) = (condition(up), condition(down));
+        ManagerCore::new(Policy { scale_up, scale_down, instances_max: 4, imbalance: None })
     }
 
     /// The instances after each of some periods, at these rates.
@@ -77,7 +127,9 @@ mod tests {
         let mut instances = from;
         let step = |rate_pps| {
             let load = Load { instances: instances.into(), rate_pps, ..Load::default() };
-            instances = manager.on_period(&load).unwrap_or(instances);
+            if let Some(Repartition::Scale(wanted)) = manager.on_period(&load, &Slots::default()) {
+                instances = wanted;
+            }
             instances
         };
         rates.into_iter().map(step).collect()
@@ -114,5 +166,44 @@ mod tests {
     fn without_a_policy_nothing_is_decided() {
         let mut manager = ManagerCore::new(Policy::default());
         assert_eq!(follow(&mut manager, 2, vec![1e9; 9]).last(), Some(&2));
+    }
+
+    #[test]
+    fn uneven_load_is_evened_out_once() {
+        let policy = Policy { imbalance: Some(1.25), ..Policy::default() };
+        let mut manager = ManagerCore::new(policy);
+        let mut owners: Vec<u16> = (0..32).map(|slot| slot % 4).collect();
+        // Every fourth slot is busy: all of them are the first instance's.
+        let packets: Vec<u64> = (0..32).map(|slot| if slot % 4 == 0 { 90 + slot } else { 10 }).collect();
+        let mut changes = 0;
+        for _ in 0..40 {
+            let slots = Slots { owners: owners.clone(), packets: packets.clone() };
+            if let Some(wanted) = manager.on_period(&Load { instances: 4.0, ..Load::default() }, &slots) {
+                owners = wanted.apply(&owners);
+                changes += 1;
+            }
+        }
+        assert_eq!(changes, 1);
+        assert!(imbalance(&owners, &packets) <= 1.25);
+    }
+
+    #[test]
+    fn few_packets_say_nothing() {
+        let uneven = |packets| {
+            let mut manager = ManagerCore::new(Policy { imbalance: Some(1.25), ..Policy::default() });
+            let slots = Slots { owners: vec![0, 0, 1, 1], packets: vec![packets, packets, 0, 0] };
+            let load = Load { instances: 2.0, ..Load::default() };
+            (0..10).any(|_| manager.on_period(&load, &slots).is_some())
+        };
+        assert!(!uneven(LOOKED_AT - 1));
+        assert!(uneven(LOOKED_AT));
+    }
+
+    #[test]
+    fn what_cannot_be_evened_out_is_left() {
+        let mut manager = ManagerCore::new(Policy { imbalance: Some(1.25), ..Policy::default() });
+        let slots = Slots { owners: vec![0, 1, 0, 1], packets: vec![1000, 1, 1, 1] };
+        let load = Load { instances: 2.0, ..Load::default() };
+        assert!((0..40).all(|_| manager.on_period(&load, &slots).is_none()));
     }
 }

@@ -30,8 +30,8 @@ pub struct RootReport {
     pub input_error: Option<String>,
     /// Every stamp, if they were recorded.
     pub stamps: Vec<Stamp>,
-    /// How many instances of each vertex had slots at the end.
-    pub instances: Vec<u16>,
+    /// The instance that owned each slot of each vertex at the end.
+    pub owners: Vec<Vec<u16>>,
     /// From the first packet to the moment everything was finished and logged.
     pub elapsed: Duration,
     /// That moment.
@@ -45,7 +45,7 @@ impl Default for RootReport {
             ingest_drops: 0,
             input_error: None,
             stamps: Vec::new(),
-            instances: Vec::new(),
+            owners: Vec::new(),
             elapsed: Duration::ZERO,
             finished: Instant::now(),
         }
@@ -117,7 +117,7 @@ impl<S: PacketSource> RootActor<S> {
         let changes = self.core.counts().handovers;
         if self.published != Some(changes) {
             self.published = Some(changes);
-            self.links.active(&self.core.owners());
+            self.links.publish_owners(self.core.owners());
         }
         for effect in self.effects.drain(..) {
             match effect {
@@ -195,7 +195,7 @@ impl<S: PacketSource> RootActor<S> {
                 ingest_drops: self.ingest_drops,
                 input_error: self.input_error.take(),
                 stamps: self.core.take_stamps(),
-                instances: self.core.owners(),
+                owners: self.core.owners().map(<[u16]>::to_vec).collect(),
                 elapsed: self.started.map_or(Duration::ZERO, |s| s.elapsed()),
                 finished: Instant::now(),
             })));

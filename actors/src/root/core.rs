@@ -358,16 +358,9 @@ impl<P: Protections> RootCore<P> {
         }
     }
 
-    /// How many instances of each vertex own slots.
-    #[must_use]
-    pub fn owners(&self) -> Vec<u16> {
-        let count = |route: &Route| {
-            let mut owners = route.owners_last().to_vec();
-            owners.sort_unstable();
-            owners.dedup();
-            owners.len() as u16
-        };
-        self.routes.iter().map(count).collect()
+    /// The instance that owns each slot of each vertex from the last boundary on.
+    pub fn owners(&self) -> impl Iterator<Item = &[u16]> {
+        self.routes.iter().map(Route::owners_last)
     }
 
     /// Sends what was stamped since the last call, and the progress.

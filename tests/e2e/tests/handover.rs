@@ -3,8 +3,10 @@
 use chc_actors::chain::compile::ChainPlan;
 use chc_actors::chain::run::{RunOptions, RunOutcome, Turn};
 use chc_actors::chain::verify::verify;
-use chc_actors::routing::Repartition;
+use chc_actors::routing::{Repartition, active, imbalance};
+use chc_api::packet::{LinkType, parse};
 use chc_e2e::chain::{Mix, assert_balanced, kill, mix, plan};
+use chc_runtime::capture::{CaptureReader, CaptureWriter, Format};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -37,6 +39,11 @@ fn moved(from: u16, to: u16, share: f64) -> Repartition {
     Repartition::Move { from, to, share }
 }
 
+/// How many instances of each vertex have slots at the end.
+fn instances(outcome: &RunOutcome) -> Vec<u16> {
+    outcome.root.owners.iter().map(|owners| active(owners)).collect()
+}
+
 /// Runs both chains and finds no difference.
 #[track_caller]
 fn assert_equivalent(plan: &ChainPlan, turns: Vec<Turn>, kills: &[(&str, u64)]) -> RunOutcome {
@@ -61,7 +68,7 @@ fn vertices_are_scaled_up_and_down() {
         scale("nat", 3, 80),
     ];
     let outcome = assert_equivalent(&plan, turns, &[]);
-    assert_eq!(outcome.root.instances, [3, 1]);
+    assert_eq!(instances(&outcome), [3, 1]);
     let took_part: u64 = outcome.instances.iter().map(|counts| counts.handovers).sum();
     assert!(took_part >= 12, "old and new owners: {took_part}");
     assert_eq!(outcome.instances[0].duplicates, 0, "nothing ran twice");
@@ -114,11 +121,51 @@ fn instances_follow_the_policy() {
     let up = "vertex.nat.policy.scale_up=instances < 4.0";
     let down = "vertex.portscan.policy.scale_down=instances > 1.0";
     let period = ["nat", "portscan"].map(|vertex| format!("vertex.{vertex}.policy.period_ms=10"));
-    let plan = plan("quickstart", &[up, down, &period[0], &period[1]]);
+    let plan = plan("quickstart", &[up, down, &period[0], &period[1], "vertex.nat.policy.imbalance=64"]);
     // Two turns of the manager of each take five periods apiece.
     let rate = Some(PACKETS as f64 / 0.4);
     let options = RunOptions { rate, record: true, ..RunOptions::default() };
     let (outcome, comparison) = verify(&plan, input(), &options, |_| {}).unwrap();
     assert_eq!(comparison.first_difference, None);
-    assert_eq!((outcome.root.instances, outcome.root.counts.handovers), (vec![4, 1], 3));
+    assert_eq!((instances(&outcome), outcome.root.counts.handovers), (vec![4, 1], 3));
+}
+
+/// A capture in which a tenth of the hosts send four fifths of the packets.
+fn skewed(path: &Path) {
+    let mut writer = CaptureWriter::create(path, Format::Pcap, LinkType::RAW).unwrap();
+    for n in 0..60_000u32 {
+        // A linear congruence: any fixed spread will do.
+        let draw = n.wrapping_mul(2_654_435_761) >> 8;
+        let host = if draw % 5 > 0 { draw / 5 % 20 } else { 20 + draw / 5 % 180 };
+        let mut frame = Vec::new();
+        let source = [10, 0, (host >> 8) as u8, host as u8];
+        let builder = etherparse::PacketBuilder::ipv4(source, [198, 51, 100, 1], 64);
+        builder.udp(2000 + (n % 7) as u16, 53).write(&mut frame, b"x").unwrap();
+        let time_ns = 1_000_000_000 + u64::from(n) * 10_000;
+        writer.write(time_ns, LinkType::RAW, frame.len() as u32, &[&frame]).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn an_uneven_load_is_evened_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("skewed.pcap");
+    skewed(&path);
+    let four = ["vertex.portscan.instances=4", "vertex.portscan.policy.imbalance=1.25"];
+    let plan = plan("portscan", &[four[0], four[1], "vertex.portscan.policy.period_ms=80"]);
+    let route = &plan.vertices[0].route;
+    let mut packets = vec![0; route.owners.len()];
+    let mut reader = CaptureReader::open(&path).unwrap();
+    while let Some(record) = reader.next().unwrap() {
+        let parsed = parse(record.link, record.data);
+        let slot = route.slot(&parsed.identity(), parsed.key.hash(route.seed));
+        packets[usize::from(slot.0)] += 1;
+    }
+    assert!(imbalance(&route.owners, &packets) > 1.25, "the capture is skewed");
+    let options = RunOptions { rate: Some(80_000.0), record: true, ..RunOptions::default() };
+    let (outcome, comparison) = verify(&plan, &path, &options, |_| {}).unwrap();
+    assert_eq!(comparison.first_difference, None);
+    let after = imbalance(&outcome.root.owners[0], &packets);
+    assert!(after <= 1.25, "{after} after {} changes", outcome.root.counts.handovers);
 }
