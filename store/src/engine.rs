@@ -221,7 +221,8 @@ impl<P: Protections> ShardEngine<P> {
         }
         vertex.submit_all(batch, floor, &mut self.tally, &mut replies)?;
         for version in &batch.versions {
-            if vertex.owner_at(version.slot, version.written) != Some(index) {
+            if vertex.owner_at(version.slot, version.written) != Some(index) && P::on(Protection::TermFences)
+            {
                 self.tally.not_owner += 1;
                 continue;
             }
@@ -518,7 +519,7 @@ impl<P: Protections> Vertex<P> {
             let frontier = queue.frontier.iter().min().copied().unwrap_or(Position::before(Clock(0)));
             let mut done = Vec::new();
             for (name, Waiting { entry, key, op }) in &queue.waiting {
-                let reached = name.position <= frontier;
+                let reached = name.position <= frontier || !P::on(Protection::ClockParking);
                 let at = name.position.clock;
                 let result = if *op == Op::Acquire {
                     match self.objects.acquire(object, key.0[0], at, frontier.clock, reached) {

@@ -51,6 +51,10 @@ pub enum Protection {
     RoutedByClock,
     /// What was written below a boundary is sent to the shards before the boundary is closed.
     FlushedState,
+    /// A version is accepted from who owned the slot at its clock.
+    TermFences,
+    /// An operation on a `clock` object waits until every instance's progress has reached it.
+    ClockParking,
 }
 
 /// Which protections are on.

@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 22] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 24] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -145,6 +145,12 @@ pub const WEAKENINGS: [(&str, Protection, &str); 22] = [
         Protection::FlushedState,
         "a boundary is closed without versions of the records and counts written below it",
     ),
+    (
+        "term-fences",
+        Protection::TermFences,
+        "a shard accepts versions of records from whoever sends them, owner of the slot or not",
+    ),
+    ("clock-parking", Protection::ClockParking, "a shard applies operations on clock objects as they come"),
 ];
 
 /// The protection a weakening of this name switches off.

@@ -1,9 +1,16 @@
 //! Every protection is needed: without it some seed goes wrong that passes with it.
 
-use chc_api::Protection;
+use chc_api::state::FlowOptions;
+use chc_api::{
+    Clock, Declarations, FlowKey, Generation, InstanceId, ObjectId, Protection, ShardId, Slot, VertexId,
+};
 use chc_sim::run::{run_seed, run_seeds};
-use chc_sim::weaken::{WEAKENINGS, by_name};
+use chc_sim::weaken::{WEAKENINGS, Weakened, by_name, switch_off};
 use chc_sim::world::{Faults, TraceMode};
+use chc_store::batch::{Batch, Load, VersionItem};
+use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
+use chc_store::record::Record;
+use std::sync::Arc;
 
 /// The first of the seeds that fails without a protection passes with it.
 fn assert_needed(name: &str) {
@@ -126,6 +133,54 @@ fn flushed_state_is_needed() {
     assert_needed("flushed-state");
 }
 
+/// What the new owner of a slot wrote last, as its next generation loads it, when versions of the old owner come that
+/// it wrote above its term.
+fn after_an_overdue_version(weakened: Option<Protection>) -> Vec<u64> {
+    let _off = switch_off(weakened);
+    let mut declared = Declarations::default();
+    declared.flow::<u64>("flows", FlowOptions::default());
+    let vertex = VertexSpec { objects: declared.objects, instances: 2, owners: vec![0], per_clock: 1 };
+    let config =
+        ShardConfig { shard: ShardId(0), window: 32, vertices: vec![vertex], record_choices: false, seed: 1 };
+    let mut shard = ShardEngine::<Weakened>::new(config);
+    let mut out = Vec::new();
+    let instance = |index| InstanceId { vertex: VertexId(0), index };
+    let load = |generation, boundary| Load {
+        from: instance(1),
+        generation: Generation(generation),
+        boundary: Clock(boundary),
+        slots: vec![Slot(0)],
+    };
+    let version = |clock| VersionItem {
+        object: ObjectId(0),
+        slot: Slot(0),
+        key: FlowKey::NONE,
+        written: Clock(clock),
+        record: Some(Record::new(&[clock])),
+    };
+    shard.on_load(&load(1, 8), &mut out);
+    for (index, clock) in [(0, 5), (1, 9), (0, 10)] {
+        let session = u64::from(index == 0 && clock > 5) + 1;
+        let batch = Batch::empty(instance(index), Generation(1), session);
+        shard.on_batch(Arc::new(Batch { versions: vec![version(clock)], ..batch }), &mut out);
+    }
+    out.clear();
+    shard.on_load(&load(2, 16), &mut out);
+    let [ShardEffect::Loaded(loaded)] = out.as_slice() else { panic!("{out:?}") };
+    loaded.records.iter().map(|(.., record)| record.words()[0]).collect()
+}
+
+#[test]
+fn terms_that_fence_are_needed() {
+    assert_eq!(after_an_overdue_version(None), [9]);
+    assert_eq!(after_an_overdue_version(Some(Protection::TermFences)), [10]);
+}
+
+#[test]
+fn operations_that_wait_for_their_clock_are_needed() {
+    assert_needed("clock-parking");
+}
+
 #[test]
 fn every_protection_has_one_weakening_named_after_it() {
     // A protection that is added must be added here, too.
@@ -151,7 +206,9 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::FlushedRelease
         | Protection::HeldDownstream
         | Protection::RoutedByClock
-        | Protection::FlushedState => 22,
+        | Protection::FlushedState
+        | Protection::TermFences
+        | Protection::ClockParking => 24,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {
