@@ -1,9 +1,10 @@
 //! What actors say to each other. Data travels between root, instances and egress in bursts; control
 //! is everything else.
 
+use crate::instance::records::SlotRecords;
 use crate::routing::{Change, Repartition};
 use chc_api::{Clock, Generation, InstanceId, Position, Step};
-use chc_api::{ShardId, VertexId};
+use chc_api::{ShardId, Slot, VertexId};
 use chc_runtime::block::BlockRef;
 use chc_store::batch::{Loaded, Reply};
 use std::sync::Arc;
@@ -64,7 +65,12 @@ pub enum InstanceEvent {
         granted: Vec<Clock>,
     },
     /// The owners before have let go of the slots this instance owns from this boundary on.
-    Granted(Clock),
+    Granted {
+        /// The boundary.
+        boundary: Clock,
+        /// Their records, as far as they came along.
+        records: Vec<(Slot, SlotRecords)>,
+    },
     /// A shard's answer to the load.
     Loaded(Loaded),
     /// Packets, steps and progress of an edge.
@@ -109,8 +115,9 @@ pub enum InstanceEffect {
     Replay(Source, Clock),
     /// Tell the root that this generation starts.
     Register,
-    /// Tell the root that everything below the boundary is finished and logged.
-    Closed(Clock),
+    /// Tell the root that everything below the boundary is finished and logged; with the records of slots that are
+    /// another instance's from there on.
+    Closed(Clock, Vec<(Slot, SlotRecords)>),
     /// Say when as much time has passed.
     Pause(Position, Duration),
     /// The network function did what it had not declared: the chain cannot go on.
@@ -129,8 +136,8 @@ pub enum RootEvent {
     Register(InstanceId, Generation),
     /// A new generation of a first instance wants what was sent from the boundary on.
     Replay(InstanceId, Generation, Clock),
-    /// An instance closed a boundary.
-    Closed(InstanceId, Generation, Clock),
+    /// An instance closed a boundary, at which it lets go of slots with these records.
+    Closed(InstanceId, Generation, Clock, Vec<(Slot, SlotRecords)>),
     /// The egress closed a boundary.
     EgressClosed(Clock),
     /// Traffic to a vertex is to be partitioned otherwise from the next boundary on.
@@ -163,8 +170,9 @@ pub enum RootEffect {
         /// See [`InstanceEvent::Go`].
         granted: Vec<Clock>,
     },
-    /// Tell the current generation of an instance that slots it owns from this boundary on were let go.
-    Grant(InstanceId, Clock),
+    /// Tell the current generation of an instance that slots it owns from this boundary on were let go, with what came
+    /// of their records.
+    Grant(InstanceId, Clock, Vec<(Slot, SlotRecords)>),
     /// Tell everyone that the chain's cut moved.
     Cut(Clock),
 }

@@ -54,6 +54,17 @@ impl Route {
         Slot(self.scope.slot(key, hash, self.seed, self.owners.len() as u16))
     }
 
+    /// The slot of a packet, whose identity is looked at only if need be.
+    #[inline]
+    pub fn packet_slot(&self, hash: u64, identity: impl FnOnce() -> Identity) -> Slot {
+        match (&self.owner, &self.connection_slot, self.scope) {
+            (None, None, Scope::FiveTuple) => {
+                Slot(((u128::from(hash) * self.owners.len() as u128) >> 64) as u16)
+            }
+            _ => self.slot(&identity(), hash),
+        }
+    }
+
     /// The instance that owns each slot at a clock.
     #[must_use]
     pub fn owners_at(&self, clock: Clock) -> &[u16] {
@@ -89,10 +100,7 @@ impl Route {
         if self.instances == 1 {
             return 0;
         }
-        let slot = match (&self.owner, self.scope) {
-            (None, Scope::FiveTuple) => Slot(((u128::from(hash) * self.owners.len() as u128) >> 64) as u16),
-            _ => self.slot(&identity(), hash),
-        };
+        let slot = self.packet_slot(hash, identity);
         let owners = if self.later.is_empty() { &self.owners } else { self.owners_at(clock) };
         usize::from(owners[usize::from(slot.0)])
     }

@@ -150,6 +150,8 @@ pub struct Load {
     pub boundary: Clock,
     /// The slots, which the instance owns from the boundary on.
     pub slots: Vec<Slot>,
+    /// Those of them whose records it has.
+    pub held: Vec<Slot>,
 }
 
 /// The answer to a [`Load`].

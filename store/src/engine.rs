@@ -253,7 +253,8 @@ impl<P: Protections> ShardEngine<P> {
             vertex.begin_term(*slot, load.boundary, load.from.index);
         }
         let below = if P::on(Protection::BoundaryVersions) { load.boundary } else { Clock(u64::MAX) };
-        let mine = load.slots.iter().filter_map(|slot| vertex.slots.get(slot));
+        let wanted = load.slots.iter().filter(|slot| !load.held.contains(slot));
+        let mine = wanted.filter_map(|slot| vertex.slots.get(slot));
         let records = mine.flat_map(|versions| versions.load(below)).collect();
         out.push(ShardEffect::Loaded(Loaded {
             to: load.from,

@@ -130,7 +130,7 @@ fn gain(
 ) -> Vec<ShardEffect> {
     let mut out = Vec::new();
     let (from, generation) = (instance(index), Generation(generation));
-    shard.on_load(&Load { from, generation, boundary, slots }, &mut out);
+    shard.on_load(&Load { from, generation, boundary, slots, held: Vec::new() }, &mut out);
     out
 }
 

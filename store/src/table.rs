@@ -37,6 +37,7 @@ const LISTED: u64 = 1 << 61;
 const CLOCK_MASK: u64 = LISTED - 1;
 
 /// Per-flow records of one object; IPv4 connections in short rows, all others in long ones.
+#[derive(Clone)]
 pub struct FlowTable {
     short: Half,
     long: Half,
@@ -44,6 +45,7 @@ pub struct FlowTable {
 
 const LONG: u32 = 1 << 31;
 
+#[derive(Clone)]
 struct Half {
     key_words: usize,
     words: usize,
@@ -216,17 +218,19 @@ impl FlowTable {
         if row.0 & LONG == 0 { (&mut self.short, row.0) } else { (&mut self.long, row.0 & !LONG) }
     }
 
-    /// Starts the look-up of a burst: for each hash of an IPv4 connection a row to try first. Rows
-    /// that do not fit are found out when they are used.
-    pub fn hint(&self, hashes: impl Iterator<Item = u64>, hints: &mut Vec<Hint>) {
-        hints.clear();
-        hints.extend(hashes.map(|h| Hint(self.short.candidate(h))));
-        let mut touched = 0;
-        for hint in hints.iter().filter(|h| h.0 != u32::MAX) {
-            touched ^= self.short.row(hint.0)[0];
-        }
-        // The loads must happen; their values do not matter.
-        std::hint::black_box(touched);
+    /// Starts a look-up: for the hash of an IPv4 connection a row to try first. A row that does not fit is found out
+    /// when it is used.
+    #[inline]
+    #[must_use]
+    pub fn hint(&self, hash: u64) -> Hint {
+        Hint(self.short.candidate(hash))
+    }
+
+    /// Reads a row that is to be tried, so that it is in the cache when it is.
+    #[inline]
+    #[must_use]
+    pub fn touch(&self, hint: Hint) -> u64 {
+        if hint.0 == u32::MAX { 0 } else { self.short.row(hint.0)[0] }
     }
 
     /// Finds a connection's row, removed or not.
@@ -388,11 +392,9 @@ mod tests {
             let mut model: BTreeMap<(u16, bool), u64> = BTreeMap::new();
             // A weak hash on purpose: clusters and equal tags must not confuse rows.
             let hash = |n: u16| u64::from(n % 61);
-            let mut hints = Vec::new();
             for (n, v6, kind, value) in ops {
                 let k = key(n, v6);
-                table.hint(std::iter::once(hash(n)), &mut hints);
-                let found = table.find(&k, hash(n), hints[0]);
+                let found = table.find(&k, hash(n), table.hint(hash(n)));
                 prop_assert_eq!(found.map(|r| table.record(r)[0]), model.get(&(n, v6)).copied());
                 match (kind, found) {
                     (0, Some(row)) => { table.remove(row, hash(n)); model.remove(&(n, v6)); }

@@ -91,8 +91,9 @@ impl InstanceActor {
                 InstanceEffect::Register => {
                     self.links.tell_root(RootControl::Event(RootEvent::Register(id, generation)));
                 }
-                InstanceEffect::Closed(boundary) => {
-                    self.links.tell_root(RootControl::Event(RootEvent::Closed(id, generation, boundary)));
+                InstanceEffect::Closed(boundary, records) => {
+                    self.links
+                        .tell_root(RootControl::Event(RootEvent::Closed(id, generation, boundary, records)));
                 }
                 InstanceEffect::Pause(position, duration) => {
                     self.pauses.insert((Instant::now() + duration, position));

@@ -5,7 +5,7 @@ mod waits;
 use self::waits::{Operation, Pause, Wait};
 use super::config::InstanceConfig;
 use super::passing::BIT_COUNTERS;
-use super::records::Records;
+use super::records::{Records, Spot};
 use crate::config::StoreMode;
 use crate::routing::Route;
 use crate::steps::Steps;
@@ -20,7 +20,6 @@ use chc_store::batch::{OpItem, OpName};
 use chc_store::client::Client;
 use chc_store::objects::Objects;
 use chc_store::pool::Acquired;
-use chc_store::table::Hint;
 use hashbrown::HashMap;
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
@@ -54,8 +53,8 @@ pub struct Job {
     pub identity: Identity,
     /// Hash of its key.
     pub hash: u64,
-    /// Where its record may be.
-    pub hint: Hint,
+    /// Where its records are.
+    pub spot: Spot,
     /// The block the packet is in, once the job waits; until then it is the instance's current one.
     pub block: Option<BlockRef>,
     /// The header region as the function rewrote it.
@@ -101,7 +100,7 @@ impl Default for Job {
             number: 0,
             identity: Identity { key: FlowKey::NONE, direction: Direction::LowToHigh },
             hash: 0,
-            hint: Hint::NONE,
+            spot: Spot::default(),
             block: None,
             head: Vec::new(),
             rewritten: false,
@@ -139,7 +138,7 @@ impl Job {
         self.paused = false;
         self.waits_for = None;
         self.result = None;
-        self.hint = Hint::NONE;
+        self.spot = Spot::default();
     }
 }
 
@@ -414,7 +413,7 @@ impl<P: Protections> Context for Cx<P> {
     fn get_with_timer<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<(T, Option<Time>)> {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
-        inner.records.get_with_timer(object.id(), &job.identity.key, job.hash, job.hint, index)
+        inner.records.get_with_timer(object.id(), &job.identity.key, job.hash, job.spot, index)
     }
 
     #[inline(always)]
@@ -497,7 +496,7 @@ impl<P: Protections> Context for Cx<P> {
     fn get<T: Plain>(&self, object: Flow<T>) -> Option<T> {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
-        inner.records.get(object.id(), &job.identity.key, job.hash, job.hint)
+        inner.records.get(object.id(), &job.identity.key, job.hash, job.spot)
     }
 
     fn put<T: Plain>(&self, object: Flow<T>, value: T) {
@@ -505,7 +504,7 @@ impl<P: Protections> Context for Cx<P> {
         let Inner { records, jobs, mode, .. } = &mut *inner;
         let job = &mut jobs[self.slot];
         job.unsettled |= mode.is_uncached();
-        records.put(object.id(), &job.identity.key, job.hash, job.hint, job.position.clock, &value);
+        records.put(object.id(), &job.identity.key, job.hash, job.spot, job.position.clock, &value);
     }
 
     fn remove<T: Plain>(&self, object: Flow<T>) {
@@ -513,7 +512,7 @@ impl<P: Protections> Context for Cx<P> {
         let Inner { records, jobs, steps, mode, .. } = &mut *inner;
         let job = &mut jobs[self.slot];
         job.unsettled |= mode.is_uncached();
-        records.remove(object.id(), &job.identity.key, job.hash, job.hint, job.position.clock, steps);
+        records.remove(object.id(), &job.identity.key, job.hash, job.spot, job.position.clock, steps);
     }
 
     fn arm<T: Plain>(&self, object: Flow<T>, index: u8, deadline: Time, at_end: bool) {
@@ -529,7 +528,7 @@ impl<P: Protections> Context for Cx<P> {
         };
         let timer = Some(ArmedTimer { deadline, setter, at_end });
         let (key, at) = (&job.identity.key, job.position.clock);
-        records.arm(object.id(), key, job.hash, index, at, job.now, timer, steps);
+        records.arm(object.id(), key, job.hash, job.spot, index, (at, job.now), timer, steps);
     }
 
     fn disarm<T: Plain>(&self, object: Flow<T>, index: u8) {
@@ -538,13 +537,13 @@ impl<P: Protections> Context for Cx<P> {
         let job = &mut jobs[self.slot];
         job.unsettled |= mode.is_uncached();
         let (key, at) = (&job.identity.key, job.position.clock);
-        records.arm(object.id(), key, job.hash, index, at, job.now, None, steps);
+        records.arm(object.id(), key, job.hash, job.spot, index, (at, job.now), None, steps);
     }
 
     fn armed<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<Time> {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
-        inner.records.timer(object.id(), &job.identity.key, job.hash, job.hint, index).map(|t| t.deadline)
+        inner.records.timer(object.id(), &job.identity.key, job.hash, job.spot, index).map(|t| t.deadline)
     }
 
     #[inline(always)]
@@ -585,9 +584,17 @@ impl<P: Protections> Context for Cx<P> {
     }
 }
 
-impl<P: Protections> chc_api::nf::FlowLookup for Inner<P> {
+/// The records a packet's connection may be among.
+pub struct Among<'a, P> {
+    /// All records.
+    pub records: &'a Records<P>,
+    /// The part of the packet.
+    pub part: u32,
+}
+
+impl<P: Protections> chc_api::nf::FlowLookup for Among<'_, P> {
     fn find<T: Plain>(&self, object: Flow<T>, index: u64) -> Option<FlowKey> {
-        self.records.find(object.id(), index)
+        self.records.find(self.part, object.id(), index)
     }
 }
 

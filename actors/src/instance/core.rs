@@ -22,10 +22,10 @@ mod running;
 pub use super::config::{InstanceConfig, InstanceCounts, Running};
 
 use self::handover::Handover;
-use self::running::packet_hint;
+use self::running::{packet_hint, place};
 use super::context::{Cx, Env, State};
 use super::lanes::{LaneId, Lanes};
-use super::records::Records;
+use super::records::{Records, SlotRecords, Spot};
 use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
 use crate::order::{Held, Order};
 use crate::routing::Change;
@@ -40,7 +40,6 @@ use chc_runtime::block::{BLOCK_PACKETS_MAX, BlockRef, Desc};
 use chc_store::batch::{Load, Loaded};
 use chc_store::client::Client;
 use chc_store::objects::Objects;
-use chc_store::table::Hint;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -164,8 +163,8 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     barriers: Vec<Clock>,
     /// Changes of routing tables below this boundary are known.
     changes_from: Clock,
-    /// Boundaries at which the slots this instance gains were let go.
-    granted: Vec<Clock>,
+    /// Boundaries at which the slots this instance gains were let go, and what came along of their records.
+    granted: Vec<(Clock, Vec<(Slot, SlotRecords)>)>,
     phase: Phase,
     /// Shards whose records have not come yet.
     loads: Vec<ShardId>,
@@ -184,7 +183,7 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     stamped: Clock,
     closed: Clock,
     closing: Option<(Clock, Vec<u64>)>,
-    hints: Vec<Hint>,
+    spots: Vec<Spot>,
     /// Which packets of the block at hand are new here; kept for its memory.
     admitted: Vec<bool>,
     frontier: Vec<(ObjectId, Position)>,
@@ -210,7 +209,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         } else {
             State::Local(Box::new(Objects::new(config.specs.clone(), config.window, 1, seed)))
         };
-        let records = Records::new(&config.specs, seed, config.epoch, stored);
+        // Nothing changes hands where there is one instance.
+        let route = (stored && config.own.instances > 1).then(|| config.own.clone());
+        let records = Records::new(&config.specs, route, seed, config.epoch, stored);
         let slots = config.parking.max(2);
         let sender = |source: &Source| Sender {
             source: *source,
@@ -260,7 +261,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             stamped: Clock(0),
             closed: Clock(0),
             closing: None,
-            hints: Vec::new(),
+            spots: Vec::new(),
             admitted: Vec::new(),
             frontier: Vec::new(),
             replay_asked: Vec::new(),
@@ -313,7 +314,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let (from, generation, boundary) = (self.config.id, self.config.generation, self.floor);
         let slots = self.slots_at(boundary);
         let load = |shard: &ShardId| {
-            InstanceEffect::Load(*shard, Load { from, generation, boundary, slots: slots.clone() })
+            let (slots, held) = (slots.clone(), Vec::new());
+            InstanceEffect::Load(*shard, Load { from, generation, boundary, slots, held })
         };
         out.extend(self.loads.iter().map(load));
     }
@@ -414,7 +416,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         {
             let mut inner = self.env.inner();
             if N::LOOKS_UP {
-                inner.records.hint(block.descs.iter().map(|d| d.hash), &mut self.hints);
+                let places = block.descs.iter().map(|desc| place(&inner.records, block, desc));
+                inner.records.look_ahead(places, &mut self.spots);
             }
             inner.current = Some(block.clone());
         }
@@ -423,15 +426,15 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             if !self.admit(edge, desc, from) {
                 continue;
             }
-            let hint = self.hints.get(at).copied().unwrap_or(Hint::NONE);
-            quiet = self.take(block, at, hint, quiet);
+            let spot = self.spots.get(at).copied();
+            quiet = self.take(block, at, spot, quiet);
         }
         self.env.inner().current = None;
     }
 
     /// Takes a packet that is new here, `quiet` telling whether nothing waits; returns whether nothing waits now.
     #[inline(always)]
-    fn take(&mut self, block: &BlockRef, at: usize, hint: Hint, mut quiet: bool) -> bool {
+    fn take(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>, mut quiet: bool) -> bool {
         let in_order = self.in_order || self.holds;
         if N::TRANSLATES && in_order && !quiet && !self.env.inner().records.due().is_empty() {
             // Nothing below this packet will come: timers of its slot are due before it runs.
@@ -439,10 +442,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             self.fire_due();
             quiet = self.is_quiet();
         }
-        if quiet && self.run_at_once(block, at, hint) {
+        if quiet && self.run_at_once(block, at, spot) {
             return true;
         }
-        self.accept(block, at, hint);
+        self.accept(block, at, spot);
         self.is_quiet()
     }
 
@@ -472,14 +475,18 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let mut quiet = self.is_quiet();
         for some in ready.chunks(BLOCK_PACKETS_MAX) {
             if N::LOOKS_UP {
-                let hash = |held: &Held| order.block(held).descs[held.at as usize].hash;
-                self.env.inner().records.hint(some.iter().map(hash), &mut self.hints);
+                let records = &self.env.inner().records;
+                let places = some.iter().map(|held| {
+                    let block = order.block(held);
+                    place(records, block, &block.descs[held.at as usize])
+                });
+                records.look_ahead(places, &mut self.spots);
             }
             for (nth, held) in some.iter().enumerate() {
                 let block = order.block(held);
                 self.env.inner().current = Some(block.clone());
-                let hint = self.hints.get(nth).copied().unwrap_or(Hint::NONE);
-                quiet = self.take(block, held.at as usize, hint, quiet);
+                let spot = self.spots.get(nth).copied();
+                quiet = self.take(block, held.at as usize, spot, quiet);
                 order.done(held);
             }
         }
@@ -574,7 +581,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         }
         self.splitter.trim(cut);
         self.config.own.trim(cut);
-        self.granted.retain(|boundary| *boundary >= cut);
+        self.granted.retain(|(boundary, _)| *boundary >= cut);
         self.env.inner().steps.trim(cut);
     }
 }
@@ -584,12 +591,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
         match event {
             InstanceEvent::Go { cut, stamped, downstream, changes, granted } => {
                 if self.phase == Phase::Registered {
-                    granted.into_iter().for_each(|boundary| self.on_granted(boundary));
+                    granted.into_iter().for_each(|boundary| self.on_granted(boundary, Vec::new()));
                     self.start((cut, stamped), &downstream, &changes, out);
                 }
             }
-            InstanceEvent::Granted(boundary) => {
-                self.on_granted(boundary);
+            InstanceEvent::Granted { boundary, records } => {
+                self.on_granted(boundary, records);
                 self.hand_over(out);
             }
             InstanceEvent::Loaded(loaded) => {

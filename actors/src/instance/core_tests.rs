@@ -230,6 +230,7 @@ struct Bed {
     loads: Vec<Load>,
     sent: Vec<(Destination, Data)>,
     closed: Vec<u64>,
+    let_go: Vec<(Slot, SlotRecords)>,
     notes: Vec<InstanceEffect>,
     progress: Position,
 }
@@ -244,6 +245,7 @@ impl Bed {
             loads: Vec::new(),
             sent: Vec::new(),
             closed: Vec::new(),
+            let_go: Vec::new(),
             notes: Vec::new(),
             progress: Position::before(Clock(0)),
         }
@@ -329,7 +331,10 @@ impl Bed {
                 }
                 InstanceEffect::Batch(_, batch) => self.batches.push_back(batch),
                 InstanceEffect::Load(_, load) => self.loads.push(load),
-                InstanceEffect::Closed(boundary) => self.closed.push(boundary.0),
+                InstanceEffect::Closed(boundary, records) => {
+                    self.closed.push(boundary.0);
+                    self.let_go.extend(records);
+                }
                 other => self.notes.push(other),
             }
         }
@@ -1259,7 +1264,7 @@ fn who_gains_slots_holds_their_packets_until_they_are_let_go_and_loaded() {
     input_with(&mut bed, &change, &[(8, A, "r"), (9, B, "")], 10);
     bed.store();
     assert_eq!((bed.left(), bed.at(), bed.loads.len()), (vec![], (8, true), 0));
-    bed.on(InstanceEvent::Granted(Clock(8)));
+    bed.on(InstanceEvent::Granted { boundary: Clock(8), records: Vec::new() });
     bed.input(&[(10, A, "r")], 11);
     assert_eq!((bed.left(), bed.loads.len()), (vec![], 1), "the records are asked for");
     bed.on(InstanceEvent::Overdue);
@@ -1272,9 +1277,30 @@ fn who_gains_slots_holds_their_packets_until_they_are_let_go_and_loaded() {
 }
 
 #[test]
+fn records_and_their_timers_go_along_to_who_gains_the_slots() {
+    let (mut old, change) = turning(0, 0);
+    old.input(&[(0, A, "ww"), (1, B, "wt")], 2);
+    input_with(&mut old, &change, &[], 10);
+    old.store();
+    let slots = old.let_go.len();
+    assert_eq!(slots, old.config.own.owners.len());
+
+    let (mut new, _) = turning(1, 0);
+    input_with(&mut new, &change, &[(8, A, "r")], 10);
+    new.store();
+    let records = std::mem::take(&mut old.let_go);
+    new.on(InstanceEvent::Granted { boundary: Clock(8), records });
+    assert_eq!(new.loads.iter().map(|load| load.held.len()).collect::<Vec<_>>(), [slots]);
+    new.load();
+    assert_eq!(new.events(), [(8, 2)], "no shard had them");
+    new.steps(&[step(29)], 30);
+    assert_eq!(new.events().len(), 1, "the timer that was armed there is due here");
+}
+
+#[test]
 fn a_grant_may_come_before_the_change_is_known() {
     let (mut bed, change) = turning(1, 0);
-    bed.on(InstanceEvent::Granted(Clock(8)));
+    bed.on(InstanceEvent::Granted { boundary: Clock(8), records: Vec::new() });
     input_with(&mut bed, &change, &[(8, A, "r")], 9);
     bed.store();
     bed.load();

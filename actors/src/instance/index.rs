@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// The records with each secondary key, as rows of their table. Where several have the same, that of the lowest
 /// connection is found: what is found follows from the records there are, not from the order in which they came.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct SecondaryIndex {
     /// By the two halves of the key: so an entry takes twelve bytes and not sixteen.
     found: HashMap<[u32; 2], Row>,

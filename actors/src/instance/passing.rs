@@ -2,7 +2,7 @@
 //! what a burst shares.
 
 use super::context::State;
-use super::records::Records;
+use super::records::{Records, Spot};
 use crate::splitter::Splitter;
 use chc_api::packet::PacketKind;
 use chc_api::packet::Parsed;
@@ -10,7 +10,6 @@ use chc_api::state::Plain;
 use chc_api::{Counter, Flow, Identity, Output, Passing, Protections, Time, Verdict};
 use chc_runtime::block::{BlockRef, Desc, DropRecord, Meta};
 use chc_store::batch::OpName;
-use chc_store::table::Hint;
 
 /// Counters that travel as a bit: the first of a vertex. All later ones are pairs. Every way of counting must go
 /// by this alone, for a replay may count another way.
@@ -24,7 +23,7 @@ pub struct Passage<'a, P> {
     block: &'a BlockRef,
     desc: &'a Desc,
     meta: &'a Meta,
-    hint: Hint,
+    spot: Spot,
     /// Where it goes by the first output, and where its new header begins there.
     edge: Option<usize>,
     rewritten: Option<u32>,
@@ -32,19 +31,19 @@ pub struct Passage<'a, P> {
 }
 
 impl<'a, P: Protections> Passage<'a, P> {
-    /// A packet of a block; `hint` says where its record may be.
+    /// A packet of a block; `spot` says where its records are.
     #[inline(always)]
     pub fn new(
         records: &'a Records<P>,
         state: &'a mut State,
         splitter: &'a mut Splitter<P>,
         (block, at): (&'a BlockRef, usize),
-        hint: Hint,
+        spot: Spot,
     ) -> Self {
         let desc = &block.descs[at];
         let meta = block.meta(desc);
         let edge = splitter.pick(Output::FIRST, desc.hash, desc.clock, || meta.parsed.identity());
-        Self { records, state, splitter, block, desc, meta, hint, edge, rewritten: None, pairs: 0 }
+        Self { records, state, splitter, block, desc, meta, spot, edge, rewritten: None, pairs: 0 }
     }
 
     /// Sends it on, or what else the function says.
@@ -109,7 +108,7 @@ impl<P: Protections> Passing for Passage<'_, P> {
 
     #[inline(always)]
     fn record<T: Plain>(&self, object: Flow<T>, timer: u8) -> Option<(T, Option<Time>)> {
-        self.records.get_with_timer(object.id(), &self.meta.parsed.key, self.desc.hash, self.hint, timer)
+        self.records.get_with_timer(object.id(), &self.meta.parsed.key, self.desc.hash, self.spot, timer)
     }
 
     #[inline(always)]

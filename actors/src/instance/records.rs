@@ -5,12 +5,16 @@
 //! record; the sets here are an index rebuilt from it.
 
 use super::index::SecondaryIndex;
+use crate::routing::Route;
 use crate::steps::{Steps, is_at_end};
 use chc_api::state::{ArmedTimer, FlowIndexFn, ObjectKind, ObjectSpec, Plain};
-use chc_api::{Clock, FlowKey, ObjectId, Position, Protection, Protections, Time, TimerOrigin};
+use chc_api::{
+    Clock, FlowKey, Identity, ObjectId, Position, Protection, Protections, Slot, Time, TimerOrigin,
+};
 use chc_store::record::{Record, RecordShape, TIMER_WORDS, read_timer, timer_words, write_timer};
 use chc_store::table::{FlowTable, Hint, Row, Written};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 use zerocopy::IntoBytes;
@@ -22,19 +26,101 @@ pub type Versions = Vec<(ObjectId, FlowKey, Clock, Option<Record>)>;
 /// read there.
 type TimerAt = (ObjectId, Row, u8);
 
-struct FlowObject {
-    table: FlowTable,
+/// What all records of an object have in common.
+#[derive(Clone, Copy)]
+struct Spec {
     shape: RecordShape,
     timeout_min: Duration,
     index_of: Option<FlowIndexFn>,
+}
+
+/// An object's records of one part.
+#[derive(Clone)]
+struct FlowObject {
+    spec: Spec,
+    table: FlowTable,
     index: SecondaryIndex,
     /// Rows written since they were last flushed.
     unflushed: Vec<Row>,
 }
 
-/// All per-flow records of an instance.
-pub struct Records<P> {
+impl FlowObject {
+    fn new(spec: Spec) -> Self {
+        Self {
+            spec,
+            table: FlowTable::new(spec.shape),
+            index: SecondaryIndex::default(),
+            unflushed: Vec::new(),
+        }
+    }
+}
+
+/// Timers of one part that are not due by any known step.
+#[derive(Clone, Default)]
+struct Armed {
+    /// By deadline, where they are.
+    by_deadline: BTreeSet<(Time, TimerAt)>,
+    /// Among them those that the end of the input makes due, and when they are otherwise.
+    at_end: BTreeMap<TimerAt, Time>,
+}
+
+impl Armed {
+    fn add(&mut self, at: TimerAt, timer: &ArmedTimer) {
+        self.by_deadline.insert((timer.deadline, at));
+        if timer.at_end && !is_at_end(timer.deadline) {
+            self.at_end.insert(at, timer.deadline);
+        }
+    }
+}
+
+/// All records of one slot, on their way from the instance that owned it to the one that does. Everything in them is in
+/// the store, too.
+#[derive(Clone)]
+pub struct SlotRecords {
     objects: Vec<Option<FlowObject>>,
+    armed: Armed,
+}
+
+impl fmt::Debug for SlotRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let records: usize = self.objects.iter().flatten().map(|object| object.table.len()).sum();
+        write!(f, "{records} records")
+    }
+}
+
+/// Which part a connection's records are in, and where the first object's may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    pub(super) part: u32,
+    hint: Hint,
+}
+
+impl Default for Spot {
+    fn default() -> Self {
+        Self::of(0)
+    }
+}
+
+impl Spot {
+    /// Somewhere in a part.
+    #[inline]
+    #[must_use]
+    pub fn of(part: u32) -> Self {
+        Self { part, hint: Hint::NONE }
+    }
+}
+
+/// All per-flow records of an instance. Where slots may change hands, those of a slot lie apart, so that a slot can be
+/// given away whatever the number of its connections.
+pub struct Records<P> {
+    /// By part and object.
+    objects: Vec<Option<FlowObject>>,
+    /// Of one part.
+    specs: Vec<Option<Spec>>,
+    /// By part.
+    armed: Vec<Armed>,
+    /// How slots are told apart; all records are one part without.
+    route: Option<Route>,
     first: Option<usize>,
     seed: u64,
     epoch: u64,
@@ -42,77 +128,97 @@ pub struct Records<P> {
     versioned: bool,
     /// What the next batch must carry.
     pub versions: Versions,
-    /// Timers that are not due by any known step: by deadline, where they are.
-    armed: BTreeSet<(Time, TimerAt)>,
-    /// Among them those that the end of the input makes due, and when they are otherwise.
-    at_end: BTreeMap<TimerAt, Time>,
     /// Timers that are due, by position.
     due: BTreeMap<Position, FlowKey>,
     protections: PhantomData<P>,
 }
 
 impl<P: Protections> Records<P> {
-    /// Empty records of the declared per-flow objects.
+    /// Empty records of the declared per-flow objects; with a route, those of a slot lie apart.
     #[must_use]
-    pub fn new(specs: &[ObjectSpec], seed: u64, epoch: u64, versioned: bool) -> Self {
-        let objects: Vec<Option<FlowObject>> = specs
+    pub fn new(specs: &[ObjectSpec], route: Option<Route>, seed: u64, epoch: u64, versioned: bool) -> Self {
+        let specs: Vec<Option<Spec>> = specs
             .iter()
             .map(|spec| {
                 let shape = RecordShape::of(&spec.kind)?;
-                let ObjectKind::Flow { timeout_min, index, .. } = spec.kind else { return None };
-                Some(FlowObject {
-                    table: FlowTable::new(shape),
-                    shape,
-                    timeout_min,
-                    index_of: index,
-                    index: SecondaryIndex::default(),
-                    unflushed: Vec::new(),
-                })
+                let ObjectKind::Flow { timeout_min, index: index_of, .. } = spec.kind else { return None };
+                Some(Spec { shape, timeout_min, index_of })
             })
             .collect();
+        let parts = route.as_ref().map_or(1, |route| route.owners.len());
         Self {
-            first: objects.iter().position(Option::is_some),
-            objects,
+            objects: (0..parts).flat_map(|_| empty(&specs)).collect(),
+            armed: (0..parts).map(|_| Armed::default()).collect(),
+            first: specs.iter().position(Option::is_some),
+            specs,
+            route,
             seed,
             epoch,
             versioned,
             versions: Vec::new(),
-            armed: BTreeSet::new(),
-            at_end: BTreeMap::new(),
             due: BTreeMap::new(),
             protections: PhantomData,
         }
     }
 
-    /// Starts the look-up of a burst in the first per-flow object.
-    pub fn hint(&self, hashes: impl Iterator<Item = u64>, hints: &mut Vec<Hint>) {
-        match self.first.and_then(|at| self.objects[at].as_ref()) {
-            Some(object) => object.table.hint(hashes, hints),
-            None => hints.clear(),
-        }
+    /// The part a packet's records are in.
+    #[inline]
+    pub fn part(&self, hash: u64, identity: impl FnOnce() -> Identity) -> u32 {
+        self.route.as_ref().map_or(0, |route| route.packet_slot(hash, identity).0.into())
+    }
+
+    /// Where a connection's records are.
+    #[inline]
+    #[must_use]
+    pub fn spot(&self, key: &FlowKey, hash: u64) -> Spot {
+        Spot::of(self.route.as_ref().map_or(0, |route| route.slot_of(key, hash).0.into()))
+    }
+
+    /// Starts the look-up of a burst, of which the hashes and parts are given, in the first per-flow object.
+    pub fn look_ahead(&self, packets: impl Iterator<Item = (u64, u32)>, spots: &mut Vec<Spot>) {
+        spots.clear();
+        let Some(first) = self.first else {
+            return spots.extend(packets.map(|(_, part)| Spot::of(part)));
+        };
+        let table = |part: u32| self.objects[part as usize * self.specs.len() + first].as_ref();
+        let hint = |hash, part| table(part).map_or(Hint::NONE, |object| object.table.hint(hash));
+        spots.extend(packets.map(|(hash, part)| Spot { part, hint: hint(hash, part) }));
+        let touch = |spot: &Spot| table(spot.part).map_or(0, |object| object.table.touch(spot.hint));
+        // The loads must happen; their values do not matter.
+        std::hint::black_box(spots.iter().fold(0, |all, spot| all ^ touch(spot)));
     }
 
     #[inline]
-    fn object(&self, id: ObjectId) -> &FlowObject {
-        self.objects[usize::from(id.0)].as_ref().expect("handles exist for declared per-flow objects only")
-    }
-
-    fn object_mut(&mut self, id: ObjectId) -> &mut FlowObject {
-        self.objects[usize::from(id.0)].as_mut().expect("handles exist for declared per-flow objects only")
+    fn object(&self, part: u32, id: ObjectId) -> &FlowObject {
+        self.objects[part as usize * self.specs.len() + usize::from(id.0)]
+            .as_ref()
+            .expect("handles exist for declared per-flow objects only")
     }
 
     #[inline]
-    fn row(&self, id: ObjectId, key: &FlowKey, hash: u64, hint: Hint) -> Option<Row> {
-        let hint = if self.first == Some(usize::from(id.0)) { hint } else { Hint::NONE };
-        let object = self.object(id);
-        let row = object.table.find(key, hash, hint)?;
+    fn object_mut(&mut self, part: u32, id: ObjectId) -> &mut FlowObject {
+        self.objects[part as usize * self.specs.len() + usize::from(id.0)]
+            .as_mut()
+            .expect("handles exist for declared per-flow objects only")
+    }
+
+    /// What may be used of a spot to find a record of this object.
+    #[inline]
+    fn hint_for(&self, id: ObjectId, spot: Spot) -> Hint {
+        if self.first == Some(usize::from(id.0)) { spot.hint } else { Hint::NONE }
+    }
+
+    #[inline]
+    fn row(&self, id: ObjectId, key: &FlowKey, hash: u64, spot: Spot) -> Option<Row> {
+        let object = self.object(spot.part, id);
+        let row = object.table.find(key, hash, self.hint_for(id, spot))?;
         (!object.table.written(row).removed).then_some(row)
     }
 
     /// A record's value.
     #[inline]
-    pub fn get<T: Plain>(&self, id: ObjectId, key: &FlowKey, hash: u64, hint: Hint) -> Option<T> {
-        let words = self.object(id).table.look(key, hash, hint_for(self.first, id, hint))?;
+    pub fn get<T: Plain>(&self, id: ObjectId, key: &FlowKey, hash: u64, spot: Spot) -> Option<T> {
+        let words = self.object(spot.part, id).table.look(key, hash, self.hint_for(id, spot))?;
         T::read_from_prefix(words.as_bytes()).ok().map(|(value, _)| value)
     }
 
@@ -123,26 +229,28 @@ impl<P: Protections> Records<P> {
         id: ObjectId,
         key: &FlowKey,
         hash: u64,
-        hint: Hint,
+        spot: Spot,
         index: u8,
     ) -> Option<(T, Option<Time>)> {
-        let object = self.object(id);
-        let words = object.table.look(key, hash, hint_for(self.first, id, hint))?;
+        let object = self.object(spot.part, id);
+        let words = object.table.look(key, hash, self.hint_for(id, spot))?;
         let (value, _) = T::read_from_prefix(words.as_bytes()).ok()?;
-        let timer = read_timer(timer_words(words, object.shape, usize::from(index)));
+        let timer = read_timer(timer_words(words, object.spec.shape, usize::from(index)));
         Some((value, timer.map(|t| t.deadline)))
     }
 
-    /// The connection whose record has this secondary key.
-    pub fn find(&self, id: ObjectId, index: u64) -> Option<FlowKey> {
-        let object = self.object(id);
+    /// The connection in a part whose record has this secondary key.
+    pub fn find(&self, part: u32, id: ObjectId, index: u64) -> Option<FlowKey> {
+        let object = self.object(part, id);
         object.index.get(index).map(|row| object.table.key(row))
     }
 
     /// Keeps the value as of the last boundary and notes the write.
-    fn touch(&mut self, id: ObjectId, row: Row, at: Clock, removed: bool) {
+    fn touch(&mut self, part: u32, id: ObjectId, row: Row, at: Clock, removed: bool) {
         let (epoch, versioned) = (self.epoch, self.versioned);
-        let object = self.objects[usize::from(id.0)].as_mut().expect("checked by the caller");
+        let object = self.objects[part as usize * self.specs.len() + usize::from(id.0)]
+            .as_mut()
+            .expect("checked by the caller");
         let written = object.table.written(row);
         if versioned {
             if written.dirty && written.clock.floor(epoch) < at.floor(epoch) {
@@ -162,22 +270,23 @@ impl<P: Protections> Records<P> {
         id: ObjectId,
         key: &FlowKey,
         hash: u64,
-        hint: Hint,
+        spot: Spot,
         at: Clock,
         value: &T,
     ) {
-        let row = match self.object(id).table.find(key, hash, hint_for(self.first, id, hint)) {
+        let (part, hint) = (spot.part, self.hint_for(id, spot));
+        let row = match self.object(part, id).table.find(key, hash, hint) {
             Some(row) => row,
-            None => self.object_mut(id).table.insert(key, hash),
+            None => self.object_mut(part, id).table.insert(key, hash),
         };
-        let was_removed = self.object(id).table.written(row).removed;
-        self.touch(id, row, at, false);
-        let object = self.object_mut(id);
+        let was_removed = self.object(part, id).table.written(row).removed;
+        self.touch(part, id, row, at, false);
+        let object = self.object_mut(part, id);
         if was_removed {
             object.table.record_mut(row).fill(0);
         }
         object.unindex(row, key);
-        let words = object.shape.value_words();
+        let words = object.spec.shape.value_words();
         let cells = &mut object.table.record_mut(row)[..words];
         cells[words - 1] = 0;
         cells.as_mut_bytes()[..size_of::<T>()].copy_from_slice(value.as_bytes());
@@ -185,15 +294,15 @@ impl<P: Protections> Records<P> {
     }
 
     /// Removes a record and its timers.
-    pub fn remove(&mut self, id: ObjectId, key: &FlowKey, hash: u64, hint: Hint, at: Clock, steps: &Steps) {
-        let Some(row) = self.row(id, key, hash, hint) else { return };
+    pub fn remove(&mut self, id: ObjectId, key: &FlowKey, hash: u64, spot: Spot, at: Clock, steps: &Steps) {
+        let Some(row) = self.row(id, key, hash, spot) else { return };
         // First what the record was at the boundary, timers included.
-        self.touch(id, row, at, true);
-        for index in 0..self.object(id).shape.timers {
-            self.set_timer(id, row, key, index, None, steps);
+        self.touch(spot.part, id, row, at, true);
+        for index in 0..self.object(spot.part, id).spec.shape.timers {
+            self.set_timer(spot.part, (id, row, index as u8), key, None, steps);
         }
         let versioned = self.versioned;
-        let object = self.object_mut(id);
+        let object = self.object_mut(spot.part, id);
         object.unindex(row, key);
         if !versioned {
             object.table.remove(row, hash);
@@ -201,10 +310,9 @@ impl<P: Protections> Records<P> {
     }
 
     /// A record's timer.
-    pub fn timer(&self, id: ObjectId, key: &FlowKey, hash: u64, hint: Hint, index: u8) -> Option<ArmedTimer> {
-        let row = self.row(id, key, hash, hint)?;
-        let object = self.object(id);
-        read_timer(timer_words(object.table.record(row), object.shape, usize::from(index)))
+    pub fn timer(&self, id: ObjectId, key: &FlowKey, hash: u64, spot: Spot, index: u8) -> Option<ArmedTimer> {
+        let row = self.row(id, key, hash, spot)?;
+        self.object(spot.part, id).timer(row, index)
     }
 
     /// Arms or disarms a record's timer. A deadline earlier than the declared minimum after `now` is
@@ -215,85 +323,75 @@ impl<P: Protections> Records<P> {
         id: ObjectId,
         key: &FlowKey,
         hash: u64,
+        spot: Spot,
         index: u8,
-        at: Clock,
-        now: Time,
+        (at, now): (Clock, Time),
         timer: Option<ArmedTimer>,
         steps: &Steps,
     ) {
-        let Some(row) = self.row(id, key, hash, Hint::NONE) else { return };
-        let soonest = now + self.object(id).timeout_min.max(Duration::from_nanos(1));
+        let Some(row) = self.row(id, key, hash, spot) else { return };
+        let soonest = now + self.object(spot.part, id).spec.timeout_min.max(Duration::from_nanos(1));
         let timer = timer.map(|t| ArmedTimer { deadline: t.deadline.max(soonest), ..t });
-        self.touch(id, row, at, false);
-        self.set_timer(id, row, key, usize::from(index), timer, steps);
+        self.touch(spot.part, id, row, at, false);
+        self.set_timer(spot.part, (id, row, index), key, timer, steps);
     }
 
-    fn set_timer(
-        &mut self,
-        id: ObjectId,
-        row: Row,
-        key: &FlowKey,
-        index: usize,
-        timer: Option<ArmedTimer>,
-        steps: &Steps,
-    ) {
-        let object = self.object_mut(id);
-        let old = read_timer(timer_words(object.table.record(row), object.shape, index));
-        let words = object.shape.value_words() + index * TIMER_WORDS;
+    fn set_timer(&mut self, part: u32, at: TimerAt, key: &FlowKey, timer: Option<ArmedTimer>, steps: &Steps) {
+        let (id, row, index) = at;
+        let object = self.object_mut(part, id);
+        let old = object.timer(row, index);
+        let words = object.spec.shape.value_words() + usize::from(index) * TIMER_WORDS;
         object.table.record_mut(row)[words..words + TIMER_WORDS].copy_from_slice(&write_timer(timer));
         if let Some(old) = old {
-            let at = (id, row, index as u8);
-            self.armed.remove(&(old.deadline, at));
-            self.at_end.remove(&at);
+            let armed = &mut self.armed[part as usize];
+            armed.by_deadline.remove(&(old.deadline, at));
+            armed.at_end.remove(&at);
             if let Some(clock) = steps.due(old.deadline, old.at_end) {
                 self.due.remove(&Position::timer(clock, origin(id, index, &old)));
             }
         }
         if let Some(new) = timer {
-            self.index_timer((id, row, index as u8), key, &new, steps);
+            self.index_timer(part, at, key, &new, steps);
         }
     }
 
-    fn index_timer(&mut self, at: TimerAt, key: &FlowKey, timer: &ArmedTimer, steps: &Steps) {
-        if let Some(clock) = steps.due(timer.deadline, timer.at_end) {
-            let (id, _, index) = at;
-            self.due.insert(Position::timer(clock, origin(id, usize::from(index), timer)), *key);
-            return;
-        }
-        self.armed.insert((timer.deadline, at));
-        if timer.at_end && !is_at_end(timer.deadline) {
-            self.at_end.insert(at, timer.deadline);
+    fn index_timer(&mut self, part: u32, at: TimerAt, key: &FlowKey, timer: &ArmedTimer, steps: &Steps) {
+        match steps.due(timer.deadline, timer.at_end) {
+            Some(clock) => {
+                self.due.insert(Position::timer(clock, origin(at.0, at.2, timer)), *key);
+            }
+            None => self.armed[part as usize].add(at, timer),
         }
     }
 
     /// A timer that was armed, as it is in its record.
-    fn armed_at(&self, (id, row, index): TimerAt) -> Option<(TimerOrigin, FlowKey)> {
-        let object = self.object(id);
-        let index = usize::from(index);
-        let timer = read_timer(timer_words(object.table.record(row), object.shape, index))?;
-        Some((origin(id, index, &timer), object.table.key(row)))
+    fn armed_at(&self, part: u32, (id, row, index): TimerAt) -> Option<(TimerOrigin, FlowKey)> {
+        let object = self.object(part, id);
+        Some((origin(id, index, &object.timer(row, index)?), object.table.key(row)))
     }
 
     /// New steps are known: finds the timers they make due.
     pub fn advance(&mut self, steps: &Steps) {
-        let Some(newest) = steps.newest() else { return self.end(steps) };
-        while self.armed.first().is_some_and(|(deadline, ..)| *deadline <= newest) {
-            let Some((deadline, at)) = self.armed.pop_first() else { break };
-            let at_end = self.at_end.remove(&at).is_some();
+        (0..self.armed.len() as u32).for_each(|part| self.advance_part(part, steps));
+    }
+
+    fn advance_part(&mut self, part: u32, steps: &Steps) {
+        let newest = steps.newest();
+        let is_due = |armed: &Armed| armed.by_deadline.first().is_some_and(|(at, ..)| Some(*at) <= newest);
+        while is_due(&self.armed[part as usize]) {
+            let armed = &mut self.armed[part as usize];
+            let Some((deadline, at)) = armed.by_deadline.pop_first() else { break };
+            let at_end = armed.at_end.remove(&at).is_some();
             if let Some(clock) = steps.due(deadline, at_end)
-                && let Some((origin, key)) = self.armed_at(at)
+                && let Some((origin, key)) = self.armed_at(part, at)
             {
                 self.due.insert(Position::timer(clock, origin), key);
             }
         }
-        self.end(steps);
-    }
-
-    fn end(&mut self, steps: &Steps) {
         let Some(end) = steps.end() else { return };
-        for (at, deadline) in std::mem::take(&mut self.at_end) {
-            self.armed.remove(&(deadline, at));
-            if let Some((origin, key)) = self.armed_at(at) {
+        for (at, deadline) in std::mem::take(&mut self.armed[part as usize].at_end) {
+            self.armed[part as usize].by_deadline.remove(&(deadline, at));
+            if let Some((origin, key)) = self.armed_at(part, at) {
                 self.due.insert(Position::timer(end.clock, origin), key);
             }
         }
@@ -305,15 +403,22 @@ impl<P: Protections> Records<P> {
         &self.due
     }
 
+    /// The objects of a part.
+    fn part_objects(&self, part: u32) -> impl Iterator<Item = (ObjectId, &FlowObject)> {
+        let first = part as usize * self.specs.len();
+        let objects = self.objects[first..first + self.specs.len()].iter().enumerate();
+        objects.filter_map(|(i, o)| Some((ObjectId(i as u16), o.as_ref()?)))
+    }
+
     /// The first due timer of a connection below a position.
     #[must_use]
     pub fn due_of(&self, key: &FlowKey, hash: u64, below: &Position, steps: &Steps) -> Option<Position> {
-        let objects =
-            self.objects.iter().enumerate().filter_map(|(i, o)| Some((ObjectId(i as u16), o.as_ref()?)));
-        let rows = objects.filter_map(|(id, o)| Some((id, o, self.row(id, key, hash, Hint::NONE)?)));
+        let spot = self.spot(key, hash);
+        let objects = self.part_objects(spot.part);
+        let rows = objects.filter_map(|(id, o)| Some((id, o, self.row(id, key, hash, spot)?)));
         let due = rows.flat_map(|(id, object, row)| {
-            (0..object.shape.timers).filter_map(move |index| {
-                let timer = read_timer(timer_words(object.table.record(row), object.shape, index))?;
+            (0..object.spec.shape.timers as u8).filter_map(move |index| {
+                let timer = object.timer(row, index)?;
                 Some(Position::timer(steps.due(timer.deadline, timer.at_end)?, origin(id, index, &timer)))
             })
         });
@@ -329,38 +434,50 @@ impl<P: Protections> Records<P> {
     /// Disarms a timer that fires now: a write at the clock it became due at.
     pub fn disarm_due(&mut self, position: &Position, key: &FlowKey, hash: u64, steps: &Steps) {
         let Some(origin) = position.origin else { return };
-        let Some(row) = self.row(origin.object, key, hash, Hint::NONE) else { return };
-        self.touch(origin.object, row, position.clock, false);
-        self.set_timer(origin.object, row, key, usize::from(origin.index), None, steps);
+        let spot = self.spot(key, hash);
+        let Some(row) = self.row(origin.object, key, hash, spot) else { return };
+        self.touch(spot.part, origin.object, row, position.clock, false);
+        self.set_timer(spot.part, (origin.object, row, origin.index), key, None, steps);
     }
 
-    /// Drops the records of connections that are another instance's now; the store has them.
-    pub fn forget(&mut self, is_lost: impl Fn(&FlowKey, u64) -> bool, steps: &Steps) {
-        for at in 0..self.objects.len() {
-            let (id, seed) = (ObjectId(at as u16), self.seed);
-            let Some(object) = &self.objects[at] else { continue };
-            let keys = object.table.rows().map(|row| (row, object.table.key(row)));
-            let lost: Vec<(Row, FlowKey)> = keys.filter(|(_, key)| is_lost(key, key.hash(seed))).collect();
-            for (row, key) in &lost {
-                for index in 0..self.object(id).shape.timers {
-                    self.set_timer(id, *row, key, index, None, steps);
-                }
-                let object = self.object_mut(id);
-                object.unindex(*row, key);
-                object.table.remove(*row, key.hash(seed));
+    /// Gives away the records of a slot, all of which have been flushed. O(objects + due timers).
+    pub fn take_slot(&mut self, slot: Slot) -> SlotRecords {
+        let part = u32::from(slot.0);
+        // What is due by steps above the boundary is due for the new owner, too: it finds out by itself.
+        let is_in = |key: &FlowKey| self.spot(key, key.hash(self.seed)).part == part;
+        let due: Vec<Position> = self.due.iter().filter(|(_, key)| is_in(key)).map(|(p, _)| *p).collect();
+        for position in due {
+            let (Some(key), Some(origin)) = (self.due.remove(&position), position.origin) else { continue };
+            let hash = key.hash(self.seed);
+            let spot = self.spot(&key, hash);
+            if let Some(row) = self.row(origin.object, &key, hash, spot)
+                && let Some(timer) = self.object(part, origin.object).timer(row, origin.index)
+            {
+                self.armed[part as usize].add((origin.object, row, origin.index), &timer);
             }
-            let rows: std::collections::HashSet<Row> = lost.into_iter().map(|(row, _)| row).collect();
-            self.object_mut(id).unflushed.retain(|row| !rows.contains(row));
         }
+        let first = part as usize * self.specs.len();
+        let fresh = empty(&self.specs);
+        SlotRecords {
+            objects: self.objects.splice(first..first + self.specs.len(), fresh).collect(),
+            armed: std::mem::take(&mut self.armed[part as usize]),
+        }
+    }
+
+    /// Takes over the records of a slot; what was known of it is dropped.
+    pub fn put_slot(&mut self, slot: Slot, records: SlotRecords, steps: &Steps) {
+        let first = usize::from(slot.0) * self.specs.len();
+        self.objects.splice(first..first + self.specs.len(), records.objects);
+        self.armed[usize::from(slot.0)] = records.armed;
+        self.advance_part(slot.0.into(), steps);
     }
 
     /// The last write of each of a connection's records, if it is there and the store has it: where a timer was
     /// just disarmed, a version of that clock would be from before a failure.
     pub fn written(&self, key: &FlowKey, hash: u64) -> impl Iterator<Item = (ObjectId, Option<Clock>)> {
-        let objects =
-            self.objects.iter().enumerate().filter_map(|(i, o)| Some((ObjectId(i as u16), o.as_ref()?)));
-        objects.map(move |(id, object)| {
-            let row = self.row(id, key, hash, Hint::NONE);
+        let spot = self.spot(key, hash);
+        self.part_objects(spot.part).map(move |(id, object)| {
+            let row = self.row(id, key, hash, spot);
             let written = row.map(|row| object.table.written(row)).filter(|written| !written.dirty);
             (id, written.map(|written| written.clock))
         })
@@ -368,20 +485,22 @@ impl<P: Protections> Records<P> {
 
     /// Puts a record's value there as a shard has it.
     pub fn refresh(&mut self, id: ObjectId, key: &FlowKey, hash: u64, record: &Record) {
-        let Some(row) = self.row(id, key, hash, Hint::NONE) else { return };
-        let object = self.object_mut(id);
+        let spot = self.spot(key, hash);
+        let Some(row) = self.row(id, key, hash, spot) else { return };
+        let object = self.object_mut(spot.part, id);
         object.unindex(row, key);
         // Its timers are known here: whoever has armed them had run before.
-        let words = object.shape.value_words();
+        let words = object.spec.shape.value_words();
         object.table.record_mut(row)[..words].copy_from_slice(&record.words()[..words]);
         object.reindex(row, key);
     }
 
     /// Queues versions of everything written below `boundary` that the store does not have.
     pub fn flush(&mut self, boundary: Clock) {
-        for (i, object) in self.objects.iter_mut().enumerate() {
-            let Some(object) = object else { continue };
-            let id = ObjectId(i as u16);
+        let per_part = self.specs.len();
+        let all = self.objects.iter_mut().enumerate().filter_map(|(i, o)| Some((i, o.as_mut()?)));
+        for (i, object) in all.filter(|(_, object)| !object.unflushed.is_empty()) {
+            let id = ObjectId((i % per_part) as u16);
             let mut later = Vec::new();
             for row in std::mem::take(&mut object.unflushed) {
                 let written = object.table.written(row);
@@ -408,15 +527,16 @@ impl<P: Protections> Records<P> {
     /// Installs a record a shard sent.
     pub fn install(&mut self, id: ObjectId, key: &FlowKey, written: Clock, record: &Record, steps: &Steps) {
         let hash = key.hash(self.seed);
-        let object = self.object_mut(id);
+        let part = self.spot(key, hash).part;
+        let object = self.object_mut(part, id);
         let row = object.table.insert(key, hash);
         object.table.record_mut(row).copy_from_slice(record.words());
         object.table.set_written(row, Written { clock: written, dirty: false, removed: false });
         object.reindex(row, key);
-        let shape = object.shape;
+        let shape = object.spec.shape;
         for index in 0..shape.timers {
             if let Some(timer) = record.timer(shape, index) {
-                self.index_timer((id, row, index as u8), key, &timer, steps);
+                self.index_timer(part, (id, row, index as u8), key, &timer, steps);
             }
         }
     }
@@ -424,25 +544,26 @@ impl<P: Protections> Records<P> {
     /// The shortest delay any timer of this vertex is armed with; `None` without timers.
     #[must_use]
     pub fn timeout_min(&self) -> Option<Duration> {
-        self.objects.iter().flatten().filter(|o| o.shape.timers > 0).map(|o| o.timeout_min).min()
+        self.specs.iter().flatten().filter(|spec| spec.shape.timers > 0).map(|spec| spec.timeout_min).min()
     }
 
     /// Every record there is.
     pub fn show(&self) -> impl Iterator<Item = (ObjectId, FlowKey, Record)> + '_ {
-        self.objects.iter().enumerate().filter_map(|(i, o)| Some((i, o.as_ref()?))).flat_map(|(i, object)| {
+        let parts = 0..self.armed.len() as u32;
+        parts.flat_map(|part| self.part_objects(part)).flat_map(|(id, object)| {
             let live = object.table.rows().filter(|r| !object.table.written(*r).removed);
-            live.map(move |row| (ObjectId(i as u16), object.table.key(row), object.table.image(row)))
+            live.map(move |row| (id, object.table.key(row), object.table.image(row)))
         })
     }
 }
 
-#[inline]
-fn hint_for(first: Option<usize>, id: ObjectId, hint: Hint) -> Hint {
-    if first == Some(usize::from(id.0)) { hint } else { Hint::NONE }
+/// A part without records.
+fn empty(specs: &[Option<Spec>]) -> Vec<Option<FlowObject>> {
+    specs.iter().map(|spec| spec.map(FlowObject::new)).collect()
 }
 
-fn origin(object: ObjectId, index: usize, timer: &ArmedTimer) -> TimerOrigin {
-    TimerOrigin { setter: timer.setter.clock, setter_path: timer.setter.path, object, index: index as u8 }
+fn origin(object: ObjectId, index: u8, timer: &ArmedTimer) -> TimerOrigin {
+    TimerOrigin { setter: timer.setter.clock, setter_path: timer.setter.path, object, index }
 }
 
 fn versioned_image<P: Protections>(object: &FlowObject, row: Row) -> Record {
@@ -450,14 +571,18 @@ fn versioned_image<P: Protections>(object: &FlowObject, row: Row) -> Record {
         return object.table.image(row);
     }
     let mut words = object.table.record(row).to_vec();
-    words[object.shape.value_words()..].fill(0);
+    words[object.spec.shape.value_words()..].fill(0);
     Record::new(&words)
 }
 
 impl FlowObject {
+    fn timer(&self, row: Row, index: u8) -> Option<ArmedTimer> {
+        read_timer(timer_words(self.table.record(row), self.spec.shape, usize::from(index)))
+    }
+
     fn secondary(&self, row: Row, key: &FlowKey) -> Option<u64> {
-        let index_of = self.index_of?;
-        index_of(key, &self.table.record(row).as_bytes()[..self.shape.value_len])
+        let index_of = self.spec.index_of?;
+        index_of(key, &self.table.record(row).as_bytes()[..self.spec.shape.value_len])
     }
 
     fn unindex(&mut self, row: Row, key: &FlowKey) {

@@ -122,8 +122,8 @@ impl<S: PacketSource> RootActor<S> {
         for effect in self.effects.drain(..) {
             match effect {
                 RootEffect::Data(to, data) => self.links.send(to, data),
-                RootEffect::Grant(to, boundary) => {
-                    let event = InstanceEvent::Granted(boundary);
+                RootEffect::Grant(to, boundary, records) => {
+                    let event = InstanceEvent::Granted { boundary, records };
                     self.links.tell_instance(to, None, InstanceControl::Event(event));
                 }
                 RootEffect::Go { to, generation, cut, stamped, generations, changes, granted } => {

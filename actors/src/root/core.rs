@@ -18,6 +18,7 @@
 //! of a current generation. Memory: the window. Paper: section 5 (clocks, logging), 5.3, 5.4.
 
 use super::fragments::Fragments;
+use crate::instance::records::SlotRecords;
 use crate::messages::{RootEffect, RootEvent, Source};
 use crate::routing::{Change, Repartition, Route};
 use crate::splitter::{Splitter, Ways};
@@ -26,7 +27,8 @@ use chc_api::packet::ParseReason;
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed, parse};
 use chc_api::{
-    Clock, Generation, InstanceId, Output, Path, Position, Protection, Protections, Step, Time, VertexId,
+    Clock, Generation, InstanceId, Output, Path, Position, Protection, Protections, Slot, Step, Time,
+    VertexId,
 };
 use chc_runtime::block::{BlockPool, Desc, Ingest, Meta};
 use std::collections::{BTreeMap, VecDeque};
@@ -133,6 +135,9 @@ struct Handover {
     losers: Vec<InstanceId>,
     gainers: Vec<InstanceId>,
     granted: bool,
+    /// The new table, and the records of slots that were let go.
+    owners: Arc<[u16]>,
+    records: Vec<(Slot, SlotRecords)>,
 }
 
 impl<P: Protections> RootCore<P> {
@@ -314,9 +319,12 @@ impl<P: Protections> RootCore<P> {
     /// Begins what is asked for, at the next boundary. A boundary has one change.
     fn repartition(&mut self, out: &mut Vec<RootEffect>) {
         while !self.ended {
-            // Above the cut: whoever began there knows the tables from there on.
-            let boundary = Clock(self.next.0.max(self.cut.0 + 1)).ceil(self.config.epoch);
-            if self.steps.next_change() > boundary {
+            // Above the cut: whoever began there knows the tables from there on. And above what has been closed:
+            // records come along when a boundary is closed at which slots are let go.
+            let closed = self.reports.values().map(|(_, closed)| *closed).max().unwrap_or(self.cut);
+            let boundary = Clock(self.next.0.max(closed.0.max(self.cut.0) + 1)).ceil(self.config.epoch);
+            let too_far = boundary.0 - self.cut.0 > self.config.window + self.config.epoch;
+            if self.steps.next_change() > boundary || too_far {
                 return;
             }
             let Some((vertex, how)) = self.asked_for.pop_front() else { return };
@@ -329,7 +337,8 @@ impl<P: Protections> RootCore<P> {
                 continue;
             }
             self.next = boundary;
-            let change = Arc::new(Change { boundary, tables: vec![(vertex, after.into())] });
+            let owners: Arc<[u16]> = after.into();
+            let change = Arc::new(Change { boundary, tables: vec![(vertex, owners.clone())] });
             route.change(&change);
             self.splitter.reroute(&change);
             self.steps.change(&change);
@@ -340,11 +349,25 @@ impl<P: Protections> RootCore<P> {
                 all.into_iter().map(|index| InstanceId { vertex, index }).collect()
             };
             let (losers, gainers) = (of(|(old, _)| *old), of(|(_, new)| *new));
-            self.handovers.push(Handover { boundary, losers, gainers, granted: false });
+            let records = Vec::new();
+            self.handovers.push(Handover { boundary, losers, gainers, granted: false, owners, records });
             self.counts.handovers += 1;
             self.counts.slots_moved += moved.len() as u64;
             self.grant(out);
         }
+    }
+
+    /// Keeps the records of slots that were let go until they are granted.
+    fn let_go(&mut self, vertex: VertexId, boundary: Clock, records: Vec<(Slot, SlotRecords)>) {
+        let of = |h: &&mut Handover| {
+            h.boundary == boundary && h.gainers.iter().all(|id| id.vertex == vertex) && !h.granted
+        };
+        let Some(handover) = self.handovers.iter_mut().find(of) else { return };
+        for (slot, _) in &records {
+            // A later generation has let go of it again.
+            handover.records.retain(|(known, _)| known != slot);
+        }
+        handover.records.extend(records);
     }
 
     /// Tells those who gain slots, once those who lose them have closed the boundary.
@@ -353,7 +376,12 @@ impl<P: Protections> RootCore<P> {
             let has_closed = |id: &InstanceId| self.reports.get(id).is_some_and(|r| r.1 >= handover.boundary);
             if handover.losers.iter().all(has_closed) || !P::on(Protection::FlushedRelease) {
                 handover.granted = true;
-                out.extend(handover.gainers.iter().map(|id| RootEffect::Grant(*id, handover.boundary)));
+                let mut records = std::mem::take(&mut handover.records);
+                for id in &handover.gainers {
+                    let is_theirs = |slot: &Slot| handover.owners.get(usize::from(slot.0)) == Some(&id.index);
+                    let theirs = records.extract_if(.., |(slot, _)| is_theirs(slot)).collect();
+                    out.push(RootEffect::Grant(*id, handover.boundary, theirs));
+                }
             }
         }
     }
@@ -385,12 +413,13 @@ impl<P: Protections> RootCore<P> {
                 let mut send = |to, data| out.push(RootEffect::Data(to, data));
                 self.splitter.replay(to, generation, boundary, &self.steps, &mut send);
             }
-            RootEvent::Closed(instance, generation, boundary) => {
+            RootEvent::Closed(instance, generation, boundary, records) => {
                 let Some(report) = self.reports.get_mut(&instance) else { return };
                 if generation < report.0 && P::on(Protection::PinnedCut) {
                     return;
                 }
                 report.1 = report.1.max(boundary);
+                self.let_go(instance.vertex, boundary, records);
                 self.grant(out);
                 self.move_cut(out);
             }

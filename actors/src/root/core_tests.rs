@@ -54,7 +54,7 @@ fn register(root: &mut RootCore<All>, vertex: u16, generation: u32) -> Vec<RootE
 }
 
 fn closed(root: &mut RootCore<All>, vertex: u16, generation: u32, boundary: u64) -> Vec<RootEffect> {
-    on(root, RootEvent::Closed(instance(vertex), Generation(generation), Clock(boundary)))
+    on(root, RootEvent::Closed(instance(vertex), Generation(generation), Clock(boundary), Vec::new()))
 }
 
 /// Everyone has started and closed this boundary.
@@ -322,7 +322,7 @@ fn moved(root: &mut RootCore<All>, from: u16, to: u16) -> Vec<RootEffect> {
 
 fn report(root: &mut RootCore<All>, index: u16, boundary: u64) -> Vec<RootEffect> {
     let id = InstanceId { vertex: VertexId(1), index };
-    on(root, RootEvent::Closed(id, Generation(1), Clock(boundary)))
+    on(root, RootEvent::Closed(id, Generation(1), Clock(boundary), Vec::new()))
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn slots_are_granted_when_their_owners_have_closed_the_boundary() {
     assert!(report(&mut root, 1, 8).is_empty(), "the new owner's report is not what is waited for");
     let granted = report(&mut root, 0, 8);
     assert!(
-        matches!(granted.as_slice(), [RootEffect::Grant(InstanceId { index: 1, .. }, Clock(8))]),
+        matches!(granted.as_slice(), [RootEffect::Grant(InstanceId { index: 1, .. }, Clock(8), _)]),
         "{granted:?}"
     );
     assert!(report(&mut root, 0, 8).is_empty(), "once");

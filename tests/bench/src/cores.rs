@@ -222,8 +222,8 @@ impl<P: Protections> Cores<P> {
                     self.to_instances[usize::from(upstream.vertex.0)].push(event);
                 }
                 InstanceEffect::Register => self.to_root.push(RootEvent::Register(id, GENERATION)),
-                InstanceEffect::Closed(boundary) => {
-                    self.to_root.push(RootEvent::Closed(id, GENERATION, boundary));
+                InstanceEffect::Closed(boundary, records) => {
+                    self.to_root.push(RootEvent::Closed(id, GENERATION, boundary, records));
                 }
                 // Time does not pass here.
                 InstanceEffect::Pause(position, _) => {
@@ -290,8 +290,9 @@ impl<P: Protections> Cores<P> {
                 RootEffect::Data(Destination::Instance(to), data) => {
                     self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Data(data));
                 }
-                RootEffect::Grant(to, boundary) => {
-                    self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Granted(boundary));
+                RootEffect::Grant(to, boundary, records) => {
+                    self.to_instances[usize::from(to.vertex.0)]
+                        .push(InstanceEvent::Granted { boundary, records });
                 }
                 RootEffect::Go { to, cut, stamped, generations, changes, granted, .. } => {
                     let ways = &self.topology.vertices[usize::from(to.vertex.0)];

@@ -150,6 +150,7 @@ fn after_an_overdue_version(weakened: Option<Protection>) -> Vec<u64> {
         generation: Generation(generation),
         boundary: Clock(boundary),
         slots: vec![Slot(0)],
+        held: Vec::new(),
     };
     let version = |clock| VersionItem {
         object: ObjectId(0),

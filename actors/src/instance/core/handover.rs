@@ -1,18 +1,22 @@
 //! Slots that change hands while packets flow: the paper's section 5.1 and Figure 4.
 //!
 //! ```text
-//!  loses slots:  input reaches the boundary ──► everything below it closed ──► their records dropped ──► on
-//!  gains slots:  input reaches the boundary ──► closed ──► Granted (the losers have) ──► records loaded ──► on
+//!  loses slots:  input reaches the boundary ──► everything below it closed ──► their records given away ──► on
+//!  gains slots:  input reaches the boundary ──► closed ──► Granted (the losers have) ──► shards know ──► on
 //! ```
+//!
+//! Records go from the old owner by the root to the new one as they are, whatever their number; where they got lost, with
+//! an owner that died, the shards give the new one what they have. It is the same: what is closed is in the store.
 //!
 //! Until then the input of either goes no further than the boundary: packets from there on are held, and progress,
 //! frontiers, timers and closing follow. Where a sender's vertex is concerned, packets are held in the order of the input
 //! until all its instances have passed the boundary, so that the flows of a slot do not overtake themselves.
 
 use super::{InstanceCore, Phase, Spawn};
+use crate::instance::records::SlotRecords;
 use crate::messages::{InstanceEffect, Source};
 use crate::routing::Change;
-use chc_api::{Clock, FlowKey, NetworkFunction, Position, Protection, Protections, ShardId, Slot};
+use chc_api::{Clock, NetworkFunction, Position, Protection, Protections, ShardId, Slot};
 use chc_store::batch::{Load, Loaded};
 use std::sync::Arc;
 
@@ -21,6 +25,8 @@ pub(super) struct Handover {
     pub(super) boundary: Clock,
     gains: Vec<Slot>,
     loses: Vec<Slot>,
+    /// Records of gained slots that came along.
+    records: Vec<(Slot, SlotRecords)>,
     /// The shards whose records have not come yet, once they are asked for.
     loads: Option<Vec<ShardId>>,
 }
@@ -60,7 +66,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             };
             let (gains, loses) = (differs(false), differs(true));
             if !(gains.is_empty() && loses.is_empty()) {
-                self.handovers.push_back(Handover { boundary, gains, loses, loads: None });
+                let records = Vec::new();
+                self.handovers.push_back(Handover { boundary, gains, loses, records, loads: None });
             }
             self.config.own.change(change);
         }
@@ -114,10 +121,20 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     }
 
     /// The owners before have let go of slots this instance gains.
-    pub(super) fn on_granted(&mut self, boundary: Clock) {
-        if !self.granted.contains(&boundary) {
-            self.granted.push(boundary);
+    pub(super) fn on_granted(&mut self, boundary: Clock, records: Vec<(Slot, SlotRecords)>) {
+        if !self.granted.iter().any(|(known, _)| *known == boundary) {
+            self.granted.push((boundary, records));
         }
+    }
+
+    /// Gives away the records of the slots that are another instance's from the boundary on that was just closed.
+    pub(super) fn let_go(&mut self) -> Vec<(Slot, SlotRecords)> {
+        let Some(first) = self.handovers.front_mut().filter(|h| h.boundary == self.closed) else {
+            return Vec::new();
+        };
+        let lost = std::mem::take(&mut first.loses);
+        let inner = &mut *self.env.inner();
+        lost.into_iter().map(|slot| (slot, inner.records.take_slot(slot))).collect()
     }
 
     /// Records of gained slots have come.
@@ -133,12 +150,15 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Asks again for what has not come.
     pub(super) fn load_gained(&self, out: &mut Vec<InstanceEffect>) {
-        let Some(Handover { boundary, gains, loads: Some(shards), .. }) = self.handovers.front() else {
+        let Some(Handover { boundary, gains, records, loads: Some(shards), .. }) = self.handovers.front()
+        else {
             return;
         };
+        let held: Vec<Slot> = records.iter().map(|(slot, _)| *slot).collect();
         let (from, generation) = (self.config.id, self.config.generation);
         let load = |shard: &ShardId| {
-            let load = Load { from, generation, boundary: *boundary, slots: gains.clone() };
+            let (slots, held) = (gains.clone(), held.clone());
+            let load = Load { from, generation, boundary: *boundary, slots, held };
             InstanceEffect::Load(*shard, load)
         };
         out.extend(shards.iter().map(load));
@@ -158,18 +178,16 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             if self.closed < boundary && self.input_max_holds() {
                 break;
             }
+            // Where it was closed before the change was known, its records do not come along.
+            drop(self.let_go());
             let Some(first) = self.handovers.front_mut() else { break };
-            let lost = std::mem::take(&mut first.loses);
-            if !lost.is_empty() {
-                let own = &self.config.own;
-                let is_lost = |key: &FlowKey, hash: u64| lost.contains(&own.slot_of(key, hash));
-                let inner = &mut *self.env.inner();
-                inner.records.forget(is_lost, &inner.steps);
-            }
             if !first.gains.is_empty() {
                 if first.loads.is_none() {
-                    if !self.granted.contains(&boundary) && P::on(Protection::BufferedHandover) {
-                        break;
+                    let granted = self.granted.iter_mut().find(|(known, _)| *known == boundary);
+                    match granted {
+                        Some((_, records)) => first.records = std::mem::take(records),
+                        None if P::on(Protection::BufferedHandover) => break,
+                        None => {}
                     }
                     first.loads = Some((0..self.config.placement.shards).map(ShardId).collect());
                     self.load_gained(out);
@@ -178,7 +196,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                     break;
                 }
             }
-            self.handovers.pop_front();
+            let inner = &mut *self.env.inner();
+            for (slot, records) in self.handovers.pop_front().into_iter().flat_map(|h| h.records) {
+                inner.records.put_slot(slot, records, &inner.steps);
+            }
             self.counts.handovers += 1;
             has_moved = true;
         }

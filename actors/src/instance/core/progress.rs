@@ -47,8 +47,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         };
         if settled {
             self.closed = *boundary;
-            out.push(InstanceEffect::Closed(*boundary));
             self.closing = None;
+            let records = self.let_go();
+            out.push(InstanceEffect::Closed(self.closed, records));
         }
     }
 

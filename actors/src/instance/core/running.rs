@@ -1,9 +1,10 @@
 //! How an instance runs what has arrived: at once, as a future, behind others of its lane, or by a timer.
 
 use super::{InstanceCore, Spawn, Waiting};
-use crate::instance::context::{Cx, Inner, Job, waker};
+use crate::instance::context::{Among, Cx, Inner, Job, waker};
 use crate::instance::lanes::LaneId;
 use crate::instance::passing::Passage;
+use crate::instance::records::{Records, Spot};
 use crate::splitter::Splitter;
 use chc_api::nf::PacketHint;
 use chc_api::packet::parse::parse;
@@ -12,12 +13,11 @@ use chc_api::{
     Resolution, Time, TimerEvent, Verdict,
 };
 use chc_runtime::block::{BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta};
-use chc_store::table::Hint;
 use std::task::{Context as TaskContext, Poll};
 
 impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// A packet that is new here and cannot be handled at once.
-    pub(super) fn accept(&mut self, block: &BlockRef, at: usize, hint: Hint) {
+    pub(super) fn accept(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>) {
         let desc = &block.descs[at];
         if !self.lanes.is_empty() {
             let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
@@ -25,7 +25,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
             }
         }
-        if !self.run_packet(block, at, hint) {
+        if !self.run_packet(block, at, spot) {
             let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
             self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
         }
@@ -37,21 +37,24 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Runs a packet that nothing of its lane is in front of. False if it must wait: for lower packets
     /// of the input, for a timer of its flow, or for a free slot.
-    pub(super) fn run_packet(&mut self, block: &BlockRef, at: usize, hint: Hint) -> bool {
+    pub(super) fn run_packet(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>) -> bool {
         let desc = &block.descs[at];
         let position = desc.position();
         let meta = block.meta(desc);
         let carried = meta.parsed.identity();
-        let (mut identity, mut hash, mut hint) = (carried, desc.hash, hint);
+
         while let Some(due) = self.due_before(&carried, desc.hash, &position) {
             if !self.run_timer(&due) || self.is_busy(&carried, desc.hash) {
                 return false;
             }
         }
+        let (mut identity, mut hash) = (carried, desc.hash);
+        let mut spot = spot.unwrap_or_else(|| spot_of(&self.env.inner().records, block, desc));
         if N::TRANSLATES
-            && let Resolution::Translated(to) = self.nf.resolve(&carried, &*self.env.inner())
+            && let Resolution::Translated(to) = self.resolve(&carried, spot)
         {
-            (identity, hash, hint) = (to, to.key.hash(self.config.own.seed), Hint::NONE);
+            // It is of the same slot.
+            (identity, hash, spot) = (to, to.key.hash(self.config.own.seed), Spot::of(spot.part));
         } else if self.nf.passes(packet_hint(desc)) && !self.config.poisoned.contains(&position) {
             self.begun += 1;
             self.splitter.forward(Output::FIRST, block, desc);
@@ -59,7 +62,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             return true;
         }
         let Some(slot) = self.take_slot(&position) else { return false };
-        self.begin_packet(slot, (block, at), (identity, hash, hint), identity != carried);
+        self.begin_packet(slot, (block, at), (identity, hash, spot), identity != carried);
         let lane = (&carried, desc.hash);
         self.run_future(slot, None, Some(block), lane, &position);
         true
@@ -67,7 +70,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Handles a packet without a future, if the function can.
     #[inline(always)]
-    pub(super) fn run_at_once(&mut self, block: &BlockRef, at: usize, hint: Hint) -> bool {
+    pub(super) fn run_at_once(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>) -> bool {
         let desc = &block.descs[at];
         if self.nf.passes(packet_hint(desc)) {
             self.splitter.forward(Output::FIRST, block, desc);
@@ -75,8 +78,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             return true;
         }
         let inner = &mut *self.env.inner();
+        let spot = spot.unwrap_or_else(|| spot_of(&inner.records, block, desc));
         let mut passage =
-            Passage::new(&inner.records, &mut inner.state, &mut self.splitter, (block, at), hint);
+            Passage::new(&inner.records, &mut inner.state, &mut self.splitter, (block, at), spot);
         self.config.running.note(desc.clock, desc.path);
         let verdict = self.nf.at_once(&mut passage);
         self.config.running.returned();
@@ -90,7 +94,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         &mut self,
         slot: usize,
         (block, at): (&BlockRef, usize),
-        (identity, hash, hint): (Identity, u64, Hint),
+        (identity, hash, spot): (Identity, u64, Spot),
         renamed: bool,
     ) {
         let desc = &block.descs[at];
@@ -105,8 +109,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         job.number = meta.number;
         job.identity = identity;
         job.hash = hash;
-        job.hint = hint;
+        job.spot = spot;
         job.renamed = renamed;
+    }
+
+    fn resolve(&self, carried: &Identity, spot: Spot) -> Resolution {
+        let inner = self.env.inner();
+        self.nf.resolve(carried, &Among { records: &inner.records, part: spot.part })
     }
 
     pub(super) fn is_busy(&self, identity: &Identity, hash: u64) -> bool {
@@ -143,6 +152,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             };
             let hash = inner.hash(&key);
             let Inner { records, steps, .. } = &mut *inner;
+            let spot = records.spot(&key, hash);
             records.disarm_due(position, &key, hash, steps);
             let step = inner.steps.at(position.clock);
             let job = &mut inner.jobs[slot];
@@ -153,6 +163,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             job.number = step.map_or(0, |s| s.number);
             job.identity = Identity { key, direction: Direction::LowToHigh };
             job.hash = hash;
+            job.spot = spot;
             (key, hash, inner.current.take())
         };
         self.counts.timers += 1;
@@ -286,7 +297,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             // It leaves the lane first: its own place in the queue is not a reason to wait.
             self.lanes.pop(lane);
             let previous = self.env.inner().current.replace(block.clone());
-            let ran = self.run_packet(&block, at, Hint::NONE);
+            let ran = self.run_packet(&block, at, None);
             self.env.inner().current = previous;
             if !ran {
                 let position = block.descs[at].position();
@@ -341,6 +352,19 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
         }
     }
+}
+
+/// The hash of a packet, and the part its records are in.
+#[inline(always)]
+pub(super) fn place<P: Protections>(records: &Records<P>, block: &BlockRef, desc: &Desc) -> (u64, u32) {
+    (desc.hash, records.part(desc.hash, || block.meta(desc).parsed.identity()))
+}
+
+/// Where a packet's records are.
+#[inline(always)]
+fn spot_of<P: Protections>(records: &Records<P>, block: &BlockRef, desc: &Desc) -> Spot {
+    let (_, part) = place(records, block, desc);
+    Spot::of(part)
 }
 
 pub(super) fn packet_hint(desc: &Desc) -> PacketHint {

@@ -3,7 +3,7 @@
 use super::World;
 use crate::links::{Actor, LinkId, Message};
 use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
-use chc_api::{Generation, InstanceId};
+use chc_api::{Generation, InstanceId, Slot};
 use chc_runtime::block::Desc;
 use chc_store::batch::Reply;
 use chc_store::engine::ShardEffect;
@@ -83,9 +83,14 @@ impl World {
         for effect in out {
             match effect {
                 RootEffect::Data(to, data) => self.send_data(Actor::Root, to, data),
-                RootEffect::Grant(to, boundary) => {
+                RootEffect::Grant(to, boundary, mut records) => {
+                    // Some get lost, as with an owner that dies.
+                    let odd =
+                        |slot: Slot| (self.setup.hash_seed ^ boundary.0 ^ u64::from(slot.0)).count_ones() % 2;
+                    records.retain(|(slot, _)| odd(*slot) == 0);
                     let to = Actor::Instance(to, self.current[&to]);
-                    self.send(Actor::Root, to, Message::Instance(InstanceEvent::Granted(boundary)));
+                    let event = InstanceEvent::Granted { boundary, records };
+                    self.send(Actor::Root, to, Message::Instance(event));
                 }
                 RootEffect::Go { to, generation, cut, stamped, generations, changes, granted } => {
                     let node = &self.topology.vertices[usize::from(to.vertex.0)];
@@ -139,8 +144,12 @@ impl World {
                 InstanceEffect::Register => {
                     self.send(from, Actor::Root, Message::Root(RootEvent::Register(id, generation)));
                 }
-                InstanceEffect::Closed(boundary) => {
-                    self.send(from, Actor::Root, Message::Root(RootEvent::Closed(id, generation, boundary)));
+                InstanceEffect::Closed(boundary, records) => {
+                    self.send(
+                        from,
+                        Actor::Root,
+                        Message::Root(RootEvent::Closed(id, generation, boundary, records)),
+                    );
                 }
                 // A message to itself is as late as any other.
                 InstanceEffect::Pause(position, _) => {
