@@ -253,7 +253,11 @@ impl<P: Protections> ShardEngine<P> {
             vertex.begin_term(*slot, load.boundary, load.from.index);
         }
         let below = if P::on(Protection::BoundaryVersions) { load.boundary } else { Clock(u64::MAX) };
-        let wanted = load.slots.iter().filter(|slot| !load.held.contains(slot));
+        let mut held = vec![false; vertex.terms.len()];
+        for slot in &load.held {
+            held.get_mut(usize::from(slot.0)).into_iter().for_each(|held| *held = true);
+        }
+        let wanted = load.slots.iter().filter(|slot| held.get(usize::from(slot.0)) == Some(&false));
         let mine = wanted.filter_map(|slot| vertex.slots.get(slot));
         let records = mine.flat_map(|versions| versions.load(below)).collect();
         out.push(ShardEffect::Loaded(Loaded {

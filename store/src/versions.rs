@@ -84,6 +84,9 @@ impl SlotVersions {
 
     /// Forgets what lies below the newest version below `cut`.
     pub fn trim(&mut self, cut: Clock) {
+        if self.newer.is_empty() {
+            return;
+        }
         let mut newer = std::mem::take(&mut self.newer);
         newer.retain(|(object, key), versions| {
             if let Some(at) = versions.iter().rposition(|(clock, _)| *clock < cut) {

@@ -77,13 +77,13 @@ impl Armed {
 /// the store, too.
 #[derive(Clone)]
 pub struct SlotRecords {
-    objects: Vec<Option<FlowObject>>,
+    objects: Vec<(ObjectId, FlowObject)>,
     armed: Armed,
 }
 
 impl fmt::Debug for SlotRecords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let records: usize = self.objects.iter().flatten().map(|object| object.table.len()).sum();
+        let records: usize = self.objects.iter().map(|(_, object)| object.table.len()).sum();
         write!(f, "{records} records")
     }
 }
@@ -113,7 +113,7 @@ impl Spot {
 /// All per-flow records of an instance. Where slots may change hands, those of a slot lie apart, so that a slot can be
 /// given away whatever the number of its connections.
 pub struct Records<P> {
-    /// By part and object.
+    /// By part and object; none where nothing has been written.
     objects: Vec<Option<FlowObject>>,
     /// Of one part.
     specs: Vec<Option<Spec>>,
@@ -147,7 +147,7 @@ impl<P: Protections> Records<P> {
             .collect();
         let parts = route.as_ref().map_or(1, |route| route.owners.len());
         Self {
-            objects: (0..parts).flat_map(|_| empty(&specs)).collect(),
+            objects: (0..parts * specs.len()).map(|_| None).collect(),
             armed: (0..parts).map(|_| Armed::default()).collect(),
             first: specs.iter().position(Option::is_some),
             specs,
@@ -180,7 +180,7 @@ impl<P: Protections> Records<P> {
         let Some(first) = self.first else {
             return spots.extend(packets.map(|(_, part)| Spot::of(part)));
         };
-        let table = |part: u32| self.objects[part as usize * self.specs.len() + first].as_ref();
+        let table = |part: u32| self.object(part, ObjectId(first as u16));
         let hint = |hash, part| table(part).map_or(Hint::NONE, |object| object.table.hint(hash));
         spots.extend(packets.map(|(hash, part)| Spot { part, hint: hint(hash, part) }));
         let touch = |spot: &Spot| table(spot.part).map_or(0, |object| object.table.touch(spot.hint));
@@ -189,17 +189,17 @@ impl<P: Protections> Records<P> {
     }
 
     #[inline]
-    fn object(&self, part: u32, id: ObjectId) -> &FlowObject {
-        self.objects[part as usize * self.specs.len() + usize::from(id.0)]
-            .as_ref()
-            .expect("handles exist for declared per-flow objects only")
+    fn object(&self, part: u32, id: ObjectId) -> Option<&FlowObject> {
+        self.objects[part as usize * self.specs.len() + usize::from(id.0)].as_ref()
     }
 
     #[inline]
     fn object_mut(&mut self, part: u32, id: ObjectId) -> &mut FlowObject {
-        self.objects[part as usize * self.specs.len() + usize::from(id.0)]
-            .as_mut()
-            .expect("handles exist for declared per-flow objects only")
+        let at = usize::from(id.0);
+        self.objects[part as usize * self.specs.len() + at].get_or_insert_with(|| {
+            let spec = self.specs[at].expect("handles exist for declared per-flow objects only");
+            FlowObject::new(spec)
+        })
     }
 
     /// What may be used of a spot to find a record of this object.
@@ -210,7 +210,7 @@ impl<P: Protections> Records<P> {
 
     #[inline]
     fn row(&self, id: ObjectId, key: &FlowKey, hash: u64, spot: Spot) -> Option<Row> {
-        let object = self.object(spot.part, id);
+        let object = self.object(spot.part, id)?;
         let row = object.table.find(key, hash, self.hint_for(id, spot))?;
         (!object.table.written(row).removed).then_some(row)
     }
@@ -218,7 +218,7 @@ impl<P: Protections> Records<P> {
     /// A record's value.
     #[inline]
     pub fn get<T: Plain>(&self, id: ObjectId, key: &FlowKey, hash: u64, spot: Spot) -> Option<T> {
-        let words = self.object(spot.part, id).table.look(key, hash, self.hint_for(id, spot))?;
+        let words = self.object(spot.part, id)?.table.look(key, hash, self.hint_for(id, spot))?;
         T::read_from_prefix(words.as_bytes()).ok().map(|(value, _)| value)
     }
 
@@ -232,7 +232,7 @@ impl<P: Protections> Records<P> {
         spot: Spot,
         index: u8,
     ) -> Option<(T, Option<Time>)> {
-        let object = self.object(spot.part, id);
+        let object = self.object(spot.part, id)?;
         let words = object.table.look(key, hash, self.hint_for(id, spot))?;
         let (value, _) = T::read_from_prefix(words.as_bytes()).ok()?;
         let timer = read_timer(timer_words(words, object.spec.shape, usize::from(index)));
@@ -241,7 +241,7 @@ impl<P: Protections> Records<P> {
 
     /// The connection in a part whose record has this secondary key.
     pub fn find(&self, part: u32, id: ObjectId, index: u64) -> Option<FlowKey> {
-        let object = self.object(part, id);
+        let object = self.object(part, id)?;
         object.index.get(index).map(|row| object.table.key(row))
     }
 
@@ -275,11 +275,12 @@ impl<P: Protections> Records<P> {
         value: &T,
     ) {
         let (part, hint) = (spot.part, self.hint_for(id, spot));
-        let row = match self.object(part, id).table.find(key, hash, hint) {
+        let table = &mut self.object_mut(part, id).table;
+        let row = match table.find(key, hash, hint) {
             Some(row) => row,
-            None => self.object_mut(part, id).table.insert(key, hash),
+            None => table.insert(key, hash),
         };
-        let was_removed = self.object(part, id).table.written(row).removed;
+        let was_removed = table.written(row).removed;
         self.touch(part, id, row, at, false);
         let object = self.object_mut(part, id);
         if was_removed {
@@ -298,7 +299,7 @@ impl<P: Protections> Records<P> {
         let Some(row) = self.row(id, key, hash, spot) else { return };
         // First what the record was at the boundary, timers included.
         self.touch(spot.part, id, row, at, true);
-        for index in 0..self.object(spot.part, id).spec.shape.timers {
+        for index in 0..self.object_mut(spot.part, id).spec.shape.timers {
             self.set_timer(spot.part, (id, row, index as u8), key, None, steps);
         }
         let versioned = self.versioned;
@@ -312,7 +313,7 @@ impl<P: Protections> Records<P> {
     /// A record's timer.
     pub fn timer(&self, id: ObjectId, key: &FlowKey, hash: u64, spot: Spot, index: u8) -> Option<ArmedTimer> {
         let row = self.row(id, key, hash, spot)?;
-        self.object(spot.part, id).timer(row, index)
+        self.object(spot.part, id)?.timer(row, index)
     }
 
     /// Arms or disarms a record's timer. A deadline earlier than the declared minimum after `now` is
@@ -330,7 +331,7 @@ impl<P: Protections> Records<P> {
         steps: &Steps,
     ) {
         let Some(row) = self.row(id, key, hash, spot) else { return };
-        let soonest = now + self.object(spot.part, id).spec.timeout_min.max(Duration::from_nanos(1));
+        let soonest = now + self.object_mut(spot.part, id).spec.timeout_min.max(Duration::from_nanos(1));
         let timer = timer.map(|t| ArmedTimer { deadline: t.deadline.max(soonest), ..t });
         self.touch(spot.part, id, row, at, false);
         self.set_timer(spot.part, (id, row, index), key, timer, steps);
@@ -366,7 +367,7 @@ impl<P: Protections> Records<P> {
 
     /// A timer that was armed, as it is in its record.
     fn armed_at(&self, part: u32, (id, row, index): TimerAt) -> Option<(TimerOrigin, FlowKey)> {
-        let object = self.object(part, id);
+        let object = self.object(part, id)?;
         Some((origin(id, index, &object.timer(row, index)?), object.table.key(row)))
     }
 
@@ -451,15 +452,17 @@ impl<P: Protections> Records<P> {
             let hash = key.hash(self.seed);
             let spot = self.spot(&key, hash);
             if let Some(row) = self.row(origin.object, &key, hash, spot)
-                && let Some(timer) = self.object(part, origin.object).timer(row, origin.index)
+                && let Some(timer) = self.object_mut(part, origin.object).timer(row, origin.index)
             {
                 self.armed[part as usize].add((origin.object, row, origin.index), &timer);
             }
         }
         let first = part as usize * self.specs.len();
-        let fresh = empty(&self.specs);
+        let objects = self.objects[first..first + self.specs.len()].iter_mut().enumerate();
+        // Those that are not there are not touched: an object is some hundred bytes.
+        let there = objects.filter(|(_, object)| object.is_some());
         SlotRecords {
-            objects: self.objects.splice(first..first + self.specs.len(), fresh).collect(),
+            objects: there.filter_map(|(i, object)| Some((ObjectId(i as u16), object.take()?))).collect(),
             armed: std::mem::take(&mut self.armed[part as usize]),
         }
     }
@@ -467,7 +470,13 @@ impl<P: Protections> Records<P> {
     /// Takes over the records of a slot; what was known of it is dropped.
     pub fn put_slot(&mut self, slot: Slot, records: SlotRecords, steps: &Steps) {
         let first = usize::from(slot.0) * self.specs.len();
-        self.objects.splice(first..first + self.specs.len(), records.objects);
+        self.objects[first..first + self.specs.len()]
+            .iter_mut()
+            .filter(|o| o.is_some())
+            .for_each(|o| *o = None);
+        for (id, object) in records.objects {
+            self.objects[first + usize::from(id.0)] = Some(object);
+        }
         self.armed[usize::from(slot.0)] = records.armed;
         self.advance_part(slot.0.into(), steps);
     }
@@ -555,11 +564,6 @@ impl<P: Protections> Records<P> {
             live.map(move |row| (id, object.table.key(row), object.table.image(row)))
         })
     }
-}
-
-/// A part without records.
-fn empty(specs: &[Option<Spec>]) -> Vec<Option<FlowObject>> {
-    specs.iter().map(|spec| spec.map(FlowObject::new)).collect()
 }
 
 fn origin(object: ObjectId, index: u8, timer: &ArmedTimer) -> TimerOrigin {

@@ -15,6 +15,7 @@ use chc_actors::functions::InstanceFactory;
 use chc_actors::instance::core::Instance;
 use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
 use chc_actors::root::core::{RootConfig, RootCore};
+use chc_actors::routing::Repartition;
 use chc_actors::topology::Topology;
 use chc_api::{All, Generation, InstanceId, Protections, ShardId, VertexId};
 use chc_runtime::block::{Block, BlockPool, Desc, DropRecord, EventRecord};
@@ -41,9 +42,12 @@ pub struct Memory {
     pub egress_suppression: bool,
 }
 
-/// The cores of a chain with one instance a vertex.
+/// The cores of a chain.
 pub struct Cores<P = All> {
     root: RootCore<P>,
+    ids: Vec<InstanceId>,
+    /// Where the instances of each vertex begin.
+    first_of: Vec<usize>,
     instances: Vec<Box<dyn Instance>>,
     shards: Vec<ShardEngine<P>>,
     egress: EgressCore<P>,
@@ -68,7 +72,7 @@ impl Cores {
     /// Builds a chain's cores as they are in the product and starts them.
     ///
     /// # Errors
-    /// If the plan has several instances of a vertex, or the chain does not start: a defect.
+    /// If the chain does not start: a defect.
     pub fn start(plan: &ChainPlan) -> anyhow::Result<Self> {
         let factories: Vec<_> = plan.vertices.iter().map(|v| v.function.factory.clone()).collect();
         let is_stored = plan.root(&BlockPool::new()).retain;
@@ -83,14 +87,15 @@ impl<P: Protections> Cores<P> {
     /// As [`Cores::start`].
     pub fn with(plan: &ChainPlan, factories: &[InstanceFactory], memory: Memory) -> anyhow::Result<Self> {
         let ids = plan.instances();
-        ensure!(ids.iter().all(|id| id.index == 0), "one instance a vertex");
         let pool = BlockPool::new();
-        let instance = |(id, factory): (&InstanceId, &InstanceFactory)| factory(plan.instance(*id, &pool));
+        let instance = |id: &InstanceId| factories[usize::from(id.vertex.0)](plan.instance(*id, &pool));
+        let first_of = |vertex: usize| ids.iter().take_while(|id| usize::from(id.vertex.0) < vertex).count();
         let shards: Vec<ShardEngine<P>> =
             (0..plan.shards).map(|shard| ShardEngine::new(plan.shard(ShardId(shard), false))).collect();
         let mut cores = Self {
             root: RootCore::new(RootConfig { retain: memory.root_log, ..plan.root(&pool) }, false),
-            instances: ids.iter().zip(factories).map(instance).collect(),
+            first_of: (0..plan.vertices.len()).map(first_of).collect(),
+            instances: ids.iter().map(instance).collect(),
             egress: EgressCore::new(
                 plan.epoch,
                 plan.window,
@@ -102,6 +107,7 @@ impl<P: Protections> Cores<P> {
             topology: plan.topology.clone(),
             to_root: Vec::new(),
             to_instances: ids.iter().map(|_| Vec::new()).collect(),
+            ids,
             to_shards: shards.iter().map(|_| Vec::new()).collect(),
             to_egress: Vec::new(),
             root_effects: Vec::new(),
@@ -142,6 +148,28 @@ impl<P: Protections> Cores<P> {
         self.carry_root();
         self.settle()?;
         Ok(taken)
+    }
+
+    /// Partitions a vertex's traffic otherwise from the next boundary on, and handles that to the end. Returns how many
+    /// instances have lost or gained slots.
+    ///
+    /// # Errors
+    /// A shard's complaint.
+    pub fn repartition(&mut self, vertex: VertexId, how: Repartition) -> anyhow::Result<u64> {
+        let before = self.handovers();
+        self.root.on_event(RootEvent::Repartition(vertex, how), &mut self.root_effects);
+        self.root.flush(&mut self.root_effects);
+        self.carry_root();
+        self.settle()?;
+        Ok(self.handovers() - before)
+    }
+
+    fn place(&self, id: InstanceId) -> usize {
+        self.first_of[usize::from(id.vertex.0)] + usize::from(id.index)
+    }
+
+    fn handovers(&self) -> u64 {
+        self.instances.iter().map(|instance| instance.counts().handovers).sum()
     }
 
     /// Packets that left by the egress.
@@ -201,12 +229,13 @@ impl<P: Protections> Cores<P> {
         }
         self.instances[at].flush(&mut self.instance_effects);
         self.in_instances += begin.elapsed();
-        let id = InstanceId { vertex: VertexId(at as u16), index: 0 };
+        let (id, first_of) = (self.ids[at], &self.first_of);
+        let place = |id: InstanceId| first_of[usize::from(id.vertex.0)] + usize::from(id.index);
         for effect in self.instance_effects.drain(..) {
             match effect {
                 InstanceEffect::Data(Destination::Egress, data) => self.to_egress.push(data),
                 InstanceEffect::Data(Destination::Instance(to), data) => {
-                    self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Data(data));
+                    self.to_instances[place(to)].push(InstanceEvent::Data(data));
                 }
                 InstanceEffect::Batch(shard, batch) => {
                     self.to_shards[usize::from(shard.0)].push(ShardEvent::Batch(batch));
@@ -219,7 +248,7 @@ impl<P: Protections> Cores<P> {
                 }
                 InstanceEffect::Replay(Source::Instance(upstream), boundary) => {
                     let event = InstanceEvent::Replay { to: id, generation: GENERATION, boundary };
-                    self.to_instances[usize::from(upstream.vertex.0)].push(event);
+                    self.to_instances[place(upstream)].push(event);
                 }
                 InstanceEffect::Register => self.to_root.push(RootEvent::Register(id, GENERATION)),
                 InstanceEffect::Closed(boundary, records) => {
@@ -263,7 +292,8 @@ impl<P: Protections> Cores<P> {
                     continue;
                 }
             };
-            self.to_instances[usize::from(to.vertex.0)].push(event);
+            let place = self.first_of[usize::from(to.vertex.0)] + usize::from(to.index);
+            self.to_instances[place].push(event);
         }
     }
 
@@ -288,18 +318,20 @@ impl<P: Protections> Cores<P> {
             match effect {
                 RootEffect::Data(Destination::Egress, data) => self.to_egress.push(data),
                 RootEffect::Data(Destination::Instance(to), data) => {
-                    self.to_instances[usize::from(to.vertex.0)].push(InstanceEvent::Data(data));
+                    let place = self.place(to);
+                    self.to_instances[place].push(InstanceEvent::Data(data));
                 }
                 RootEffect::Grant(to, boundary, records) => {
-                    self.to_instances[usize::from(to.vertex.0)]
-                        .push(InstanceEvent::Granted { boundary, records });
+                    let place = self.place(to);
+                    self.to_instances[place].push(InstanceEvent::Granted { boundary, records });
                 }
                 RootEffect::Go { to, cut, stamped, generations, changes, granted, .. } => {
                     let ways = &self.topology.vertices[usize::from(to.vertex.0)];
                     let is_next = |id: &InstanceId| ways.ways().any(|way| way.to == id.vertex);
                     let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
                     let event = InstanceEvent::Go { cut, stamped, downstream, changes, granted };
-                    self.to_instances[usize::from(to.vertex.0)].push(event);
+                    let place = self.place(to);
+                    self.to_instances[place].push(event);
                 }
                 RootEffect::Reserve(until) => {
                     self.shards[0].on_reserve(until, &mut self.shard_effects);

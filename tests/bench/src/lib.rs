@@ -18,6 +18,7 @@ pub mod clock;
 pub mod cores;
 pub mod datastore;
 pub mod metadata;
+pub mod moves;
 pub mod offload;
 pub mod overhead;
 pub mod remote;

@@ -4,6 +4,7 @@ use chc_bench::chain::{self, ChainOptions};
 use chc_bench::clock::{self, ClockOptions};
 use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::metadata::{self, MetadataOptions, Part};
+use chc_bench::moves::{self, MoveOptions};
 use chc_bench::offload::{self, OffloadOptions, System};
 use chc_bench::overhead::{self, OverheadOptions};
 use chc_bench::remote::{self, Via};
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Names of the experiments.
-const EXPERIMENTS: &[&str] = &["chain", "clock", "datastore", "metadata", "offload", "overhead", "scale"];
+const EXPERIMENTS: &[&str] =
+    &["chain", "clock", "datastore", "metadata", "move", "offload", "overhead", "scale"];
 
 /// Runs experiments and prints one line a result.
 #[derive(Parser)]
@@ -38,6 +40,8 @@ enum Experiment {
     Datastore(DatastoreArgs),
     /// What the memory for failures costs: the chain with each part of it and without.
     Metadata(MetadataArgs),
+    /// Connections go to another instance with their state, against one by one as OpenNF has it.
+    Move(MoveArgs),
     /// Shared state updated by the store, against read-modify-write under a lock.
     Offload(OffloadArgs),
     /// Each network function alone: nanoseconds a packet.
@@ -147,6 +151,25 @@ struct MetadataArgs {
     /// Packets the root reads at once.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
     burst: u16,
+}
+
+#[derive(Args)]
+struct MoveArgs {
+    /// One system; without, both in turn.
+    #[arg(long)]
+    system: Option<moves::System>,
+    /// Connections; without, 4,000 and 400,000.
+    #[arg(long, value_parser = flows)]
+    flows: Option<usize>,
+    /// Samples of each.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
+    samples: u32,
+    /// Only 4,000 connections: for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -285,6 +308,15 @@ fn measure_offload(args: &OffloadArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_move(args: &MoveArgs) -> anyhow::Result<Vec<Line>> {
+    let all = if args.quick { vec![4_000] } else { vec![4_000, 400_000] };
+    moves::measure(&MoveOptions {
+        systems: args.system.map_or_else(|| moves::System::value_variants().to_vec(), |system| vec![system]),
+        flows: args.flows.map_or(all, |flows| vec![flows]),
+        samples: args.samples as usize,
+    })
+}
+
 fn measure_metadata(args: &MetadataArgs) -> anyhow::Result<Vec<Line>> {
     metadata::measure(&MetadataOptions {
         traffic: args.common.traffic(),
@@ -334,6 +366,7 @@ fn main() -> ExitCode {
         Experiment::Clock(args) => (measure_clock(args), args.common.json),
         Experiment::Datastore(args) => (measure_datastore(args), args.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
+        Experiment::Move(args) => (measure_move(args), args.json),
         Experiment::Offload(args) => (measure_offload(args), args.json),
         Experiment::ServeShard(args) => {
             (remote::serve(args.port, args.instances).map(|()| Vec::new()), false)

@@ -197,7 +197,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 }
             }
             let inner = &mut *self.env.inner();
-            for (slot, records) in self.handovers.pop_front().into_iter().flat_map(|h| h.records) {
+            let records = self.handovers.pop_front().map_or_else(Vec::new, |handover| handover.records);
+            for (slot, records) in records {
                 inner.records.put_slot(slot, records, &inner.steps);
             }
             self.counts.handovers += 1;
