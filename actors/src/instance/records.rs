@@ -174,23 +174,32 @@ impl<P: Protections> Records<P> {
         Spot::of(self.route.as_ref().map_or(0, |route| route.slot_of(key, hash).0.into()))
     }
 
-    /// Starts the look-up of a burst, of which the hashes and parts are given, in the first per-flow object.
+    /// Starts the look-up of a burst, of which the hashes and parts are given, in the first per-flow object. The rows are
+    /// read, so that they are in the cache when they are wanted; what is in them does not matter.
     pub fn look_ahead(&self, packets: impl Iterator<Item = (u64, u32)>, spots: &mut Vec<Spot>) {
         spots.clear();
         let Some(first) = self.first else {
             return spots.extend(packets.map(|(_, part)| Spot::of(part)));
         };
+        if self.route.is_none() {
+            // One table for all.
+            let Some(FlowObject { table, .. }) = &self.objects[first] else {
+                return spots.extend(packets.map(|(_, part)| Spot::of(part)));
+            };
+            spots.extend(packets.map(|(hash, part)| Spot { part, hint: table.hint(hash) }));
+            std::hint::black_box(spots.iter().fold(0, |all, spot| all ^ table.touch(spot.hint)));
+            return;
+        }
         let table = |part: u32| self.object(part, ObjectId(first as u16));
         let hint = |hash, part| table(part).map_or(Hint::NONE, |object| object.table.hint(hash));
         spots.extend(packets.map(|(hash, part)| Spot { part, hint: hint(hash, part) }));
         let touch = |spot: &Spot| table(spot.part).map_or(0, |object| object.table.touch(spot.hint));
-        // The loads must happen; their values do not matter.
         std::hint::black_box(spots.iter().fold(0, |all, spot| all ^ touch(spot)));
     }
 
     #[inline]
     fn object(&self, part: u32, id: ObjectId) -> Option<&FlowObject> {
-        self.objects[part as usize * self.specs.len() + usize::from(id.0)].as_ref()
+        self.objects.get(part as usize * self.specs.len() + usize::from(id.0))?.as_ref()
     }
 
     #[inline]

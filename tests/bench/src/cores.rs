@@ -66,6 +66,7 @@ pub struct Cores<P = All> {
     shard_events: Vec<ShardEvent>,
     defect: Option<String>,
     in_instances: Duration,
+    handled_in: Duration,
 }
 
 impl Cores {
@@ -119,6 +120,7 @@ impl<P: Protections> Cores<P> {
             shards,
             defect: None,
             in_instances: Duration::ZERO,
+            handled_in: Duration::ZERO,
         };
         for at in 0..cores.instances.len() {
             cores.run_instance(at);
@@ -189,6 +191,12 @@ impl<P: Protections> Cores<P> {
         std::mem::take(&mut self.in_instances)
     }
 
+    /// How long the instance that last sent packets to the egress took for them.
+    #[must_use]
+    pub fn handled_in(&self) -> Duration {
+        self.handled_in
+    }
+
     /// How often packets and timers began to wait for the store.
     #[must_use]
     pub fn round_trips(&self) -> u64 {
@@ -228,7 +236,15 @@ impl<P: Protections> Cores<P> {
             self.instances[at].on_event(event, &mut self.instance_effects);
         }
         self.instances[at].flush(&mut self.instance_effects);
-        self.in_instances += begin.elapsed();
+        let took = begin.elapsed();
+        self.in_instances += took;
+        let sends = |effect: &InstanceEffect| match effect {
+            InstanceEffect::Data(Destination::Egress, data) => data.block.is_some(),
+            _ => false,
+        };
+        if self.instance_effects.iter().any(sends) {
+            self.handled_in = took;
+        }
         let (id, first_of) = (self.ids[at], &self.first_of);
         let place = |id: InstanceId| first_of[usize::from(id.vertex.0)] + usize::from(id.index);
         for effect in self.instance_effects.drain(..) {

@@ -25,6 +25,7 @@ pub mod remote;
 pub mod report;
 pub mod scale;
 pub mod setup;
+pub mod shared;
 pub mod stamp;
 pub mod steady;
 pub mod traffic;

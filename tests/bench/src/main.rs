@@ -11,6 +11,7 @@ use chc_bench::remote::{self, Via};
 use chc_bench::report::Line;
 use chc_bench::scale::{self, ScaleOptions, What};
 use chc_bench::setup::Mode;
+use chc_bench::shared::{self, SharedOptions};
 use chc_bench::traffic::{FLOWS_MAX, FRAME_LEN_MAX, FRAME_LEN_MIN, TrafficOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Names of the experiments.
 const EXPERIMENTS: &[&str] =
-    &["chain", "clock", "datastore", "metadata", "move", "offload", "overhead", "scale"];
+    &["chain", "clock", "datastore", "metadata", "move", "offload", "overhead", "scale", "shared"];
 
 /// Runs experiments and prints one line a result.
 #[derive(Parser)]
@@ -48,6 +49,8 @@ enum Experiment {
     Overhead(OverheadArgs),
     /// Time a packet while connections, functions or instances grow; memory of a connection.
     Scale(ScaleArgs),
+    /// Strongly consistent updates of shared state, against a controller that relays each packet.
+    Shared(SharedArgs),
     /// A shard's process, for the others.
     #[command(hide = true)]
     ServeShard(ServeArgs),
@@ -229,6 +232,25 @@ struct ScaleArgs {
     burst: u16,
 }
 
+#[derive(Args)]
+struct SharedArgs {
+    /// One system; without, both in turn.
+    #[arg(long)]
+    system: Option<shared::System>,
+    /// Share of the highest rate at which packets arrive.
+    #[arg(long, default_value_t = 0.5, value_parser = load)]
+    load: f64,
+    /// Samples of each.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
+    samples: u32,
+    /// Fewer packets: for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
 fn size(text: &str) -> Result<usize, String> {
     within(text, FRAME_LEN_MIN, FRAME_LEN_MAX)
 }
@@ -245,6 +267,11 @@ fn function(text: &str) -> Result<String, String> {
 fn within(text: &str, low: usize, high: usize) -> Result<usize, String> {
     let number: usize = text.parse().map_err(|_| format!("\"{text}\" is no whole number"))?;
     if (low..=high).contains(&number) { Ok(number) } else { Err(format!("give {low} to {high}")) }
+}
+
+fn load(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("\"{text}\" is no number"))?;
+    if (0.01..=1.0).contains(&number) { Ok(number) } else { Err("give 0.01 to 1".to_owned()) }
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -327,6 +354,20 @@ fn measure_metadata(args: &MetadataArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_shared(args: &SharedArgs) -> anyhow::Result<Vec<Line>> {
+    shared::measure(&SharedOptions {
+        systems: args.system.map_or_else(|| shared::System::value_variants().to_vec(), |system| vec![system]),
+        traffic: TrafficOptions {
+            size: 64,
+            flows: 4000,
+            packets: if args.quick { 5_000 } else { 50_000 },
+            new_share: 0.0,
+        },
+        load: args.load,
+        samples: args.samples as usize,
+    })
+}
+
 fn measure_scale(args: &ScaleArgs) -> anyhow::Result<Vec<Line>> {
     let most = match args.what {
         Some(What::Flows) => FLOWS_MAX as u32,
@@ -373,6 +414,7 @@ fn main() -> ExitCode {
         }
         Experiment::Overhead(args) => (measure_overhead(args), args.common.json),
         Experiment::Scale(args) => (measure_scale(args), args.common.json),
+        Experiment::Shared(args) => (measure_shared(args), args.json),
         Experiment::Unknown(words) => {
             let name = words.first().map_or("", String::as_str);
             eprintln!("there is no experiment \"{name}\"; there are {}", EXPERIMENTS.join(", "));
