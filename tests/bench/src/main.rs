@@ -5,12 +5,12 @@ use chc_bench::clock::{self, ClockOptions};
 use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::metadata::{self, MetadataOptions, Part};
 use chc_bench::moves::{self, MoveOptions};
-use chc_bench::offload::{self, OffloadOptions, System};
+use chc_bench::offload::{self, OffloadOptions};
 use chc_bench::overhead::{self, OverheadOptions};
 use chc_bench::remote::{self, Via};
 use chc_bench::report::Line;
 use chc_bench::scale::{self, ScaleOptions, What};
-use chc_bench::setup::Mode;
+use chc_bench::setup::{Mode, System};
 use chc_bench::shared::{self, SharedOptions};
 use chc_bench::traffic::{FLOWS_MAX, FRAME_LEN_MAX, FRAME_LEN_MIN, TrafficOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -83,6 +83,20 @@ struct Common {
     json: bool,
 }
 
+/// How much is measured and how it is told, where the packets are not a choice.
+#[derive(Args)]
+struct Run {
+    /// Samples of each.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
+    samples: u32,
+    /// Less work a sample: for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Args)]
 struct ChainArgs {
     #[command(flatten)]
@@ -130,15 +144,8 @@ struct DatastoreArgs {
     /// How batches get to the shard.
     #[arg(long, default_value = "memory")]
     path: Via,
-    /// Samples of each operation.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
-    samples: u32,
-    /// Fewer operations: for a first impression.
-    #[arg(long)]
-    quick: bool,
-    /// One JSON object a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: Run,
 }
 
 #[derive(Args)]
@@ -160,38 +167,24 @@ struct MetadataArgs {
 struct MoveArgs {
     /// One system; without, both in turn.
     #[arg(long)]
-    system: Option<moves::System>,
+    system: Option<System>,
     /// Connections; without, 4,000 and 400,000.
     #[arg(long, value_parser = flows)]
     flows: Option<usize>,
-    /// Samples of each.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
-    samples: u32,
-    /// Only 4,000 connections: for a first impression.
-    #[arg(long)]
-    quick: bool,
-    /// One JSON object a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: Run,
 }
 
 #[derive(Args)]
 struct OffloadArgs {
     /// One system; without, both in turn.
     #[arg(long)]
-    system: Option<System>,
+    system: Option<offload::System>,
     /// One path to the shard; without, both in turn.
     #[arg(long)]
     path: Option<Via>,
-    /// Samples of each.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
-    samples: u32,
-    /// Fewer packets: for a first impression.
-    #[arg(long)]
-    quick: bool,
-    /// One JSON object a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: Run,
 }
 
 #[derive(Args)]
@@ -236,19 +229,12 @@ struct ScaleArgs {
 struct SharedArgs {
     /// One system; without, both in turn.
     #[arg(long)]
-    system: Option<shared::System>,
+    system: Option<System>,
     /// Share of the highest rate at which packets arrive.
     #[arg(long, default_value_t = 0.5, value_parser = load)]
     load: f64,
-    /// Samples of each.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(10..))]
-    samples: u32,
-    /// Fewer packets: for a first impression.
-    #[arg(long)]
-    quick: bool,
-    /// One JSON object a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: Run,
 }
 
 fn size(text: &str) -> Result<usize, String> {
@@ -318,8 +304,8 @@ fn measure_datastore(args: &DatastoreArgs) -> anyhow::Result<Vec<Line>> {
         threads: usize::from(args.threads),
         keys: args.keys as usize,
         batch: usize::from(args.batch),
-        operations: if args.quick { 100_000 } else { 1_000_000 },
-        samples: args.samples as usize,
+        operations: if args.run.quick { 100_000 } else { 1_000_000 },
+        samples: args.run.samples as usize,
         via: args.path,
         program: std::env::current_exe()?,
     })
@@ -327,20 +313,22 @@ fn measure_datastore(args: &DatastoreArgs) -> anyhow::Result<Vec<Line>> {
 
 fn measure_offload(args: &OffloadArgs) -> anyhow::Result<Vec<Line>> {
     offload::measure(&OffloadOptions {
-        systems: args.system.map_or_else(|| System::value_variants().to_vec(), |system| vec![system]),
+        systems: args
+            .system
+            .map_or_else(|| offload::System::value_variants().to_vec(), |system| vec![system]),
         paths: args.path.map_or_else(|| Via::value_variants().to_vec(), |path| vec![path]),
-        packets: if args.quick { 2_000 } else { 20_000 },
-        samples: args.samples as usize,
+        packets: if args.run.quick { 2_000 } else { 20_000 },
+        samples: args.run.samples as usize,
         program: std::env::current_exe()?,
     })
 }
 
 fn measure_move(args: &MoveArgs) -> anyhow::Result<Vec<Line>> {
-    let all = if args.quick { vec![4_000] } else { vec![4_000, 400_000] };
+    let all = if args.run.quick { vec![4_000] } else { vec![4_000, 400_000] };
     moves::measure(&MoveOptions {
-        systems: args.system.map_or_else(|| moves::System::value_variants().to_vec(), |system| vec![system]),
+        systems: args.system.map_or_else(|| System::value_variants().to_vec(), |system| vec![system]),
         flows: args.flows.map_or(all, |flows| vec![flows]),
-        samples: args.samples as usize,
+        samples: args.run.samples as usize,
     })
 }
 
@@ -356,15 +344,15 @@ fn measure_metadata(args: &MetadataArgs) -> anyhow::Result<Vec<Line>> {
 
 fn measure_shared(args: &SharedArgs) -> anyhow::Result<Vec<Line>> {
     shared::measure(&SharedOptions {
-        systems: args.system.map_or_else(|| shared::System::value_variants().to_vec(), |system| vec![system]),
+        systems: args.system.map_or_else(|| System::value_variants().to_vec(), |system| vec![system]),
         traffic: TrafficOptions {
             size: 64,
             flows: 4000,
-            packets: if args.quick { 5_000 } else { 50_000 },
+            packets: if args.run.quick { 5_000 } else { 50_000 },
             new_share: 0.0,
         },
         load: args.load,
-        samples: args.samples as usize,
+        samples: args.run.samples as usize,
     })
 }
 
@@ -405,16 +393,16 @@ fn main() -> ExitCode {
     let (lines, as_json) = match &Cli::parse().experiment {
         Experiment::Chain(args) => (measure_chain(args), args.common.json),
         Experiment::Clock(args) => (measure_clock(args), args.common.json),
-        Experiment::Datastore(args) => (measure_datastore(args), args.json),
+        Experiment::Datastore(args) => (measure_datastore(args), args.run.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
-        Experiment::Move(args) => (measure_move(args), args.json),
-        Experiment::Offload(args) => (measure_offload(args), args.json),
+        Experiment::Move(args) => (measure_move(args), args.run.json),
+        Experiment::Offload(args) => (measure_offload(args), args.run.json),
         Experiment::ServeShard(args) => {
             (remote::serve(args.port, args.instances).map(|()| Vec::new()), false)
         }
         Experiment::Overhead(args) => (measure_overhead(args), args.common.json),
         Experiment::Scale(args) => (measure_scale(args), args.common.json),
-        Experiment::Shared(args) => (measure_shared(args), args.json),
+        Experiment::Shared(args) => (measure_shared(args), args.run.json),
         Experiment::Unknown(words) => {
             let name = words.first().map_or("", String::as_str);
             eprintln!("there is no experiment \"{name}\"; there are {}", EXPERIMENTS.join(", "));

@@ -13,7 +13,7 @@
 
 use crate::cores::Cores;
 use crate::report::{Line, Samples};
-use crate::setup::{Mode, plan};
+use crate::setup::{Mode, System, plan};
 use crate::traffic::{Feed, Traffic, TrafficOptions};
 use anyhow::{Context as _, bail, ensure};
 use chc_actors::routing::Repartition;
@@ -24,7 +24,6 @@ use chc_store::batch::Loaded;
 use chc_store::record::{Record, RecordShape};
 use chc_store::table::{FlowTable, Hint, Written};
 use chc_store::wire::FromShard;
-use clap::ValueEnum;
 use rkyv::util::AlignedVec;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,26 +37,6 @@ const BURST: usize = 256;
 const TURNS: usize = 64;
 /// A NAT's record: 16 bytes of value and a timer.
 const SHAPE: RecordShape = RecordShape { value_len: 16, timers: 1 };
-
-/// How connections move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum System {
-    /// As the product does it.
-    Ours,
-    /// One by one, through a controller.
-    Opennf,
-}
-
-impl System {
-    /// Its name on the command line and in results.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            System::Ours => "ours",
-            System::Opennf => "opennf",
-        }
-    }
-}
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -222,6 +201,7 @@ fn install(table: &mut FlowTable, key: &FlowKey, clock: Clock, record: &Record) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum as _;
     use serde_json::Value;
 
     #[test]

@@ -49,6 +49,26 @@ impl Mode {
     }
 }
 
+/// Who does it: the product, or OpenNF as it is emulated beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum System {
+    /// The product.
+    Ours,
+    /// OpenNF, emulated.
+    Opennf,
+}
+
+impl System {
+    /// Its name on the command line and in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            System::Ours => "ours",
+            System::Opennf => "opennf",
+        }
+    }
+}
+
 /// The function that stands off the path, where there are others: it gets a copy of what leaves the first.
 const OFF_PATH: &str = "trojan";
 /// Backends of the load balancer.

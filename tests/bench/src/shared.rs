@@ -15,10 +15,9 @@
 
 use crate::cores::Cores;
 use crate::report::{Line, Samples};
-use crate::setup::{Mode, plan};
+use crate::setup::{Mode, System, plan};
 use crate::traffic::{Feed, Traffic, TrafficOptions};
 use anyhow::{Context as _, ensure};
-use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use rkyv::util::AlignedVec;
 use std::sync::Arc;
@@ -28,26 +27,6 @@ use std::time::{Duration, Instant};
 const INSTANCES: usize = 2;
 /// Longest time that is told from longer ones, in nanoseconds.
 const TIME_MAX: u64 = 60_000_000_000;
-
-/// How updates become consistent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum System {
-    /// By the store.
-    Ours,
-    /// By a controller that sends each packet to all instances.
-    Opennf,
-}
-
-impl System {
-    /// Its name on the command line and in results.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            System::Ours => "ours",
-            System::Opennf => "opennf",
-        }
-    }
-}
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -248,6 +227,7 @@ impl Drop for Opennf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum as _;
     use serde_json::Value;
 
     #[test]

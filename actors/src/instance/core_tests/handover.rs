@@ -1,0 +1,110 @@
+//! Slots that change hands: the paper's section 5.1 and Figure 4; DESIGN section 6, moves.
+
+use super::*;
+
+/// An instance of two, which has all slots or none, and the change at clock 8 that turns it round.
+fn turning(index: u16, owner: u16) -> (Bed, Arc<Change>) {
+    let mut own = Route { vertex: ME.vertex, ..route(Scope::FiveTuple, 2) };
+    own.owners.fill(owner);
+    let id = InstanceId { index, ..ME };
+    let bed = Bed::new(InstanceConfig { id, own: own.clone(), ..config() });
+    let tables = vec![(ME.vertex, own.owners.iter().map(|owner| 1 - owner).collect())];
+    (bed, Arc::new(Change { boundary: Clock(8), tables }))
+}
+
+fn input_with(bed: &mut Bed, change: &Arc<Change>, list: &[Packet<'_>], progress: u64) {
+    let data = Data { changes: vec![change.clone()], ..bed.message(Source::Root, list, progress) };
+    bed.on(InstanceEvent::Data(data));
+}
+
+#[test]
+fn who_loses_slots_stops_at_the_boundary_until_it_has_closed_it_and_forgets_them() {
+    let (mut bed, change) = turning(0, 0);
+    bed.input(&[(0, A, "wt")], 1);
+    input_with(&mut bed, &change, &[], 30);
+    assert_eq!((bed.at(), bed.closed.as_slice()), ((8, true), [].as_slice()), "the version is on its way");
+    bed.store();
+    assert_eq!((bed.at(), bed.closed.as_slice()), ((30, true), [8, 24].as_slice()));
+    bed.steps(&[step(29)], 30);
+    assert_eq!(bed.events(), [], "its timer is another instance's");
+}
+
+#[test]
+fn who_had_closed_the_boundary_before_it_knew_forgets_them_as_well() {
+    let (mut bed, change) = turning(0, 0);
+    bed.input(&[(0, A, "wt")], 8);
+    bed.store();
+    assert_eq!(bed.closed, [8]);
+    input_with(&mut bed, &change, &[], 30);
+    bed.store();
+    bed.steps(&[step(29)], 30);
+    assert_eq!((bed.at(), bed.events()), ((30, true), vec![]), "its timer is another instance's");
+}
+
+#[test]
+fn who_gains_slots_holds_their_packets_until_they_are_let_go_and_loaded() {
+    let (mut bed, change) = turning(1, 0);
+    // What the other one left behind.
+    let (mut other, _) = turning(0, 0);
+    other.input(&[(0, A, "ww")], 8);
+    other.batches.iter().for_each(|batch| bed.shard.on_batch(batch.clone(), &mut Vec::new()));
+
+    input_with(&mut bed, &change, &[(8, A, "r"), (9, B, "")], 10);
+    bed.store();
+    assert_eq!((bed.left(), bed.at(), bed.loads.len()), (vec![], (8, true), 0));
+    bed.on(InstanceEvent::Granted { boundary: Clock(8), records: Vec::new() });
+    bed.input(&[(10, A, "r")], 11);
+    assert_eq!((bed.left(), bed.loads.len()), (vec![], 1), "the records are asked for");
+    bed.on(InstanceEvent::Overdue);
+    assert_eq!(bed.loads.len(), 2, "and asked for again");
+    bed.load();
+    assert_eq!(bed.events(), [(8, 2), (10, 2)]);
+    assert_eq!((bed.at(), bed.core.counts().handovers), ((11, true), 1));
+    bed.input(&[(13, A, ""), (12, B, "")], 14);
+    assert_eq!(bed.left(), [13, 12], "afterwards nothing is held");
+}
+
+#[test]
+fn records_and_their_timers_go_along_to_who_gains_the_slots() {
+    let (mut old, change) = turning(0, 0);
+    old.input(&[(0, A, "ww"), (1, B, "wt")], 2);
+    input_with(&mut old, &change, &[], 10);
+    old.store();
+    let slots = old.let_go.len();
+    assert_eq!(slots, old.config.own.owners.len());
+
+    let (mut new, _) = turning(1, 0);
+    input_with(&mut new, &change, &[(8, A, "r")], 10);
+    new.store();
+    let records = std::mem::take(&mut old.let_go);
+    new.on(InstanceEvent::Granted { boundary: Clock(8), records });
+    assert_eq!(new.loads.iter().map(|load| load.held.len()).collect::<Vec<_>>(), [slots]);
+    new.load();
+    assert_eq!(new.events(), [(8, 2)], "no shard had them");
+    new.steps(&[step(29)], 30);
+    assert_eq!(new.events().len(), 1, "the timer that was armed there is due here");
+}
+
+#[test]
+fn a_grant_may_come_before_the_change_is_known() {
+    let (mut bed, change) = turning(1, 0);
+    bed.on(InstanceEvent::Granted { boundary: Clock(8), records: Vec::new() });
+    input_with(&mut bed, &change, &[(8, A, "r")], 9);
+    bed.store();
+    bed.load();
+    assert_eq!(bed.events(), [(8, 0)]);
+}
+
+#[test]
+fn packets_are_held_until_all_senders_have_passed_the_boundary_of_their_vertex() {
+    let upstream = vec![vec![sender(0), sender(1)]];
+    let mut bed = Bed::new(InstanceConfig { upstream, ..config() });
+    let tables = vec![(VertexId(7), [1].as_slice().into())];
+    let change = Arc::new(Change { boundary: Clock(8), tables });
+    let early = bed.message(sender(1), &[(9, A, "")], 10);
+    bed.on(InstanceEvent::Data(Data { changes: vec![change], ..early }));
+    bed.input_from(sender(0), &[(6, A, "")], 7);
+    assert_eq!(bed.left(), [6]);
+    bed.input_from(sender(0), &[], 8);
+    assert_eq!(bed.left(), [9]);
+}
