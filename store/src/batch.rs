@@ -38,8 +38,35 @@ pub struct OpItem {
     pub key: ObjectKey,
     /// What to do.
     pub op: Op,
+    /// What the issuer wants to hear of it.
+    pub answer: Answer,
+}
+
+/// What the issuer of an operation wants to hear of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Answer {
+    /// Nothing.
+    Nothing,
+    /// The result: it waits for it.
+    Result,
+    /// The result, and the value the operation leaves, unless it had been applied before.
+    Value,
+    /// Nothing: it knows the result, which has this [`OpValue::fingerprint`].
+    Known(u64),
+}
+
+impl Answer {
     /// Whether the issuer waits for the result.
-    pub reply: bool,
+    #[must_use]
+    pub fn is_awaited(self) -> bool {
+        matches!(self, Answer::Result | Answer::Value)
+    }
+
+    /// Whether this may be the result, as far as the issuer knows it.
+    #[must_use]
+    pub fn admits(self, result: &OpValue) -> bool {
+        !matches!(self, Answer::Known(known) if known != result.fingerprint())
+    }
 }
 
 /// Increments of one counter: a bit per clock of one epoch for packets of one path, with the amounts that are
@@ -135,8 +162,19 @@ pub struct Reply {
     pub generation: Generation,
     /// Results by name.
     pub results: Vec<(OpName, OpValue)>,
+    /// Values that operations left, of those that asked for it and were applied just now.
+    pub values: Vec<(OpName, OpValue)>,
     /// Records by who waits for them.
     pub records: Vec<(Position, Fetched)>,
+}
+
+impl Reply {
+    /// A reply to an instance in a generation, without anything in it.
+    #[must_use]
+    pub fn empty((to, generation): (InstanceId, Generation)) -> Self {
+        let (results, values, records) = Default::default();
+        Self { to, generation, results, values, records }
+    }
 }
 
 /// What an instance asks of each shard when it begins, or when it gains slots: their records at a boundary.

@@ -1,6 +1,7 @@
 //! What a session sends, by which name, where, and what it knows to be logged.
 
 use super::*;
+use crate::batch::Answer;
 use crate::record::Record;
 use chc_api::Declarations;
 use chc_api::state::FlowOptions;
@@ -41,7 +42,7 @@ fn name(clock: u64, index: u16) -> OpName {
 }
 
 fn op(clock: u64, object: ObjectId, key: u64, op: Op) -> OpItem {
-    OpItem { name: name(clock, 0), object, key: ObjectKey::number(key), op, reply: false }
+    OpItem { name: name(clock, 0), object, key: ObjectKey::number(key), op, answer: Answer::Nothing }
 }
 
 fn until(clock: u64) -> [(ObjectId, Position); 1] {

@@ -17,7 +17,7 @@
 //! grow with the records that exist. Paper: section 4.3 (offloading, metadata), 5.3 (duplicate
 //! updates), 5.4 (failover).
 
-use crate::batch::{Batch, Fetched, Load, Loaded, OpItem, OpName, Reply};
+use crate::batch::{Answer, Batch, Fetched, Load, Loaded, OpItem, OpName, Reply};
 use crate::counts::CountLedger;
 use crate::ledger::{Entry, Known, Ledger, OpKind, Waiter};
 use crate::object_table::hash_of;
@@ -131,6 +131,7 @@ struct Waiting {
     entry: Entry,
     key: ObjectKey,
     op: Op,
+    answer: Answer,
 }
 
 /// One shard's state machine.
@@ -235,7 +236,7 @@ impl<P: Protections> ShardEngine<P> {
                 *frontier = (*frontier).max(*position);
             }
         }
-        vertex.serve(&mut self.tally, &mut replies);
+        vertex.serve(&mut self.tally, &mut replies)?;
         self.choices.extend(replies.send(id, out));
         Ok(())
     }
@@ -297,7 +298,9 @@ impl<P: Protections> ShardEngine<P> {
                 *frontier = (*frontier).max(Position::before(cut));
             }
             let mut replies = Replies::new(self.record_choices, 0);
-            vertex.serve(&mut self.tally, &mut replies);
+            if let Err(defect) = vertex.serve(&mut self.tally, &mut replies) {
+                return out.push(ShardEffect::Defect(defect));
+            }
             self.choices.extend(replies.send(VertexId(i as u16), out));
             vertex.trim_terms(cut);
             vertex.ledger.trim(cut);
@@ -470,7 +473,10 @@ impl<P: Protections> Vertex<P> {
             Known::Before(entry) => {
                 tally.suppressed += 1;
                 let logged = self.ledger.get_mut(entry);
-                match (logged.result.filter(|_| suppress), item.reply) {
+                if let Some(result) = logged.result.filter(|result| !item.answer.admits(result)) {
+                    return Err(differs(&item.name, item.object, &result));
+                }
+                match (logged.result.filter(|_| suppress), item.answer.is_awaited()) {
                     (Some(result), true) => replies.add(waiter, item.name, result),
                     (None, true) => logged.waiter = Some(waiter),
                     _ => {}
@@ -486,9 +492,10 @@ impl<P: Protections> Vertex<P> {
         match queue.filter(|_| !matches!(item.op, Op::Release { .. })) {
             Some(queue) => {
                 let logged = self.ledger.get_mut(entry);
-                logged.waiter = item.reply.then_some(waiter);
+                logged.waiter = item.answer.is_awaited().then_some(waiter);
                 logged.result = None;
-                queue.waiting.insert(item.name, Waiting { entry, key: item.key, op: item.op });
+                let OpItem { key, op, answer, .. } = *item;
+                queue.waiting.insert(item.name, Waiting { entry, key, op, answer });
             }
             None => {
                 let mut op = item.op;
@@ -503,7 +510,7 @@ impl<P: Protections> Vertex<P> {
                 let logged = self.ledger.get_mut(entry);
                 logged.result = Some(result);
                 logged.waiter = None;
-                if item.reply {
+                if item.answer.is_awaited() {
                     replies.add(waiter, item.name, result);
                 }
                 if let Some(draw) = draw {
@@ -517,13 +524,13 @@ impl<P: Protections> Vertex<P> {
     }
 
     /// Applies whatever has its place in the order.
-    fn serve(&mut self, tally: &mut ShardCounts, replies: &mut Replies) {
+    fn serve(&mut self, tally: &mut ShardCounts, replies: &mut Replies) -> Result<(), String> {
         for (object, queue) in self.queues.iter_mut().enumerate() {
             let Some(queue) = queue.as_mut().filter(|queue| !queue.waiting.is_empty()) else { continue };
             let object = ObjectId(object as u16);
             let frontier = queue.frontier.iter().min().copied().unwrap_or(Position::before(Clock(0)));
             let mut done = Vec::new();
-            for (name, Waiting { entry, key, op }) in &queue.waiting {
+            for (name, Waiting { entry, key, op, answer }) in &queue.waiting {
                 let reached = name.position <= frontier || !P::on(Protection::ClockParking);
                 let at = name.position.clock;
                 let result = if *op == Op::Acquire {
@@ -538,15 +545,23 @@ impl<P: Protections> Vertex<P> {
                 } else {
                     break;
                 };
-                done.push((*name, *entry, result, self.objects.take_draw()));
+                if !answer.admits(&result) {
+                    return Err(differs(name, object, &result));
+                }
+                let draw = self.objects.take_draw();
+                let left = (*answer == Answer::Value).then(|| self.objects.apply(object, key, &Op::Get, at));
+                done.push((*name, *entry, result, draw, left));
             }
             tally.applied += done.len() as u64;
-            for (name, entry, result, draw) in done {
+            for (name, entry, result, draw, left) in done {
                 queue.waiting.remove(&name);
                 let logged = self.ledger.get_mut(entry);
                 logged.result = Some(result);
                 if let Some(to) = logged.waiter.take() {
                     replies.add(to, name, result);
+                    if let Some(left) = left {
+                        replies.left(to, name, left);
+                    }
                 }
                 if let Some(draw) = draw {
                     replies.choose(name, OpValue::Int(draw as i64));
@@ -555,12 +570,22 @@ impl<P: Protections> Vertex<P> {
                 }
             }
         }
+        Ok(())
     }
+}
+
+/// An instance went on with a result it did not get.
+fn differs(name: &OpName, object: ObjectId, result: &OpValue) -> String {
+    format!(
+        "{name:?} on {object:?} returns {result:?}, but the instance that issued it went on with another result"
+    )
 }
 
 /// Results on their way out, gathered by session.
 struct Replies {
     to: Vec<(Waiter, Vec<(OpName, OpValue)>)>,
+    /// Values left by operations whose results are among these.
+    left: Vec<(Waiter, OpName, OpValue)>,
     records: Vec<(Waiter, Vec<(Position, Fetched)>)>,
     /// As many as there may be of one session.
     expected: usize,
@@ -570,7 +595,13 @@ struct Replies {
 
 impl Replies {
     fn new(record_choices: bool, expected: usize) -> Self {
-        Self { to: Vec::new(), records: Vec::new(), expected, chosen: record_choices.then(Vec::new) }
+        Self {
+            to: Vec::new(),
+            left: Vec::new(),
+            records: Vec::new(),
+            expected,
+            chosen: record_choices.then(Vec::new),
+        }
     }
 
     #[inline]
@@ -584,6 +615,10 @@ impl Replies {
                 self.to.push((to, results));
             }
         }
+    }
+
+    fn left(&mut self, to: Waiter, name: OpName, value: OpValue) {
+        self.left.push((to, name, value));
     }
 
     fn fetched(&mut self, to: Waiter, position: Position, records: Fetched) {
@@ -602,11 +637,13 @@ impl Replies {
 
     /// Sends the results; returns the choices.
     fn send(self, vertex: VertexId, out: &mut Vec<ShardEffect>) -> impl Iterator<Item = Choice> {
-        for ((to, generation), results) in self.to {
-            out.push(ShardEffect::Reply(Reply { to, generation, results, records: Vec::new() }));
+        for (to, results) in self.to {
+            let of = self.left.iter().filter(|(waiter, ..)| *waiter == to);
+            let values = of.map(|(_, name, value)| (*name, *value)).collect();
+            out.push(ShardEffect::Reply(Reply { results, values, ..Reply::empty(to) }));
         }
-        for ((to, generation), records) in self.records {
-            out.push(ShardEffect::Reply(Reply { to, generation, results: Vec::new(), records }));
+        for (to, records) in self.records {
+            out.push(ShardEffect::Reply(Reply { records, ..Reply::empty(to) }));
         }
         self.chosen.into_iter().flatten().map(move |(name, result)| (vertex, name, result))
     }

@@ -18,6 +18,7 @@ const POOL: ObjectId = ObjectId(4);
 const ORDERED_POOL: ObjectId = ObjectId(5);
 const FLOWS: ObjectId = ObjectId(6);
 const LUCK: ObjectId = ObjectId(7);
+const ORDERED_INT: ObjectId = ObjectId(8);
 /// The pool of the examples has this many members.
 const MEMBERS: u64 = 3;
 
@@ -40,6 +41,7 @@ fn shard(instances: u16) -> Shard {
     d.pool("ordered pool", Consistency::Clock, Arc::new(|_| 0..MEMBERS));
     d.flow::<u64>("flows", FlowOptions::default());
     d.shared("luck", Scope::Global, Consistency::Serial, 0u64, &LUCK_OPS, (1, 0));
+    d.basic("ordered int", Scope::Global, Consistency::Clock, ObjectKind::Int { initial: 0 }, (4, 0));
     let owners = vec![0, instances - 1, 0];
     let vertices = vec![VertexSpec { objects: d.objects, instances, owners, per_clock: 1 }];
     ShardEngine::new(ShardConfig {
@@ -66,7 +68,7 @@ fn name(clock: u64, index: u16) -> OpName {
 
 /// An operation whose issuer waits for the result.
 fn op(object: ObjectId, clock: u64, index: u16, op: Op) -> OpItem {
-    OpItem { name: name(clock, index), object, key: ObjectKey::GLOBAL, op, reply: true }
+    OpItem { name: name(clock, index), object, key: ObjectKey::GLOBAL, op, answer: Answer::Result }
 }
 
 fn push(clock: u64) -> OpItem {
@@ -159,6 +161,40 @@ fn version(slot: u16, written: u64, value: Option<u64>) -> VersionItem {
     let key = FlowKey { words: [u64::from(slot); 5] };
     let record = value.map(|v| Record::new(&[v]));
     VersionItem { object: FLOWS, slot: Slot(slot), key, written: Clock(written), record }
+}
+
+/// An increment by 1 whose issuer wants to hear `answer`, of an object whose frontier is behind it.
+fn increment(generation: u32, clock: u64, answer: Answer) -> Batch {
+    let ops = vec![OpItem { answer, ..op(ORDERED_INT, clock, 0, Op::Increment(1)) }];
+    let frontier = vec![(ORDERED_INT, Position::before(Clock(clock + 1)))];
+    Batch { ops, frontier, ..from(0, generation) }
+}
+
+// Values an instance caches: the paper's section 4.3.
+
+#[test]
+fn a_value_comes_along_with_the_result_of_an_operation_that_was_not_applied_before() {
+    let mut shard = shard(1);
+    let left = |effects: &[ShardEffect]| replies(effects).flat_map(|r| r.values.clone()).collect::<Vec<_>>();
+    assert_eq!(left(&send(&mut shard, increment(1, 4, Answer::Result))), []);
+    let effects = send(&mut shard, increment(1, 5, Answer::Value));
+    assert_eq!(left(&effects), [(name(5, 0), OpValue::Int(2))]);
+    loaded(&mut shard, 0, 2, 0);
+    let again = send(&mut shard, increment(2, 4, Answer::Value));
+    assert_eq!((values(&again), left(&again)), (vec![OpValue::Int(1)], vec![]), "clock 5 is in the value");
+}
+
+#[test]
+fn a_result_an_instance_went_on_with_is_compared_with_the_store() {
+    let known = |value| Answer::Known(OpValue::Int(value).fingerprint());
+    let mut shard = shard(1);
+    let effects = send(&mut shard, increment(1, 4, known(1)));
+    assert!(matches!(effects.as_slice(), [ShardEffect::Acknowledge { .. }]), "{effects:?}");
+    let effects = send(&mut shard, increment(1, 5, known(3)));
+    assert!(matches!(effects.as_slice(), [ShardEffect::Defect(_)]), "{effects:?}");
+    loaded(&mut shard, 0, 2, 0);
+    let effects = send(&mut shard, increment(2, 4, known(2)));
+    assert!(matches!(effects.as_slice(), [ShardEffect::Defect(_)]), "applied before: {effects:?}");
 }
 
 // Exactly once: DESIGN section 5, the paper's section 5.3 (duplicate updates).
@@ -598,7 +634,7 @@ fn program(packets: &[(usize, Vec<u8>, bool)], instances: usize) -> (Vec<Packet>
                 _ if ops.iter().any(|o: &OpItem| o.op == Op::Acquire) => continue,
                 _ => op(ORDERED_POOL, clock, index, Op::Acquire),
             };
-            item.reply = item.object != SERIAL;
+            item.answer = if item.object == SERIAL { Answer::Nothing } else { Answer::Result };
             let result = model.apply(clock, &item.op);
             model.results.insert(item.name, result);
             ops.push(item);
@@ -781,7 +817,7 @@ proptest! {
         for (name, value) in &world.results {
             prop_assert_eq!(model.results.get(name), Some(value), "{:?}", name);
         }
-        let asked = world.packets.iter().flat_map(|p| &p.ops).filter(|o| o.reply);
+        let asked = world.packets.iter().flat_map(|p| &p.ops).filter(|o| o.answer.is_awaited());
         for item in asked {
             prop_assert!(world.results.contains_key(&item.name), "{:?} was never answered", item.name);
         }

@@ -243,32 +243,18 @@ fn fingerprint(item: &OpItem, key_hash: u64) -> u64 {
         Op::Pop => number(3, 0, 0),
         Op::CompareAndUpdate { expect, new } => number(4, *expect as u64, *new as u64),
         Op::Get => number(5, 0, 0),
-        Op::Set(value) => number(6, hash_bytes(value.as_slice()), 0),
+        Op::Set(value) => number(6, value.fingerprint(), 0),
         Op::Acquire => number(7, 0, 0),
         Op::Release { member, owner } => number(8, *member, *owner),
-        Op::Custom(which, argument) => number(9, u64::from(*which), hash_bytes(argument.as_slice())),
+        Op::Custom(which, argument) => number(9, u64::from(*which), argument.fingerprint()),
     };
     hash_words(&[kind << 16 | u64::from(item.object.0), a, b, key_hash, 0], 2)
-}
-
-fn hash_bytes(bytes: &[u8]) -> u64 {
-    let mut hash = bytes.len() as u64;
-    for words in bytes.chunks(32) {
-        let mut block = [0; 5];
-        for (word, piece) in block.iter_mut().zip(words.chunks(8)) {
-            let mut full = [0; 8];
-            full[..piece.len()].copy_from_slice(piece);
-            *word = u64::from_le_bytes(full);
-        }
-        block[4] = hash;
-        hash = hash_words(&block, 3);
-    }
-    hash
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Answer;
     use crate::object_table;
     use chc_api::{ObjectKey, Path, Position};
     use proptest::prelude::*;
@@ -276,7 +262,7 @@ mod tests {
 
     fn item(clock: u64, index: u16, op: Op) -> OpItem {
         let name = OpName { position: Position::packet(Clock(clock), Path::FIRST), index };
-        OpItem { name, object: ObjectId(0), key: ObjectKey::GLOBAL, op, reply: true }
+        OpItem { name, object: ObjectId(0), key: ObjectKey::GLOBAL, op, answer: Answer::Result }
     }
 
     fn note(ledger: &mut Ledger, item: &OpItem) -> Known {

@@ -4,6 +4,7 @@
 //!   applies each named operation once, keeps boundary versions of per-flow records.
 //! * [`client`]: the library inside an instance. Caches per-flow records, coalesces counters, numbers
 //!   batches, knows what has been acknowledged.
+//! * [`exclusive`]: cross-flow values an instance holds while it is the only one that operates on them.
 //! * [`session`]: batches in their order, whatever the link between the two does.
 //! * [`ledger`], [`counts`]: what has been applied since the cut.
 //! * [`objects`], [`object_table`], [`list`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
@@ -14,6 +15,7 @@ pub mod batch;
 pub mod client;
 pub mod counts;
 pub mod engine;
+pub mod exclusive;
 pub mod ledger;
 pub mod list;
 pub mod object_table;

@@ -142,6 +142,24 @@ impl Objects {
         self.draws.last.take()
     }
 
+    /// Makes this the value of an integer's or a value's key.
+    pub fn put(&mut self, object: ObjectId, key: &ObjectKey, value: &OpValue) {
+        let hash = hash_of(key);
+        match (self.states.get_mut(usize::from(object.0)), value) {
+            (Some(State::Values(values)), OpValue::Bytes(new)) => {
+                *values.get_or_insert_with(key, hash, || *new) = *new;
+            }
+            (Some(State::ShortValues(values)), OpValue::Bytes(new)) => {
+                let new = ShortValue::of(new);
+                *values.get_or_insert_with(key, hash, || new) = new;
+            }
+            (Some(State::Ints(ints)), OpValue::Int(new)) => {
+                *ints.get_or_insert_with(key, hash, || *new) = *new;
+            }
+            _ => {}
+        }
+    }
+
     /// Applies an operation of the packet with clock `at`. Acquires go through [`Self::acquire`].
     pub fn apply(&mut self, object: ObjectId, key: &ObjectKey, op: &Op, at: Clock) -> OpValue {
         self.apply_hashed(object, key, hash_of(key), op, at)

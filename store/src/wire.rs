@@ -77,7 +77,7 @@ fn aligned(bytes: &[u8]) -> AlignedVec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{CountItem, FetchItem, OpItem, OpName, VersionItem};
+    use crate::batch::{Answer, CountItem, FetchItem, OpItem, OpName, VersionItem};
     use crate::record::Record;
     use chc_api::state::ValueBytes;
     use chc_api::{FlowKey, ObjectId, ObjectKey, Op, OpValue, Path, Position, Slot, VertexId};
@@ -87,7 +87,8 @@ mod tests {
         let position = Position::packet(Clock(9), Path::FIRST);
         let name = OpName { position, index: 3 };
         let key = FlowKey::v4(6, 1, 2, 3, 4).0;
-        let op = |op| OpItem { name, object: ObjectId(1), key: ObjectKey::number(7), op, reply: true };
+        let op =
+            |op| OpItem { name, object: ObjectId(1), key: ObjectKey::number(7), op, answer: Answer::Result };
         let from = InstanceId { vertex: VertexId(2), index: 1 };
         Batch {
             fetches: vec![FetchItem {
@@ -128,7 +129,8 @@ mod tests {
         let Batch { from, generation, ops, .. } = batch();
         let results = vec![(ops[0].name, OpValue::Bytes(ValueBytes::of(&3_u32)))];
         let records = vec![(ops[0].name.position, vec![(ObjectId(0), Record::new(&[4]))])];
-        let sent = FromShard::Reply(Reply { to: from, generation, results, records });
+        let values = vec![(ops[0].name, OpValue::Int(5))];
+        let sent = FromShard::Reply(Reply { to: from, generation, results, values, records });
         let bytes = sent.encode(AlignedVec::new()).unwrap();
         assert_eq!(FromShard::decode(&bytes).unwrap(), sent);
     }

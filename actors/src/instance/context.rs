@@ -16,8 +16,9 @@ use chc_api::{
     ObjectKey, Op, OpValue, Output, Position, Protection, Protections, StateError, Time,
 };
 use chc_runtime::block::BlockRef;
-use chc_store::batch::{OpItem, OpName};
+use chc_store::batch::{Answer, OpItem, OpName};
 use chc_store::client::Client;
+use chc_store::exclusive::{ExclusiveCache, VALUES_MAX};
 use chc_store::objects::Objects;
 use chc_store::pool::Acquired;
 use hashbrown::HashMap;
@@ -158,6 +159,10 @@ pub struct Inner<P> {
     pub steps: Steps,
     /// Cross-flow objects.
     pub state: State,
+    /// Cross-flow values no other instance operates on, where there is something to hold.
+    pub cache: Option<ExclusiveCache<P>>,
+    /// Whether nothing below the job at hand can operate on these any more.
+    pub is_lowest: bool,
     /// Objects whose operations take effect in position order.
     pub ordered: Vec<Ordered>,
     /// The jobs, by slot.
@@ -200,6 +205,7 @@ impl<P: Protections> Env<P> {
     /// The environment of an instance with `slots` jobs at once.
     pub fn new(records: Records<P>, state: State, slots: usize, config: &InstanceConfig) -> Rc<Self> {
         let (specs, seed) = (&config.specs, config.own.seed);
+        let is_cached = config.mode.is_stored() && !config.mode.is_uncached();
         let ordered = specs.iter().enumerate().filter(|(_, s)| chc_store::objects::is_ordered(s));
         let ordered = ordered.map(|(i, s)| Ordered {
             object: ObjectId(i as u16),
@@ -212,6 +218,8 @@ impl<P: Protections> Env<P> {
         Rc::new(Self(RefCell::new(Inner {
             records,
             steps: Steps::default(),
+            cache: is_cached.then(|| ExclusiveCache::new(specs, VALUES_MAX)).flatten(),
+            is_lowest: false,
             state,
             ordered: ordered.take(ORDERED_MAX).collect(),
             jobs: (0..slots).map(|_| Job::default()).collect(),
@@ -294,11 +302,13 @@ impl<P: Protections> Inner<P> {
                 })
             }
             State::Store(client) => {
-                let item = OpItem { name, object, key, op, reply };
+                let answer = if reply { Answer::Result } else { Answer::Nothing };
+                let mut item = OpItem { name, object, key, op, answer };
+                let known = self.cache.as_mut().and_then(|cache| cache.issue(&mut item, self.is_lowest));
                 client.submit(item);
-                if !reply {
+                if known.is_some() || !reply {
                     job.unsettled = true;
-                    return Issued::Done(OpValue::Empty);
+                    return Issued::Done(known.unwrap_or(OpValue::Empty));
                 }
                 if !P::on(Protection::ObservedValues) && op == Op::Get && self.serial[usize::from(object.0)] {
                     let last = self.observed.get(&(object, key)).copied().unwrap_or(OpValue::Int(0));

@@ -175,6 +175,10 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
     lane_of: Vec<LaneId>,
     lanes: Lanes<Waiting>,
     stalled: bool,
+    /// Whether packets are at hand below which none can come any more.
+    is_in_order: bool,
+    /// Whether cross-flow values may be held.
+    caches: bool,
     edges: Vec<InEdge>,
     inbox: VecDeque<Data>,
     input: Position,
@@ -225,6 +229,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let from = Source::Instance(config.id);
         let in_order = config.upstream.iter().flatten().all(|s| *s == Source::Root);
         let env = Env::new(records, state, slots, &config);
+        let caches = env.inner().cache.is_some();
         Self {
             edges: edges.collect(),
             splitter: Splitter::new(
@@ -255,6 +260,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             lane_of: vec![0; slots],
             lanes: Lanes::default(),
             stalled: false,
+            is_in_order: false,
+            caches,
             inbox: VecDeque::new(),
             input: Position::before(Clock(0)),
             floor: Clock(0),
@@ -360,6 +367,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// Runs from now on, first what came before.
     fn begin(&mut self) {
         self.phase = Phase::Running;
+        self.begin_cache_term(self.floor);
         for data in std::mem::take(&mut self.inbox) {
             self.on_data(data);
         }
@@ -395,10 +403,14 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if let Some(block) = &data.block {
             // A stamped clock proves that the cut is less than a window behind it.
             self.trim(Clock((block.highest().0 + 1).saturating_sub(self.config.window)));
-            if self.must_hold(block, input) {
+            let holds = self.holds || self.is_turning();
+            let is_in_order = (holds || self.caches) && self.is_in_order(block, input);
+            if holds && !is_in_order {
                 self.hold(at, block, data.from);
             } else {
+                self.is_in_order = is_in_order || self.in_order;
                 self.on_block(at, block, data.from);
+                self.is_in_order = false;
             }
         }
         if let Some(sender) = self.edges[at].senders.iter_mut().find(|s| s.source == data.from) {
@@ -435,9 +447,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// Takes a packet that is new here, `quiet` telling whether nothing waits; returns whether nothing waits now.
     #[inline(always)]
     fn take(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>, mut quiet: bool) -> bool {
-        let in_order = self.in_order || self.holds;
-        if N::TRANSLATES && in_order && !quiet && !self.env.inner().records.due().is_empty() {
-            // Nothing below this packet will come: timers of its slot are due before it runs.
+        if (N::TRANSLATES || self.caches)
+            && self.is_in_order
+            && !quiet
+            && !self.env.inner().records.due().is_empty()
+        {
+            // Nothing below this packet will come: timers are due before it runs.
             self.input = self.input.max(block.descs[at].position());
             self.fire_due();
             quiet = self.is_quiet();
@@ -449,12 +464,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.is_quiet()
     }
 
-    /// Whether packets of a block have to wait for lower ones that may still come, or wait.
-    fn must_hold(&self, block: &BlockRef, input: Option<Position>) -> bool {
-        (self.holds || self.is_turning())
-            && !(self.order.is_empty()
-                && block.descs.last().is_none_or(|last| input.is_some_and(|input| last.position() <= input))
-                && block.descs.is_sorted_by_key(|desc| (desc.clock, desc.path)))
+    /// Whether the packets of a block are in order, and no lower ones wait or can come any more, with the input
+    /// progress behind the block.
+    fn is_in_order(&self, block: &BlockRef, input: Option<Position>) -> bool {
+        self.order.is_empty()
+            && block.descs.last().is_none_or(|last| input.is_some_and(|input| last.position() <= input))
+            && block.descs.is_sorted_by_key(|desc| (desc.clock, desc.path))
     }
 
     /// Keeps the packets of a block that are new here.
@@ -464,14 +479,15 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.order = order;
     }
 
-    /// Runs the packets that were held below the new input progress.
-    fn release(&mut self, input: Position) {
+    /// Runs the packets that were held below a position, `is_in_order` telling whether no lower ones can come any more.
+    fn release(&mut self, input: Position, is_in_order: bool) {
         if self.order.is_empty() {
             return;
         }
         let (mut order, mut ready) = (std::mem::take(&mut self.order), std::mem::take(&mut self.ready));
         order.take_ready(input, &mut ready);
         self.counts.held += ready.len() as u64;
+        self.is_in_order = is_in_order;
         let mut quiet = self.is_quiet();
         for some in ready.chunks(BLOCK_PACKETS_MAX) {
             if N::LOOKS_UP {
@@ -491,6 +507,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
         }
         self.env.inner().current = None;
+        self.is_in_order = false;
         ready.clear();
         (self.order, self.ready) = (order, ready);
     }
@@ -618,6 +635,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                     if let Some(slot) = slot {
                         self.resume(slot);
                     }
+                }
+                for (name, value) in &reply.values {
+                    self.env.inner().learn(name, value);
                 }
                 for (name, result) in reply.results {
                     let slot = self.env.inner().deliver(&name, result);

@@ -56,6 +56,7 @@ struct Probe {
     serial: ObjectId,
     list: ObjectId,
     timed: ObjectId,
+    turn: ObjectId,
     other: Output,
 }
 
@@ -75,6 +76,7 @@ impl Probe {
             serial: d.basic("serial", Scope::Global, Consistency::Serial, int(), (1, 0)),
             list: d.basic("list", Scope::Global, Consistency::Clock, list(), (1, 0)),
             timed: d.basic("timed", Scope::Global, Consistency::Clock, list(), (0, 1)),
+            turn: d.basic("turn", Scope::Global, Consistency::Clock, int(), (1, 0)),
             other: d.output("other"),
         };
         (probe, d.objects)
@@ -111,6 +113,10 @@ impl NetworkFunction for Probe {
                         other => panic!("{other:?}"),
                     }
                 }
+                b'u' => match cx.operate(self.turn, key, Op::Increment(1)).await {
+                    OpValue::Int(value) => self.report(&cx, value as u64),
+                    other => panic!("{other:?}"),
+                },
                 b's' => cx.submit(serial, key, Op::Increment(1)),
                 b'l' => match cx.operate(list, key, Op::Push(clock)).await {
                     OpValue::Empty => self.report(&cx, 0),
@@ -605,13 +611,16 @@ fn a_due_timer_runs_before_the_next_packet_of_its_flow() {
 
 #[test]
 fn otherwise_a_due_timer_waits_until_the_input_passed_it() {
-    let mut bed = Bed::new(config());
-    bed.input(&[(0, A, "wt")], 1);
-    bed.input(&[(12, B, "")], 12);
-    assert_eq!(bed.events(), [], "a packet of its flow with that clock may still come");
-    bed.input(&[], 13);
+    let upstream = vec![vec![sender(0), sender(1)]];
+    let mut bed = Bed::new(InstanceConfig { upstream, ..config() });
+    bed.input_from(sender(0), &[(0, A, "wt")], 1);
+    bed.input_from(sender(0), &[(12, B, "")], 13);
+    assert_eq!(bed.events(), [], "a packet of its flow may still come from the other sender");
+    bed.input_from(sender(1), &[], 12);
+    assert_eq!(bed.events(), [], "it is due at clock 12");
+    bed.input_from(sender(1), &[], 13);
     assert_eq!(bed.events(), [(12, 12)]);
-    bed.input(&[(30, A, "")], 31);
+    bed.input_from(sender(0), &[(30, A, "")], 31);
     assert_eq!((bed.events(), bed.core.counts().timers), (vec![], 1), "once");
 }
 

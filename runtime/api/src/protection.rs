@@ -55,6 +55,10 @@ pub enum Protection {
     TermFences,
     /// An operation on a `clock` object waits until every instance's progress has reached it.
     ClockParking,
+    /// An instance caches cross-flow values only while it owns all slots of its vertex.
+    CacheTerms,
+    /// A cached cross-flow value is used only by operations below which none can come any more.
+    CacheOrder,
 }
 
 /// Which protections are on.

@@ -111,6 +111,23 @@ impl ValueBytes {
         T::read_from_bytes(self.as_slice()).ok()
     }
 
+    /// A hash of the bytes and their number.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = u64::from(self.len);
+        for words in self.as_slice().chunks(32) {
+            let mut block = [0; 5];
+            for (word, piece) in block.iter_mut().zip(words.chunks(8)) {
+                let mut full = [0; 8];
+                full[..piece.len()].copy_from_slice(piece);
+                *word = u64::from_le_bytes(full);
+            }
+            block[4] = hash;
+            hash = crate::identity::hash_words(&block, 3);
+        }
+        hash
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
@@ -204,6 +221,20 @@ pub enum OpValue {
     Bytes(ValueBytes),
     /// The operation was refused and changed nothing.
     Refused(StateError),
+}
+
+impl OpValue {
+    /// A hash of it.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let (kind, [a, b]) = match self {
+            OpValue::Empty => (0, [0; 2]),
+            OpValue::Int(n) => (1, [*n as u64, 0]),
+            OpValue::Refused(error) => (2, [*error as u64, 0]),
+            OpValue::Bytes(value) => (3, [value.as_slice().len() as u64, value.fingerprint()]),
+        };
+        crate::identity::hash_words(&[kind, a, b, 0, 0], 4)
+    }
 }
 
 /// Why an operation was refused.

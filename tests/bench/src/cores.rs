@@ -7,13 +7,13 @@
 //!
 //! Protections are a type, so that what one of them costs can be measured: a run without it has no trace of it.
 
-use crate::traffic::Feed;
 use anyhow::{bail, ensure};
 use chc_actors::chain::compile::ChainPlan;
 use chc_actors::egress::core::{EgressCore, Sink};
 use chc_actors::functions::InstanceFactory;
 use chc_actors::instance::core::Instance;
 use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
+use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::{RootConfig, RootCore};
 use chc_actors::routing::Repartition;
 use chc_actors::topology::Topology;
@@ -66,6 +66,8 @@ pub struct Cores<P = All> {
     shard_events: Vec<ShardEvent>,
     defect: Option<String>,
     in_instances: Duration,
+    /// When packets last came to an instance, and how long it had those that last left it.
+    arrived: Instant,
     handled_in: Duration,
 }
 
@@ -120,6 +122,7 @@ impl<P: Protections> Cores<P> {
             shards,
             defect: None,
             in_instances: Duration::ZERO,
+            arrived: Instant::now(),
             handled_in: Duration::ZERO,
         };
         for at in 0..cores.instances.len() {
@@ -134,11 +137,11 @@ impl<P: Protections> Cores<P> {
     /// were.
     ///
     /// # Errors
-    /// A shard's complaint.
-    pub fn burst(&mut self, feed: &mut Feed, packets: usize) -> anyhow::Result<usize> {
+    /// A shard's complaint, or the feed's.
+    pub fn burst(&mut self, feed: &mut impl PacketSource, packets: usize) -> anyhow::Result<usize> {
         let mut taken = 0;
         while taken < packets && self.root.has_room() {
-            let Some(arrival) = feed.arrival() else { break };
+            let Some(arrival) = feed.next().map_err(anyhow::Error::msg)? else { break };
             self.root.ingest(&arrival);
             taken += 1;
         }
@@ -191,7 +194,7 @@ impl<P: Protections> Cores<P> {
         std::mem::take(&mut self.in_instances)
     }
 
-    /// How long the instance that last sent packets to the egress took for them.
+    /// How long the instance that last sent packets to the egress had them, the store's answers included.
     #[must_use]
     pub fn handled_in(&self) -> Duration {
         self.handled_in
@@ -231,7 +234,13 @@ impl<P: Protections> Cores<P> {
 
     fn run_instance(&mut self, at: usize) {
         std::mem::swap(&mut self.to_instances[at], &mut self.instance_events);
+        let comes =
+            |event: &InstanceEvent| matches!(event, InstanceEvent::Data(data) if data.block.is_some());
+        let has_arrived = self.instance_events.iter().any(comes);
         let begin = Instant::now();
+        if has_arrived {
+            self.arrived = begin;
+        }
         for event in self.instance_events.drain(..) {
             self.instances[at].on_event(event, &mut self.instance_effects);
         }
@@ -243,7 +252,7 @@ impl<P: Protections> Cores<P> {
             _ => false,
         };
         if self.instance_effects.iter().any(sends) {
-            self.handled_in = took;
+            self.handled_in = begin + took - self.arrived;
         }
         let (id, first_of) = (self.ids[at], &self.first_of);
         let place = |id: InstanceId| first_of[usize::from(id.vertex.0)] + usize::from(id.index);

@@ -19,7 +19,7 @@ use chc_api::state::ValueBytes;
 use chc_api::{
     All, Clock, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Path, Position, VertexId,
 };
-use chc_store::batch::{Batch, OpItem, OpName, Reply};
+use chc_store::batch::{Answer, Batch, OpItem, OpName, Reply};
 use chc_store::engine::{ShardEffect, ShardEngine};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -252,7 +252,7 @@ impl Thread {
             object: op.object(),
             key: ObjectKey([key, key.wrapping_mul(0x2545_f491_4f6c_dd1d), 0, 0, 0]),
             op: op.op(nth),
-            reply: true,
+            answer: Answer::Result,
         }
     }
 

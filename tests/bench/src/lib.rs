@@ -16,6 +16,7 @@ pub mod bare;
 pub mod chain;
 pub mod clock;
 pub mod cores;
+pub mod crossflow;
 pub mod datastore;
 pub mod metadata;
 pub mod moves;

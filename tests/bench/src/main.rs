@@ -2,6 +2,7 @@
 
 use chc_bench::chain::{self, ChainOptions};
 use chc_bench::clock::{self, ClockOptions};
+use chc_bench::crossflow::{self, CrossflowOptions, Phase};
 use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::metadata::{self, MetadataOptions, Part};
 use chc_bench::moves::{self, MoveOptions};
@@ -20,8 +21,18 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Names of the experiments.
-const EXPERIMENTS: &[&str] =
-    &["chain", "clock", "datastore", "metadata", "move", "offload", "overhead", "scale", "shared"];
+const EXPERIMENTS: &[&str] = &[
+    "chain",
+    "clock",
+    "crossflow",
+    "datastore",
+    "metadata",
+    "move",
+    "offload",
+    "overhead",
+    "scale",
+    "shared",
+];
 
 /// Runs experiments and prints one line a result.
 #[derive(Parser)]
@@ -37,6 +48,8 @@ enum Experiment {
     Chain(ChainArgs),
     /// What leasing clocks from the store costs.
     Clock(ClockArgs),
+    /// State that instances may share while a second one joins and leaves: latency of an update.
+    Crossflow(CrossflowArgs),
     /// One store shard: operations a second.
     Datastore(DatastoreArgs),
     /// What the memory for failures costs: the chain with each part of it and without.
@@ -125,6 +138,18 @@ struct ClockArgs {
     /// Packets the root reads at once.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
     burst: u16,
+}
+
+#[derive(Args)]
+struct CrossflowArgs {
+    /// One phase is told; without, all.
+    #[arg(long)]
+    phase: Option<Phase>,
+    /// Packets the root reads at once.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    burst: u16,
+    #[command(flatten)]
+    run: Run,
 }
 
 #[derive(Args)]
@@ -298,6 +323,15 @@ fn measure_clock(args: &ClockArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_crossflow(args: &CrossflowArgs) -> anyhow::Result<Vec<Line>> {
+    crossflow::measure(&CrossflowOptions {
+        phases: args.phase.map_or_else(|| Phase::value_variants().to_vec(), |phase| vec![phase]),
+        packets: if args.run.quick { 2_000 } else { 20_000 },
+        burst: usize::from(args.burst),
+        samples: args.run.samples as usize,
+    })
+}
+
 fn measure_datastore(args: &DatastoreArgs) -> anyhow::Result<Vec<Line>> {
     datastore::measure(&DatastoreOptions {
         ops: args.op.map_or_else(|| StoreOp::value_variants().to_vec(), |op| vec![op]),
@@ -393,6 +427,7 @@ fn main() -> ExitCode {
     let (lines, as_json) = match &Cli::parse().experiment {
         Experiment::Chain(args) => (measure_chain(args), args.common.json),
         Experiment::Clock(args) => (measure_clock(args), args.common.json),
+        Experiment::Crossflow(args) => (measure_crossflow(args), args.run.json),
         Experiment::Datastore(args) => (measure_datastore(args), args.run.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
         Experiment::Move(args) => (measure_move(args), args.run.json),

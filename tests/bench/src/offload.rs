@@ -11,7 +11,7 @@ use crate::report::{Line, Samples};
 use anyhow::{Context as _, bail};
 use chc_api::state::ValueBytes;
 use chc_api::{Clock, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Path, Position, VertexId};
-use chc_store::batch::{Batch, OpItem, OpName, Reply};
+use chc_store::batch::{Answer, Batch, OpItem, OpName, Reply};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use std::path::PathBuf;
@@ -205,7 +205,7 @@ impl Subject {
         translator.number += 1;
         let name = OpName { position: Position::packet(Clock(self.clock), Path::FIRST), index: 0 };
         let from = InstanceId { vertex: VertexId(0), index: at as u16 };
-        let ops = vec![OpItem { name, object, key, op, reply: true }];
+        let ops = vec![OpItem { name, object, key, op, answer: Answer::Result }];
         self.shard.send(Batch { ops, ..Batch::empty(from, Generation(1), translator.number) })?;
         if self.clock - self.cut >= 2 * EPOCH {
             self.cut = self.clock - EPOCH;

@@ -80,6 +80,19 @@ const BACKENDS: u32 = 8;
 /// # Errors
 /// What the configuration's check says, for instance of an unknown function.
 pub fn plan(functions: &[String], mode: Mode, burst: u16, traffic: &Traffic) -> anyhow::Result<ChainPlan> {
+    plan_with(functions, mode, burst, |nf| config(nf, traffic))
+}
+
+/// The same with keys of one's own for each function.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_with(
+    functions: &[String],
+    mode: Mode,
+    burst: u16,
+    config: impl Fn(&str) -> serde_json::Value,
+) -> anyhow::Result<ChainPlan> {
     let mode = match mode {
         Mode::Traditional => StoreMode::Traditional,
         Mode::External => StoreMode::External,
@@ -104,14 +117,14 @@ pub fn plan(functions: &[String], mode: Mode, burst: u16, traffic: &Traffic) -> 
             for (copy, _) in copies.iter().filter(|_| at == 0) {
                 vertex = vertex.copy(Edge::new(copy));
             }
-            vertex.config(config(nf, traffic))
+            vertex.config(config(nf))
         });
         if let Some((next, _)) = path.get(at + 1) {
             builder = builder.next(next);
         }
     }
     for (name, nf) in &copies {
-        builder = builder.vertex(name, nf, |vertex| vertex.config(config(nf, traffic)));
+        builder = builder.vertex(name, nf, |vertex| vertex.config(config(nf)));
     }
     compile(&builder.build(&Catalog)?, &Catalog).context("the chain cannot be compiled")
 }

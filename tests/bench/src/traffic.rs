@@ -8,7 +8,7 @@
 //! knows the external one; for every function they belong to the connection.
 //!
 //! With a share of new connections some timed packets are instead the SYN and SYN+ACK of a connection
-//! that was not there before.
+//! that was not there before; the same hosts open them, in turn.
 //!
 //! Packet time advances 100 ns a packet. Memory: one frame a packet of the ring, which has as many as
 //! there are connections and at least 8,192, plus 64 bytes an opening packet.
@@ -32,6 +32,9 @@ const RING_LEN_MIN: usize = 8192;
 const WARM_LEN_MIN: usize = 32_768;
 /// Connections of one internal host.
 const FLOWS_PER_HOST: usize = 16;
+/// Ports of established connections begin here, those of new ones above all of them.
+const FIRST_PORT: u16 = 20_000;
+const FIRST_FRESH_PORT: u16 = 50_000;
 /// Most connections: internal hosts are those of 10.0.0.0/8.
 pub const FLOWS_MAX: usize = (1 << 24) * FLOWS_PER_HOST / 2;
 /// Shortest frame, in bytes.
@@ -111,17 +114,22 @@ impl Traffic {
     pub fn new(options: TrafficOptions) -> Self {
         let TrafficOptions { size, flows, .. } = options;
         let opening = |first: usize, count: usize| {
-            (0..2 * count)
-                .map(move |at| if at < count { syn(first + at) } else { syn_ack(first + at - count) })
+            (0..2 * count).map(move |at| {
+                let connection = Connection::established(first + at % count);
+                if at < count { connection.syn() } else { connection.syn_ack() }
+            })
         };
         let mut random = 0x5eed;
         let ring = (0..flows.max(RING_LEN_MIN)).map(|at| {
             let flow = ((u128::from(next_random(&mut random)) * flows as u128) >> 64) as usize;
-            data(flow, at)
+            Connection::established(flow).data(at)
         });
         let new = options.fresh().div_ceil(2) as usize;
-        let pair =
-            |at: usize| if at.is_multiple_of(2) { syn(flows + at / 2) } else { syn_ack(flows + at / 2) };
+        let hosts = flows.div_ceil(FLOWS_PER_HOST);
+        let pair = |at: usize| {
+            let connection = Connection::fresh(at / 2, hosts);
+            if at.is_multiple_of(2) { connection.syn() } else { connection.syn_ack() }
+        };
         Self {
             openings: Frames::of(FRAME_LEN_MIN, opening(0, flows)),
             ring: Frames::of(size, ring.collect::<Vec<_>>().into_iter()),
@@ -151,7 +159,13 @@ impl Traffic {
 
     /// One frame of each established connection.
     pub fn first_frames(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.options.flows).map(|at| self.openings.get(at))
+        (0..self.options.flows).map(|at| self.syn(at))
+    }
+
+    /// The SYN of an established connection.
+    #[must_use]
+    pub fn syn(&self, flow: usize) -> &[u8] {
+        self.openings.get(flow)
     }
 
     /// The data packets, over and over.
@@ -253,35 +267,51 @@ struct Segment {
     flags: u8,
 }
 
-/// Internal and external end of a connection. No two are equal.
-fn ends(flow: usize) -> ((Ipv4Addr, u16), (Ipv4Addr, u16)) {
-    let mut mixed = flow as u64;
-    let mixed = next_random(&mut mixed) as u32;
-    let host = Ipv4Addr::from_bits(0x0a00_0001 + (flow / FLOWS_PER_HOST) as u32);
-    // 198.18.0.0/15 is for benchmarks (RFC 2544).
-    let server = Ipv4Addr::from_bits(0xc612_0000 | mixed & 0xffff);
-    let port = 20_000 + (flow % FLOWS_PER_HOST) as u16 * 1_999;
-    ((host, port), (server, if mixed & 1 << 20 == 0 { 443 } else { 80 }))
+/// A connection: its internal and external end, and the number its opening begins with. No two have equal ends.
+struct Connection {
+    host: (Ipv4Addr, u16),
+    server: (Ipv4Addr, u16),
+    isn: u32,
 }
 
-fn isn(flow: usize) -> u32 {
-    (flow as u32).wrapping_mul(0x9e37_79b1)
-}
+impl Connection {
+    /// One of those that are there from the start.
+    fn established(flow: usize) -> Self {
+        Self::of(flow, flow / FLOWS_PER_HOST, FIRST_PORT + (flow % FLOWS_PER_HOST) as u16 * 1_999)
+    }
 
-fn syn(flow: usize) -> Segment {
-    let (src, dst) = ends(flow);
-    Segment { src, dst, seq: isn(flow), ack: 0, flags: tcp::SYN }
-}
+    /// One that is opened later, by one of the first so many hosts.
+    fn fresh(nth: usize, hosts: usize) -> Self {
+        let port = FIRST_FRESH_PORT + (nth / hosts % usize::from(u16::MAX - FIRST_FRESH_PORT)) as u16;
+        Self::of(!nth, nth % hosts, port)
+    }
 
-fn syn_ack(flow: usize) -> Segment {
-    let (dst, src) = ends(flow);
-    Segment { src, dst, seq: !isn(flow), ack: isn(flow).wrapping_add(1), flags: tcp::SYN | tcp::ACK }
-}
+    fn of(number: usize, host: usize, port: u16) -> Self {
+        let mut mixed = number as u64;
+        let mixed = next_random(&mut mixed) as u32;
+        // 198.18.0.0/15 is for benchmarks (RFC 2544).
+        let server = Ipv4Addr::from_bits(0xc612_0000 | mixed & 0xffff);
+        Self {
+            host: (Ipv4Addr::from_bits(0x0a00_0001 + host as u32), port),
+            server: (server, if mixed & 1 << 20 == 0 { 443 } else { 80 }),
+            isn: (number as u32).wrapping_mul(0x9e37_79b1),
+        }
+    }
 
-fn data(flow: usize, at: usize) -> Segment {
-    let (src, dst) = ends(flow);
-    let flags = if at.is_multiple_of(2) { tcp::ACK } else { tcp::PSH | tcp::ACK };
-    Segment { src, dst, seq: isn(flow).wrapping_add(1), ack: (!isn(flow)).wrapping_add(1), flags }
+    fn syn(&self) -> Segment {
+        Segment { src: self.host, dst: self.server, seq: self.isn, ack: 0, flags: tcp::SYN }
+    }
+
+    fn syn_ack(&self) -> Segment {
+        let ack = self.isn.wrapping_add(1);
+        Segment { src: self.server, dst: self.host, seq: !self.isn, ack, flags: tcp::SYN | tcp::ACK }
+    }
+
+    fn data(&self, at: usize) -> Segment {
+        let flags = if at.is_multiple_of(2) { tcp::ACK } else { tcp::PSH | tcp::ACK };
+        let (seq, ack) = (self.isn.wrapping_add(1), (!self.isn).wrapping_add(1));
+        Segment { src: self.host, dst: self.server, seq, ack, flags }
+    }
 }
 
 impl Segment {

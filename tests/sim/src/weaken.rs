@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 24] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 26] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -151,6 +151,16 @@ pub const WEAKENINGS: [(&str, Protection, &str); 24] = [
         "a shard accepts versions of records from whoever sends them, owner of the slot or not",
     ),
     ("clock-parking", Protection::ClockParking, "a shard applies operations on clock objects as they come"),
+    (
+        "cache-terms",
+        Protection::CacheTerms,
+        "an instance goes on using cross-flow values it holds when others operate on them, too",
+    ),
+    (
+        "cache-order",
+        Protection::CacheOrder,
+        "an operation on a cross-flow value an instance holds is applied though lower ones may come",
+    ),
 ];
 
 /// The protection a weakening of this name switches off.

@@ -183,6 +183,16 @@ fn operations_that_wait_for_their_clock_are_needed() {
 }
 
 #[test]
+fn values_that_are_held_by_sole_owners_alone_are_needed() {
+    assert_needed("cache-terms");
+}
+
+#[test]
+fn values_that_are_used_in_order_alone_are_needed() {
+    assert_needed("cache-order");
+}
+
+#[test]
 fn every_protection_has_one_weakening_named_after_it() {
     // A protection that is added must be added here, too.
     let count = |protection| match protection {
@@ -209,7 +219,9 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::RoutedByClock
         | Protection::FlushedState
         | Protection::TermFences
-        | Protection::ClockParking => 24,
+        | Protection::ClockParking
+        | Protection::CacheTerms
+        | Protection::CacheOrder => 26,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {

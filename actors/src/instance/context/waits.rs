@@ -29,6 +29,16 @@ impl<P: Protections> Inner<P> {
         Some(slot)
     }
 
+    /// The shard says what an operation left that a job waits for.
+    pub fn learn(&mut self, name: &OpName, value: &OpValue) {
+        let job = self.waiting.get(name).map(|slot| &self.jobs[*slot]);
+        if let Some(Some((Wait::Operation(item), _))) = job.map(|job| job.waits_for)
+            && let Some(cache) = &mut self.cache
+        {
+            cache.learn(&item, value);
+        }
+    }
+
     /// A time-out is over: operations that were issued before it began and have no result yet are issued again.
     pub fn ask_again(&mut self) {
         let State::Store(client) = &mut self.state else { return };

@@ -48,6 +48,16 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         mine.map(|(slot, _)| Slot(slot)).collect()
     }
 
+    /// Values of cross-flow objects are held from a boundary on if nobody else owns slots, until the next change.
+    pub(super) fn begin_cache_term(&self, boundary: Clock) {
+        let mut owners = self.config.own.owners_at(boundary).iter();
+        let is_alone = owners.all(|owner| *owner == self.config.id.index);
+        let end = self.handovers.front().map_or(Clock(u64::MAX), |next| next.boundary);
+        if let Some(cache) = &mut self.env.inner().cache {
+            cache.begin_term(if is_alone { boundary..end } else { boundary..boundary });
+        }
+    }
+
     /// Learns of a change, in front of the first packet it concerns.
     pub(super) fn learn(&mut self, change: &Arc<Change>) {
         let boundary = change.boundary;
@@ -70,6 +80,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 self.handovers.push_back(Handover { boundary, gains, loses, records, loads: None });
             }
             self.config.own.change(change);
+            if let Some(cache) = &mut self.env.inner().cache {
+                cache.end_term(boundary);
+            }
         }
         let concerns = |source: &Source| match source {
             Source::Root => false,
@@ -109,14 +122,14 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             self.barriers.retain(|boundary| promised.is_none_or(|p| p < Position::before(*boundary)));
         }
         if input > self.input {
-            self.release(input);
+            self.release(input, true);
             self.input = input;
             self.stalled |= !self.lanes.is_empty();
             self.fire_due();
         }
         if !self.holds && !self.is_turning() && !self.order.is_empty() {
             // The rest is in the order of its senders.
-            self.release(Position::before(Clock(u64::MAX)));
+            self.release(Position::before(Clock(u64::MAX)), false);
         }
     }
 
@@ -196,12 +209,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                     break;
                 }
             }
-            let inner = &mut *self.env.inner();
             let records = self.handovers.pop_front().map_or_else(Vec::new, |handover| handover.records);
             for (slot, records) in records {
+                let inner = &mut *self.env.inner();
                 inner.records.put_slot(slot, records, &inner.steps);
             }
             self.counts.handovers += 1;
+            self.begin_cache_term(boundary);
             has_moved = true;
         }
         if has_moved {

@@ -5,6 +5,9 @@ use crate::instance::context::State;
 use crate::messages::InstanceEffect;
 use chc_api::{Clock, NetworkFunction, Position, Protection, Protections};
 
+/// Of so many parked jobs below another one it is found out whether they may still operate on objects; more may.
+const PARKED_ASKED_MAX: usize = 8;
+
 impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// No output below this position will come any more.
     pub(super) fn progress(&self) -> Position {
@@ -37,6 +40,31 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
             self.frontier.push((object.object, lowest));
         }
+    }
+
+    /// Notes whether something below a job that is about to run can still operate on a cross-flow object: what has
+    /// not come, what waits, and what is due or parked.
+    pub(super) fn note_order(&self, position: &Position) {
+        let inner = &mut *self.env.inner();
+        inner.is_lowest = false;
+        if !inner.cache.as_ref().is_some_and(|cache| cache.is_open(position.clock)) {
+            return;
+        }
+        let timeout = inner.records.timeout_min();
+        let arms = |slot: usize| {
+            let due = timeout.and_then(|timeout| inner.steps.due(inner.jobs[slot].now + timeout, true));
+            due.is_some_and(|clock| clock <= position.clock)
+        };
+        let may_operate = |slot: usize| {
+            let mut objects = 0..inner.ordered.len();
+            objects.any(|at| inner.may_issue(slot, at) || inner.timers_issue(at) && arms(slot))
+        };
+        let mut parked = self.parked.range(..*position);
+        inner.is_lowest = (self.is_in_order || *position <= self.input)
+            && self.lanes.lowest().is_none_or(|lowest| lowest > *position)
+            && inner.records.due().keys().next().is_none_or(|due| due > position)
+            && !parked.by_ref().take(PARKED_ASKED_MAX).any(|(_, slot)| may_operate(*slot))
+            && parked.next().is_none();
     }
 
     pub(super) fn report_closing(&mut self, out: &mut Vec<InstanceEffect>) {

@@ -189,6 +189,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             return self.free.push(slot);
         }
         self.config.running.note(position.clock, position.path);
+        self.note_order(position);
         let future = self.spawn.spawn(self.nf.clone(), Cx::new(&self.env, slot), timer);
         self.futures[slot].as_mut().set(Some(future));
         match self.poll(slot) {
@@ -279,6 +280,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     pub(super) fn resume(&mut self, slot: usize) {
         let position = self.env.inner().jobs[slot].position;
         self.config.running.note(position.clock, position.path);
+        self.note_order(&position);
         let Poll::Ready(verdict) = self.poll(slot) else { return };
         self.futures[slot].as_mut().set(None);
         let block = self.env.inner().jobs[slot].block.take();

@@ -189,10 +189,8 @@ fn results_for_another_generation_are_ignored() {
     for generation in [0, 2] {
         let results = vec![(name, OpValue::Int(7))];
         bed.on(InstanceEvent::Reply(chc_store::batch::Reply {
-            records: Vec::new(),
-            to: ME,
-            generation: Generation(generation),
             results,
+            ..chc_store::batch::Reply::empty((ME, Generation(generation)))
         }));
     }
     bed.store();

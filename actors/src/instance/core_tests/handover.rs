@@ -108,3 +108,39 @@ fn packets_are_held_until_all_senders_have_passed_the_boundary_of_their_vertex()
     bed.input_from(sender(0), &[], 8);
     assert_eq!(bed.left(), [9]);
 }
+
+#[test]
+fn values_are_held_only_while_nobody_else_owns_slots() {
+    let (mut bed, change) = turning(0, 0);
+    let back = Arc::new(Change {
+        boundary: Clock(16),
+        tables: vec![(ME.vertex, bed.config.own.owners.clone().into())],
+    });
+    let other = InstanceId { index: 1, ..ME };
+    let turn = Probe::declare().0.turn;
+    let frontier = vec![(turn, Position::before(Clock(8)))];
+    let idle = Batch { frontier, ..Batch::empty(other, Generation(1), 1) };
+    bed.shard.on_batch(Arc::new(idle), &mut Vec::new());
+    bed.input(&[(0, A, "u")], 1);
+    bed.store();
+    bed.input(&[(1, A, "u")], 2);
+    assert_eq!(bed.events(), [(0, 1), (1, 2)], "alone");
+    input_with(&mut bed, &change, &[], 8);
+    bed.store();
+    // The other one was here.
+    let name = chc_store::batch::OpName { position: Position::packet(Clock(9), Path::FIRST), index: 0 };
+    let answer = chc_store::batch::Answer::Nothing;
+    let op =
+        chc_store::batch::OpItem { name, object: turn, key: ObjectKey::GLOBAL, op: Op::Increment(5), answer };
+    let frontier = vec![(turn, Position::before(Clock(100)))];
+    let batch = Batch { ops: vec![op], frontier, ..Batch::empty(other, Generation(1), 2) };
+    bed.shard.on_batch(Arc::new(batch), &mut Vec::new());
+    input_with(&mut bed, &back, &[(16, A, "u")], 17);
+    bed.store();
+    bed.on(InstanceEvent::Granted { boundary: Clock(16), records: Vec::new() });
+    bed.load();
+    assert_eq!(bed.events(), [], "it has to ask again");
+    bed.store();
+    bed.input(&[(17, A, "u")], 18);
+    assert_eq!(bed.events(), [(16, 8), (17, 9)]);
+}

@@ -340,3 +340,50 @@ fn what_comes_before_the_start_is_kept_without_a_store_as_well() {
     bed.go(0, 0);
     assert_eq!(bed.left(), [0]);
 }
+
+// Values only one instance operates on: the paper's section 4.3, Table 1.
+
+#[test]
+fn an_operation_on_a_value_nobody_shares_waits_for_the_store_once() {
+    let mut bed = Bed::new(config());
+    bed.input(&[(0, A, "u"), (1, B, "u")], 2);
+    assert_eq!(bed.events(), []);
+    bed.store();
+    assert_eq!(bed.events(), [(0, 1), (1, 2)]);
+    bed.input(&[(2, A, "u"), (3, B, "u")], 4);
+    assert_eq!(bed.events(), [(2, 3), (3, 4)], "the store was not asked");
+    bed.store();
+    assert_eq!(bed.object(Probe::declare().0.turn), Some(Shown::Int(4)));
+    assert_eq!(bed.core.counts().round_trips, 2);
+}
+
+#[test]
+fn an_operation_that_one_of_a_waiting_packet_may_precede_is_left_to_the_store() {
+    let mut bed = Bed::new(config());
+    bed.input(&[(0, A, "u")], 1);
+    bed.store();
+    assert_eq!(bed.events(), [(0, 1)]);
+    // Clock 1 waits for another object before it is its turn.
+    bed.input(&[(1, A, "iu"), (2, B, "u")], 3);
+    assert_eq!(bed.events(), []);
+    bed.store();
+    assert_eq!(bed.events(), [(1, 1), (1, 2), (2, 3)]);
+}
+
+#[test]
+fn a_new_generation_is_told_what_it_went_on_with_before() {
+    let mut bed = Bed::new(config());
+    let before = [(0, A, "u"), (1, A, "u"), (2, A, "u")];
+    bed.input(&before[..1], 1);
+    bed.store();
+    bed.input(&before[1..], 3);
+    assert_eq!(bed.events(), [(0, 1), (1, 2), (2, 3)]);
+    // The last two never reached the shard.
+    let mut bed = bed.fail();
+    bed.go(0, 3);
+    bed.load();
+    bed.input(&before, 3);
+    bed.store();
+    bed.input(&[(3, B, "u")], 4);
+    assert_eq!(bed.events(), [(0, 1), (1, 2), (2, 3), (3, 4)]);
+}
