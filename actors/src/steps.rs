@@ -19,7 +19,7 @@ impl Steps {
     /// Adds steps; those that are known are skipped. Every edge carries the whole run in order.
     pub fn extend(&mut self, steps: &[Step]) {
         for step in steps {
-            if step.time == Time::END {
+            if step.time.is_end() {
                 self.end = Some(*step);
             } else if self.known.back().is_none_or(|last| last.clock < step.clock) {
                 self.known.push_back(*step);
@@ -101,11 +101,10 @@ impl Steps {
     }
 }
 
-/// Whether a deadline was set at the end of the input: no sum reaches the end, and a delay after it
-/// stops right below.
+/// Whether a deadline was set at the end of the input: a delay after it stops right below.
 #[must_use]
 pub fn is_at_end(deadline: Time) -> bool {
-    deadline.0 >= Time::END.0 - 1
+    deadline >= Time::LAST
 }
 
 #[cfg(test)]

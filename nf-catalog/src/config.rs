@@ -93,6 +93,13 @@ impl<'a> Keys<'a> {
         Duration::from_secs_f64(self.number(key, default, 0.001..=604_800.0))
     }
 
+    /// How long something is kept, in seconds from a millisecond to a year; `None`, for ever, when the key is missing.
+    pub fn kept_seconds(&mut self, key: &'static str) -> Option<Duration> {
+        let is_there = self.map.is_some_and(|map| map.contains_key(key));
+        let seconds = self.number(key, 1.0, 0.001..=31_622_400.0);
+        is_there.then(|| Duration::from_secs_f64(seconds))
+    }
+
     /// A text; `None` when the key is missing or something else.
     pub fn text(&mut self, key: &'static str) -> Option<&'a str> {
         let value = self.value(key)?;

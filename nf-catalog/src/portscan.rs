@@ -7,7 +7,9 @@
 //! by a scanner. `alpha`, `beta`: accepted false positives and wanted true positives. `timeout_s`: an
 //! attempt unanswered that long has failed. `pick`: which attempts are observations: every one, or
 //! the first to each service, or the first to each host. `walk`: what the lower end does (below).
-//! `fail_pending_at_end`: attempts pending when the input ends fail. `action`: alert or block.
+//! `fail_pending_at_end`: attempts pending when the input ends fail. `action`: alert or block. `idle_s`: how long
+//! a settled attempt is remembered, for retransmissions; `host_idle_s`: how long a host is of which nothing is heard,
+//! flagged or not; both for ever if they are not given: memory then grows with all connections and hosts ever seen.
 //!
 //! **State** (the paper's Table 4).
 //!
@@ -29,8 +31,8 @@
 //! `(1 - beta) / (1 - alpha)`; `restart` acquits there and begins at 1 again; `floor` never goes below
 //! 1 (Schechter et al., "Fast Detection of Scanning Worm Infections", 2004).
 //!
-//! Which attempt is the first is decided when its SYN is seen. A settled attempt stays in the
-//! connection's record, for a retransmission may come at any time.
+//! Which attempt is the first is decided when its SYN is seen, among those of which something was heard within
+//! `host_idle_s`. A settled attempt stays in the connection's record, for a retransmission may come at any time.
 
 use crate::config::{ConfigProblem, Keys};
 use chc_api::nf::PacketHint;
@@ -90,6 +92,10 @@ pub struct PortscanConfig {
     pub fail_pending_at_end: bool,
     /// Whether the SYNs of a flagged host are dropped.
     pub block: bool,
+    /// How long a settled attempt is remembered, if not for ever; at least `timeout`.
+    pub idle: Option<Duration>,
+    /// How long a host and its contacts are, after their last attempt or outcome.
+    pub host_idle: Option<Duration>,
 }
 
 impl PortscanConfig {
@@ -121,7 +127,14 @@ impl PortscanConfig {
             walk: keys.choice("walk", &walks, Walk::Floor),
             fail_pending_at_end: keys.flag("fail_pending_at_end", false),
             block: keys.choice("action", &[("alert", false), ("block", true)], false),
+            idle: keys.kept_seconds("idle_s"),
+            host_idle: keys.kept_seconds("host_idle_s"),
         };
+        if let Some(idle) = read.idle.filter(|idle| *idle < read.timeout) {
+            let (idle, timeout) = (idle.as_secs_f64(), read.timeout.as_secs_f64());
+            let problem = format!("idle_s = {idle} is below timeout_s = {timeout}");
+            keys.problem("idle_s", problem, "an attempt must be remembered until it is settled");
+        }
         if read.theta1 >= read.theta0 {
             let problem = format!("theta1 = {} is not below theta0 = {}", read.theta1, read.theta0);
             keys.problem(
@@ -287,6 +300,7 @@ fn settle(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue {
 #[derive(Clone)]
 pub struct Portscan {
     timeout: Duration,
+    idle: Option<Duration>,
     pick: Pick,
     at_end: bool,
     block: bool,
@@ -310,6 +324,9 @@ impl Portscan {
             let unknown = ObjectKind::Int { initial: 0 };
             declarations.basic("contacts", Scope::SourceHost, clock, unknown, (1, 0))
         });
+        if let Some(idle) = config.host_idle {
+            contacts.into_iter().chain([likelihood.id()]).for_each(|of| declarations.forget_after(of, idle));
+        }
         let walk = Settle {
             outcome: 0,
             feeds: 0,
@@ -320,9 +337,9 @@ impl Portscan {
             eta1: config.beta / config.alpha,
             eta0: (1.0 - config.beta) / (1.0 - config.alpha),
         };
-        let (timeout, pick) = (config.timeout, config.pick);
+        let (timeout, idle, pick) = (config.timeout, config.idle, config.pick);
         let (at_end, block) = (config.fail_pending_at_end, config.block);
-        Self { timeout, pick, at_end, block, walk, attempts, likelihood, contacts }
+        Self { timeout, idle, pick, at_end, block, walk, attempts, likelihood, contacts }
     }
 
     /// A SYN: an attempt, or the retransmission of one.
@@ -407,7 +424,10 @@ impl Portscan {
         let succeeded = outcome == Outcome::Success;
         record.state[side] = if succeeded { attempt::SUCCEEDED } else { attempt::FAILED };
         cx.put(self.attempts, record);
-        cx.disarm(self.attempts, side as u8);
+        match self.idle {
+            Some(idle) => cx.arm(self.attempts, side as u8, cx.now() + idle, false),
+            None => cx.disarm(self.attempts, side as u8),
+        }
         let direction = if side == 0 { Direction::LowToHigh } else { Direction::HighToLow };
         let host = ObjectKey::host(identity.key.source(direction).addr);
         let by = Settle { outcome: outcome as u32, feeds: u32::from(record.feeds[side]), ..self.walk };
@@ -481,8 +501,17 @@ impl NetworkFunction for Portscan {
     }
 
     async fn timer<C: Context>(&self, cx: C, timer: TimerEvent) {
-        let identity = cx.identity();
-        self.settle(&cx, &identity, usize::from(timer.index), Outcome::TimedOut).await;
+        let (identity, side) = (cx.identity(), usize::from(timer.index));
+        let Some(mut record) = cx.get(self.attempts) else { return };
+        if record.state[side] == attempt::PENDING {
+            return self.settle(&cx, &identity, side, Outcome::TimedOut).await;
+        }
+        record.state[side] = attempt::NONE;
+        if record.state == [attempt::NONE; 2] {
+            cx.remove(self.attempts);
+        } else {
+            cx.put(self.attempts, record);
+        }
     }
 
     fn passes(&self, hint: PacketHint) -> bool {
@@ -576,10 +605,11 @@ mod tests {
 
     #[test]
     fn contradictory_probabilities_are_refused() {
-        let config = json!({"theta0": 0.2, "theta1": 0.8, "alpha": 0.99, "beta": 0.5, "timeout_s": 0});
+        let config =
+            json!({"theta0": 0.2, "theta1": 0.8, "alpha": 0.99, "beta": 0.5, "timeout_s": 0, "idle_s": 1});
         let problems = PortscanConfig::read(&config).unwrap_err();
         let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
-        assert_eq!(keys, ["timeout_s", "theta1", "alpha"]);
+        assert_eq!(keys, ["timeout_s", "idle_s", "theta1", "alpha"]);
     }
 
     #[test]

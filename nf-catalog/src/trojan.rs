@@ -8,7 +8,8 @@
 //! `ftp`: when a file counts, once it was transferred (`done`) or when it is asked for (`command`). `irc`: what
 //! IRC is known by, a command of the client (`command`) or its port answering (`port`). `file_order`: whether
 //! the three files may come in `any` order or HTML, ZIP and EXE in that one (`strict`). `idle_s`: how long a
-//! connection is remembered without a line of interest; `linger_s`: how long after a FIN or RST.
+//! connection is remembered without a line of interest; `linger_s`: how long after a FIN or RST;
+//! `host_idle_s`: how long a host of which no further stage is seen, for ever if it is not given.
 //!
 //! **State** (the paper's Table 4).
 //!
@@ -62,6 +63,8 @@ pub struct TrojanConfig {
     pub idle: Duration,
     /// How long one that closes is.
     pub linger: Duration,
+    /// How long a host is, after its last stage, if not for ever.
+    pub host_idle: Option<Duration>,
 }
 
 impl TrojanConfig {
@@ -78,6 +81,7 @@ impl TrojanConfig {
             strict: keys.choice("file_order", &[("any", false), ("strict", true)], false),
             idle: keys.seconds("idle_s", 3600.0),
             linger: keys.seconds("linger_s", 60.0),
+            host_idle: keys.kept_seconds("host_idle_s"),
         };
         let problems = keys.finish();
         if problems.is_empty() { Ok(read) } else { Err(problems) }
@@ -302,13 +306,14 @@ impl Trojan {
         let unseen = Host::default();
         let clock = Consistency::Clock;
         let timeout_min = config.idle.min(config.linger);
-        Self {
-            config: *config,
-            connections: declarations
-                .flow("connections", FlowOptions { timers: 1, timeout_min, index: None }),
-            progress: declarations.shared("progress", Scope::SourceHost, clock, unseen, &HOST_OPS, (most, 0)),
-            beyond_limits: declarations.counter("beyond_limits"),
+        let connections =
+            declarations.flow("connections", FlowOptions { timers: 1, timeout_min, index: None });
+        let progress =
+            declarations.shared("progress", Scope::SourceHost, clock, unseen, &HOST_OPS, (most, 0));
+        if let Some(idle) = config.host_idle {
+            declarations.forget_after(progress.id(), idle);
         }
+        Self { config: *config, connections, progress, beyond_limits: declarations.counter("beyond_limits") }
     }
 
     /// A SYN or SYN+ACK: who begins, and a connection that is used again.

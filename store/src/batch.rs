@@ -3,6 +3,7 @@
 use crate::record::Record;
 use chc_api::{
     Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Path, Position, ShardId, Slot,
+    Time,
 };
 
 /// Name of an operation within its vertex: the packet or timer that issued it and which of its
@@ -38,6 +39,8 @@ pub struct OpItem {
     pub key: ObjectKey,
     /// What to do.
     pub op: Op,
+    /// Packet time at which it was issued.
+    pub now: Time,
     /// What the issuer wants to hear of it.
     pub answer: Answer,
 }

@@ -42,7 +42,14 @@ fn name(clock: u64, index: u16) -> OpName {
 }
 
 fn op(clock: u64, object: ObjectId, key: u64, op: Op) -> OpItem {
-    OpItem { name: name(clock, 0), object, key: ObjectKey::number(key), op, answer: Answer::Nothing }
+    OpItem {
+        name: name(clock, 0),
+        object,
+        key: ObjectKey::number(key),
+        op,
+        now: chc_api::Time(0),
+        answer: Answer::Nothing,
+    }
 }
 
 fn until(clock: u64) -> [(ObjectId, Position); 1] {

@@ -28,7 +28,7 @@ use crate::versions::SlotVersions;
 use chc_api::state::ObjectSpec;
 use chc_api::{
     Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Position, Protection,
-    Protections, ShardId, Slot, VertexId,
+    Protections, ShardId, Slot, Time, VertexId,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -131,6 +131,7 @@ struct Waiting {
     entry: Entry,
     key: ObjectKey,
     op: Op,
+    now: Time,
     answer: Answer,
 }
 
@@ -494,8 +495,8 @@ impl<P: Protections> Vertex<P> {
                 let logged = self.ledger.get_mut(entry);
                 logged.waiter = item.answer.is_awaited().then_some(waiter);
                 logged.result = None;
-                let OpItem { key, op, answer, .. } = *item;
-                queue.waiting.insert(item.name, Waiting { entry, key, op, answer });
+                let OpItem { key, op, now, answer, .. } = *item;
+                queue.waiting.insert(item.name, Waiting { entry, key, op, now, answer });
             }
             None => {
                 let mut op = item.op;
@@ -504,7 +505,7 @@ impl<P: Protections> Vertex<P> {
                 {
                     *owner = self.objects.owner(item.object, &item.key, *member).unwrap_or(*owner);
                 }
-                let result = self.objects.apply_hashed(item.object, &item.key, hash, &op, clock);
+                let result = self.objects.apply_hashed(item.object, &item.key, hash, &op, (clock, item.now));
                 let draw = self.objects.take_draw();
                 tally.applied += 1;
                 let logged = self.ledger.get_mut(entry);
@@ -530,7 +531,7 @@ impl<P: Protections> Vertex<P> {
             let object = ObjectId(object as u16);
             let frontier = queue.frontier.iter().min().copied().unwrap_or(Position::before(Clock(0)));
             let mut done = Vec::new();
-            for (name, Waiting { entry, key, op, answer }) in &queue.waiting {
+            for (name, Waiting { entry, key, op, now, answer }) in &queue.waiting {
                 let reached = name.position <= frontier || !P::on(Protection::ClockParking);
                 let at = name.position.clock;
                 let result = if *op == Op::Acquire {
@@ -541,7 +542,7 @@ impl<P: Protections> Vertex<P> {
                         Acquired::Undecided => continue,
                     }
                 } else if reached {
-                    self.objects.apply(object, key, op, at)
+                    self.objects.apply(object, key, op, (at, *now))
                 } else {
                     break;
                 };
@@ -549,7 +550,8 @@ impl<P: Protections> Vertex<P> {
                     return Err(differs(name, object, &result));
                 }
                 let draw = self.objects.take_draw();
-                let left = (*answer == Answer::Value).then(|| self.objects.apply(object, key, &Op::Get, at));
+                let read = |objects: &mut Objects| objects.apply(object, key, &Op::Get, (at, *now));
+                let left = (*answer == Answer::Value).then(|| read(&mut self.objects));
                 done.push((*name, *entry, result, draw, left));
             }
             tally.applied += done.len() as u64;

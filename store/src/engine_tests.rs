@@ -68,7 +68,14 @@ fn name(clock: u64, index: u16) -> OpName {
 
 /// An operation whose issuer waits for the result.
 fn op(object: ObjectId, clock: u64, index: u16, op: Op) -> OpItem {
-    OpItem { name: name(clock, index), object, key: ObjectKey::GLOBAL, op, answer: Answer::Result }
+    OpItem {
+        name: name(clock, index),
+        object,
+        key: ObjectKey::GLOBAL,
+        op,
+        now: Time(0),
+        answer: Answer::Result,
+    }
 }
 
 fn push(clock: u64) -> OpItem {

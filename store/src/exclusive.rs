@@ -134,7 +134,8 @@ impl<P: Protections> ExclusiveCache<P> {
         let hash = hash_of(&item.key);
         match self.values.find_mut(hash, |known| known.is_of(item)).map(|known| &mut known.entry) {
             Some(Entry::Held) if is_lowest => {
-                let result = self.objects.apply_hashed(item.object, &item.key, hash, &item.op, clock);
+                let result =
+                    self.objects.apply_hashed(item.object, &item.key, hash, &item.op, (clock, item.now));
                 item.answer = Answer::Known(result.fingerprint());
                 return Some(result);
             }
@@ -170,7 +171,7 @@ impl<P: Protections> ExclusiveCache<P> {
             && Some(item.name) > self.forgotten
         {
             known.entry = Entry::Held;
-            self.objects.put(item.object, &item.key, value);
+            self.objects.put(item.object, &item.key, value, item.now);
         }
     }
 
@@ -207,7 +208,7 @@ mod tests {
     fn add(object: ObjectId, clock: u64, key: u64) -> OpItem {
         let name = OpName { position: Position::packet(Clock(clock), Path::FIRST), index: 0 };
         let (key, op) = (ObjectKey::number(key), Op::Increment(1));
-        OpItem { name, object, key, op, answer: Answer::Result }
+        OpItem { name, object, key, op, now: chc_api::Time(0), answer: Answer::Result }
     }
 
     /// Issues an increment; what it returned here, and what the shard has to answer.

@@ -262,7 +262,14 @@ mod tests {
 
     fn item(clock: u64, index: u16, op: Op) -> OpItem {
         let name = OpName { position: Position::packet(Clock(clock), Path::FIRST), index };
-        OpItem { name, object: ObjectId(0), key: ObjectKey::GLOBAL, op, answer: Answer::Result }
+        OpItem {
+            name,
+            object: ObjectId(0),
+            key: ObjectKey::GLOBAL,
+            op,
+            now: chc_api::Time(0),
+            answer: Answer::Result,
+        }
     }
 
     fn note(ledger: &mut Ledger, item: &OpItem) -> Known {

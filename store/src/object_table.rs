@@ -11,11 +11,14 @@
 
 use crate::objects::ShortValue;
 use chc_api::ObjectKey;
-use chc_api::state::ValueBytes;
+use chc_api::state::{Touched, ValueBytes};
+use std::time::Duration;
 
 /// Slots of a segment that is split rather than doubled: splitting it takes some tens of microseconds.
 const SEGMENT_SLOTS_MAX: usize = 1024;
 const SEGMENT_SLOTS_MIN: usize = 8;
+/// Slots [`ObjectTable::sweep`] looks at: with segments at least three eighths full, more than a value each.
+const SWEPT_SLOTS: usize = 4;
 /// Most bits of a hash that tell segments apart. Keys that are equal in all of these share a segment, which
 /// is doubled then.
 const DEPTH_MAX: u32 = 28;
@@ -30,6 +33,8 @@ pub struct ObjectTable<V> {
     depth: u32,
     segments: Vec<Segment<V>>,
     len: usize,
+    /// Where to look next for values to forget: segment and slot.
+    swept: (usize, usize),
 }
 
 struct Segment<V> {
@@ -44,17 +49,19 @@ struct Segment<V> {
 struct Slot<V> {
     key: ObjectKey,
     value: Option<V>,
+    touched: Touched,
 }
 
 impl<V> Default for ObjectTable<V> {
     fn default() -> Self {
-        Self { directory: vec![0], depth: 0, segments: vec![Segment::new(0, SEGMENT_SLOTS_MIN)], len: 0 }
+        let segments = vec![Segment::new(0, SEGMENT_SLOTS_MIN)];
+        Self { directory: vec![0], depth: 0, segments, len: 0, swept: (0, 0) }
     }
 }
 
 impl<V> Segment<V> {
     fn new(depth: u32, slots: usize) -> Self {
-        let slot = || Slot { key: ObjectKey::GLOBAL, value: None };
+        let slot = || Slot { key: ObjectKey::GLOBAL, value: None, touched: Touched::default() };
         Self { depth, len: 0, slots: std::iter::repeat_with(slot).take(slots).collect() }
     }
 
@@ -67,6 +74,23 @@ impl<V> Segment<V> {
             at = (at + 1) & mask;
         }
         at
+    }
+
+    /// Empties a slot and moves those behind it up, so that no search ends too early.
+    fn remove(&mut self, at: usize) {
+        let mask = self.slots.len() - 1;
+        let (mut free, mut next) = (at, (at + 1) & mask);
+        while self.slots[next].value.is_some() {
+            let home = hash_of(&self.slots[next].key) as usize & mask;
+            // Whether its way from home leads past the free slot.
+            if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(free) & mask) {
+                self.slots.swap(free, next);
+                free = next;
+            }
+            next = (next + 1) & mask;
+        }
+        self.slots[free].value = None;
+        self.len -= 1;
     }
 
     fn is_full(&self) -> bool {
@@ -168,6 +192,49 @@ impl<V> ObjectTable<V> {
         self.segments[segment].slots[at].value.get_or_insert_with(initial)
     }
 
+    /// Notes that a value is used now, and forgets it if it was not for longer than `idle`.
+    pub fn use_now(&mut self, key: &ObjectKey, hash: u64, now: Touched, idle: Duration) {
+        let segment = self.segment(hash);
+        let segment = &mut self.segments[segment];
+        let at = segment.place(key, hash);
+        let slot = &mut segment.slots[at];
+        if slot.value.is_some() && now.has_forgotten(slot.touched, idle) {
+            segment.remove(at);
+            self.len -= 1;
+        } else {
+            slot.touched = now;
+        }
+    }
+
+    /// Notes that a value, which there is, was used at this time.
+    pub fn used(&mut self, key: &ObjectKey, hash: u64, now: Touched) {
+        let segment = self.segment(hash);
+        let segment = &mut self.segments[segment];
+        let at = segment.place(key, hash);
+        segment.slots[at].touched = now;
+    }
+
+    /// Looks at a few slots and forgets the values that were not used for longer than `idle`. Called with every
+    /// operation, it goes through all of them in fewer operations than there are values.
+    pub fn sweep(&mut self, now: Touched, idle: Duration) {
+        let (mut at, mut slot) = self.swept;
+        for _ in 0..SWEPT_SLOTS {
+            if slot >= self.segments[at].slots.len() {
+                (at, slot) = ((at + 1) % self.segments.len(), 0);
+            }
+            let segment = &mut self.segments[at];
+            let Slot { value, touched, .. } = &segment.slots[slot];
+            if value.is_some() && now.has_forgotten(*touched, idle) {
+                // Another one may be in its place now.
+                segment.remove(slot);
+                self.len -= 1;
+            } else {
+                slot += 1;
+            }
+        }
+        self.swept = (at, slot);
+    }
+
     /// Keys with their values, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &V)> {
         let slots = self.segments.iter().flat_map(|segment| &segment.slots);
@@ -252,6 +319,62 @@ mod tests {
             all.sort_unstable();
             prop_assert_eq!(all, model.into_iter().collect::<Vec<_>>());
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_is_forgotten_when_it_was_not_used_for_long_and_no_other_is(
+            steps in proptest::collection::vec((0u64..400, 0u64..20), 1..3000),
+        ) {
+            let idle = Duration::from_millis(1000);
+            let at = |ms: u64| Touched::at(chc_api::Time(ms * 1_000_000));
+            let (mut table, mut model) = (ObjectTable::default(), BTreeMap::<u64, (u64, u64)>::new());
+            let mut now = 0;
+            for (n, later) in steps {
+                now += later;
+                let (key, hash) = (ObjectKey::number(n), hash_of(&ObjectKey::number(n)));
+                table.use_now(&key, hash, at(now), idle);
+                table.sweep(at(now), idle);
+                if model.get(&n).is_some_and(|(_, used)| at(now).has_forgotten(at(*used), idle)) {
+                    model.remove(&n);
+                }
+                *table.get_or_insert_with(&key, hash, || 0) += 1;
+                table.used(&key, hash, at(now));
+                let (count, used) = model.entry(n).or_default();
+                (*count, *used) = (*count + 1, now);
+                prop_assert_eq!(table.get(&key, hash), Some(&*count));
+            }
+            let all: BTreeMap<u64, u64> = table.iter().map(|(key, count)| (key.0[0], *count)).collect();
+            prop_assert_eq!(all.len(), table.len());
+            for (n, (count, used)) in &model {
+                let is_idle = at(now).has_forgotten(at(*used), idle);
+                prop_assert!(all.get(n) == Some(count) || is_idle && !all.contains_key(n), "{}", n);
+            }
+            prop_assert!(all.keys().all(|n| model.contains_key(n)));
+        }
+    }
+
+    #[test]
+    fn a_table_that_forgets_takes_the_room_of_what_is_used() {
+        let mut table = ObjectTable::default();
+        let idle = Duration::from_secs(1);
+        for n in 0..300_000_u64 {
+            // A thousand a second.
+            let now = Touched::at(chc_api::Time(n * 1_000_000));
+            let (key, hash) = (ObjectKey::number(n), hash_of(&ObjectKey::number(n)));
+            table.use_now(&key, hash, now, idle);
+            table.sweep(now, idle);
+            table.get_or_insert_with(&key, hash, || n);
+            table.used(&key, hash, now);
+        }
+        assert!(table.len() < 2_500, "{} values", table.len());
+        let slots: usize = table.segments.iter().map(|segment| segment.slots.len()).sum();
+        assert!(slots <= 8 * SEGMENT_SLOTS_MAX, "{slots} slots");
+    }
+
+    #[test]
+    fn an_integer_or_a_short_value_lies_with_its_key_on_one_cache_line() {
+        assert_eq!((size_of::<Slot<i64>>(), size_of::<Slot<ShortValue>>()), (64, 64));
     }
 
     #[test]

@@ -4,9 +4,10 @@
 use crate::list::List;
 use crate::object_table::{ObjectTable, Touch, hash_of};
 use crate::pool::{Acquired, Pick, PoolState};
-use chc_api::state::{ObjectKind, ObjectSpec, ValueBytes};
-use chc_api::{Clock, Consistency, CustomOp, ObjectId, ObjectKey, Op, OpValue, StateError};
+use chc_api::state::{ObjectKind, ObjectSpec, Touched, ValueBytes};
+use chc_api::{Clock, Consistency, CustomOp, ObjectId, ObjectKey, Op, OpValue, StateError, Time};
 use hashbrown::HashMap;
+use std::time::Duration;
 
 /// The cross-flow objects of one vertex.
 pub struct Objects {
@@ -43,6 +44,34 @@ enum State {
     Ints(ObjectTable<i64>),
     Lists(ObjectTable<List>),
     Pools(HashMap<u64, PoolState>),
+}
+
+impl State {
+    /// Forgets a value, and others that come to hand, if they were not used for longer than `idle`.
+    fn forget(&mut self, key: &ObjectKey, hash: u64, now: Touched, idle: Duration) {
+        fn go<V>(table: &mut ObjectTable<V>, (key, hash): (&ObjectKey, u64), now: Touched, idle: Duration) {
+            table.use_now(key, hash, now, idle);
+            table.sweep(now, idle);
+        }
+        match self {
+            State::Values(values) => go(values, (key, hash), now, idle),
+            State::ShortValues(values) => go(values, (key, hash), now, idle),
+            State::Ints(ints) => go(ints, (key, hash), now, idle),
+            State::Lists(lists) => go(lists, (key, hash), now, idle),
+            State::Counters(_) | State::Flow | State::Pools(_) => {}
+        }
+    }
+
+    /// Notes that a value was used.
+    fn used(&mut self, key: &ObjectKey, hash: u64, now: Touched) {
+        match self {
+            State::Values(values) => values.used(key, hash, now),
+            State::ShortValues(values) => values.used(key, hash, now),
+            State::Ints(ints) => ints.used(key, hash, now),
+            State::Lists(lists) => lists.used(key, hash, now),
+            State::Counters(_) | State::Flow | State::Pools(_) => {}
+        }
+    }
 }
 
 /// A value as it is shown and compared.
@@ -142,8 +171,8 @@ impl Objects {
         self.draws.last.take()
     }
 
-    /// Makes this the value of an integer's or a value's key.
-    pub fn put(&mut self, object: ObjectId, key: &ObjectKey, value: &OpValue) {
+    /// Makes this the value of an integer's or a value's key, last used at `now`.
+    pub fn put(&mut self, object: ObjectId, key: &ObjectKey, value: &OpValue, now: Time) {
         let hash = hash_of(key);
         match (self.states.get_mut(usize::from(object.0)), value) {
             (Some(State::Values(values)), OpValue::Bytes(new)) => {
@@ -156,12 +185,15 @@ impl Objects {
             (Some(State::Ints(ints)), OpValue::Int(new)) => {
                 *ints.get_or_insert_with(key, hash, || *new) = *new;
             }
-            _ => {}
+            _ => return,
+        }
+        if let Some(state) = self.states.get_mut(usize::from(object.0)) {
+            state.used(key, hash, Touched::at(now));
         }
     }
 
-    /// Applies an operation of the packet with clock `at`. Acquires go through [`Self::acquire`].
-    pub fn apply(&mut self, object: ObjectId, key: &ObjectKey, op: &Op, at: Clock) -> OpValue {
+    /// Applies an operation of the packet with clock and time `at`. Acquires go through [`Self::acquire`].
+    pub fn apply(&mut self, object: ObjectId, key: &ObjectKey, op: &Op, at: (Clock, Time)) -> OpValue {
         self.apply_hashed(object, key, hash_of(key), op, at)
     }
 
@@ -173,13 +205,17 @@ impl Objects {
         key: &ObjectKey,
         hash: u64,
         op: &Op,
-        at: Clock,
+        (at, now): (Clock, Time),
     ) -> OpValue {
         let at_index = usize::from(object.0);
         let (Some(spec), Some(state)) = (self.specs.get(at_index), self.states.get_mut(at_index)) else {
             return OpValue::Refused(StateError::UnknownObject);
         };
-        match (state, &spec.kind) {
+        let forgets = spec.idle.map(|idle| (Touched::at(now), idle));
+        if let Some((now, idle)) = forgets {
+            state.forget(key, hash, now, idle);
+        }
+        let result = match (&mut *state, &spec.kind) {
             (State::Counters(cells), _) => match (op, cells.get(key.0[0] as usize)) {
                 (Op::Get, Some(total)) => OpValue::Int(*total as i64),
                 (Op::Get, None) => OpValue::Refused(StateError::UnknownObject),
@@ -203,7 +239,11 @@ impl Objects {
                 _ => OpValue::Refused(StateError::WrongType),
             },
             _ => OpValue::Refused(StateError::WrongType),
+        };
+        if let Some((now, _)) = forgets {
+            state.used(key, hash, now);
         }
+        result
     }
 
     /// The owner of a pool's member, if it is taken.
@@ -404,7 +444,7 @@ mod tests {
     #[test]
     fn integers_start_at_their_initial_value_and_compare_before_they_change() {
         let mut o = objects();
-        let mut go = |op| o.apply(ObjectId(0), &ObjectKey::GLOBAL, &op, Clock(0));
+        let mut go = |op| o.apply(ObjectId(0), &ObjectKey::GLOBAL, &op, (Clock(0), Time(0)));
         assert_eq!(go(Op::Get), OpValue::Int(5));
         assert_eq!(go(Op::Increment(-2)), OpValue::Int(3));
         assert_eq!(go(Op::CompareAndUpdate { expect: 5, new: 9 }), OpValue::Int(0));
@@ -415,7 +455,7 @@ mod tests {
     #[test]
     fn lists_are_queues_with_a_limit() {
         let mut o = objects();
-        let mut go = |op| o.apply(ObjectId(1), &ObjectKey::GLOBAL, &op, Clock(0));
+        let mut go = |op| o.apply(ObjectId(1), &ObjectKey::GLOBAL, &op, (Clock(0), Time(0)));
         assert_eq!(go(Op::Pop), OpValue::Empty);
         assert_eq!(go(Op::Push(7)), OpValue::Empty);
         assert_eq!(go(Op::Push(8)), OpValue::Empty);
@@ -424,16 +464,34 @@ mod tests {
     }
 
     #[test]
+    fn a_value_nobody_uses_is_forgotten_and_the_end_takes_no_time() {
+        let mut d = Declarations::default();
+        let n = d.basic("n", Scope::Global, Consistency::Clock, ObjectKind::Int { initial: 5 }, (1, 0));
+        d.forget_after(n, Duration::from_secs(10));
+        let mut o = Objects::new(d.objects, 0, 1, 0);
+        let mut go = |now: Time| o.apply(n, &ObjectKey::GLOBAL, &Op::Increment(1), (Clock(0), now));
+        let at = |seconds: u64| Time(seconds * 1_000_000_000);
+        let counted = [1, 11, 20, 31].map(|seconds| go(at(seconds)));
+        assert_eq!(
+            counted,
+            [6, 7, 8, 6].map(OpValue::Int),
+            "only the last comes after more than ten seconds"
+        );
+        assert_eq!(go(Time::end_after(at(33))), OpValue::Int(7));
+        assert_eq!(go(Time::end_after(at(99))), OpValue::Int(6));
+    }
+
+    #[test]
     fn an_operation_of_the_wrong_type_changes_nothing() {
         let mut o = objects();
         assert_eq!(
-            o.apply(ObjectId(0), &ObjectKey::GLOBAL, &Op::Pop, Clock(0)),
+            o.apply(ObjectId(0), &ObjectKey::GLOBAL, &Op::Pop, (Clock(0), Time(0))),
             OpValue::Refused(StateError::WrongType)
         );
         assert_eq!(
-            o.apply(ObjectId(9), &ObjectKey::GLOBAL, &Op::Get, Clock(0)),
+            o.apply(ObjectId(9), &ObjectKey::GLOBAL, &Op::Get, (Clock(0), Time(0))),
             OpValue::Refused(StateError::UnknownObject)
         );
-        assert_eq!(o.apply(ObjectId(0), &ObjectKey::GLOBAL, &Op::Get, Clock(0)), OpValue::Int(5));
+        assert_eq!(o.apply(ObjectId(0), &ObjectKey::GLOBAL, &Op::Get, (Clock(0), Time(0))), OpValue::Int(5));
     }
 }

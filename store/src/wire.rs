@@ -87,8 +87,14 @@ mod tests {
         let position = Position::packet(Clock(9), Path::FIRST);
         let name = OpName { position, index: 3 };
         let key = FlowKey::v4(6, 1, 2, 3, 4).0;
-        let op =
-            |op| OpItem { name, object: ObjectId(1), key: ObjectKey::number(7), op, answer: Answer::Result };
+        let op = |op| OpItem {
+            name,
+            object: ObjectId(1),
+            key: ObjectKey::number(7),
+            op,
+            now: chc_api::Time(0),
+            answer: Answer::Result,
+        };
         let from = InstanceId { vertex: VertexId(2), index: 1 };
         Batch {
             fetches: vec![FetchItem {

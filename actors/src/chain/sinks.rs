@@ -100,7 +100,7 @@ pub fn event_json(record: &EventRecord, vertex: &str, instance: u16) -> Value {
     let identity = Identity { key, direction };
     let (source, destination) = (identity.source(), identity.destination());
     let mut line = Map::new();
-    if record.time != Time::END {
+    if !record.time.is_end() {
         line.insert("timestamp".into(), json!(timestamp(record.time)));
     }
     let event_type = match kind {

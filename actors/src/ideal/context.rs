@@ -11,7 +11,7 @@ use chc_api::{
     ObjectId, ObjectKey, Op, OpValue, Path, Position, Resolution, Step, Time, TimerEvent, Verdict, VertexId,
 };
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -40,6 +40,8 @@ pub(super) trait Vertex {
     /// of it, and the packets that are sent for it.
     fn packet(&mut self, packet: &mut Packet) -> (Verdict, Extra);
     fn dump(&self, into: &mut BTreeMap<StateKey, StateValue>);
+    /// Adds the names of values that may be forgotten.
+    fn forgotten(&self, into: &mut BTreeSet<StateKey>);
 }
 
 /// A vertex with its network function.
@@ -134,7 +136,7 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
                 // The handler of an earlier one may have disarmed it or armed it anew.
                 let is_armed = armed.is_some_and(|timer| {
                     timer.setter == setter
-                        && if step.time == Time::END { timer.at_end } else { timer.deadline <= step.time }
+                        && if step.time.is_end() { timer.at_end } else { timer.deadline <= step.time }
                 });
                 if is_armed {
                     state.disarm(origin.object, &key, origin.index);
@@ -186,6 +188,10 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
     fn dump(&self, into: &mut BTreeMap<StateKey, StateValue>) {
         self.run.borrow().state.dump(self.id, into);
     }
+
+    fn forgotten(&self, into: &mut BTreeSet<StateKey>) {
+        self.run.borrow().state.forgotten(self.id, into);
+    }
 }
 
 /// Runs a handler to its end: nothing it awaits is ever late here. `None` if it panicked: a packet that
@@ -234,7 +240,8 @@ impl IdealContext {
             if is_drawn && recorded.is_none() && journal.choices.is_some() {
                 journal.violations.push(wrong("nothing is recorded of a random number".into()));
             }
-            let value = run.state.apply(object, key, op, clock, recorded.flatten().unwrap_or_default());
+            let at = (clock, run.now);
+            let value = run.state.apply(object, key, op, at, recorded.flatten().unwrap_or_default());
             if is_drawn || !run.state.is_serial_int(object) {
                 return value;
             }

@@ -31,7 +31,7 @@ use chc_api::{
 use chc_nf_catalog::Visitor;
 use context::{Journal, Typed, Vertex};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// What each acquisition (the member, or none) and each operation on a `serial` integer returned, by
@@ -176,6 +176,8 @@ pub struct IdealChain {
     vertices: Vec<Box<dyn Vertex>>,
     journal: Rc<RefCell<Journal>>,
     drops: BTreeMap<&'static str, u64>,
+    /// Packet time.
+    time: Time,
 }
 
 impl IdealChain {
@@ -184,7 +186,7 @@ impl IdealChain {
     #[must_use]
     pub fn new(window: u64, topology: Topology, choices: Option<Choices>) -> Self {
         let journal = Rc::new(RefCell::new(Journal { choices, ..Journal::default() }));
-        Self { window, topology, vertices: Vec::new(), journal, drops: BTreeMap::new() }
+        Self { window, topology, vertices: Vec::new(), journal, drops: BTreeMap::new(), time: Time(0) }
     }
 
     /// A visitor that appends the next vertex of the chain.
@@ -195,6 +197,7 @@ impl IdealChain {
     /// Sends one packet through the chain; returns what became of it and of all that came of it, by position.
     /// Clocks must rise from call to call, and all vertices be there.
     pub fn feed(&mut self, input: &Input<'_>) -> Vec<Outcome> {
+        self.time = self.time.max(input.time);
         if input.is_step {
             self.step(Step { clock: input.clock, time: input.time, number: input.number });
         }
@@ -258,12 +261,13 @@ impl IdealChain {
 
     /// Time reaches `time` at a void clock.
     pub fn time_step(&mut self, clock: Clock, time: Time) {
+        self.time = self.time.max(time);
         self.step(Step { clock, time, number: 0 });
     }
 
     /// The input has ended before `clock`: timers armed to fire at the end do.
     pub fn end(&mut self, clock: Clock) {
-        self.step(Step { clock, time: Time::END, number: 0 });
+        self.step(Step { clock, time: Time::end_after(self.time), number: 0 });
     }
 
     fn step(&mut self, step: Step) {
@@ -290,13 +294,24 @@ impl IdealChain {
         journal.violations.iter().cloned().chain(serial::violations(&journal.serial, self.window)).collect()
     }
 
-    /// Every state object that differs from its declared initial value.
+    /// Every state object that differs from its declared initial value, but for [`Self::forgotten`] ones.
     #[must_use]
     pub fn state(&self) -> BTreeMap<StateKey, StateValue> {
         let mut all = BTreeMap::new();
         for vertex in &self.vertices {
             vertex.dump(&mut all);
         }
+        let forgotten = self.forgotten();
+        all.retain(|key, _| !forgotten.contains(key));
+        all
+    }
+
+    /// State objects that count as being in their initial state, for they were not used for as long as declared. A store
+    /// forgets them when it comes to it.
+    #[must_use]
+    pub fn forgotten(&self) -> BTreeSet<StateKey> {
+        let mut all = BTreeSet::new();
+        self.vertices.iter().for_each(|vertex| vertex.forgotten(&mut all));
         all
     }
 }

@@ -1,7 +1,7 @@
 //! The state objects of one ideal vertex.
 
 use chc_api::nf::FlowLookup;
-use chc_api::state::{ArmedTimer, ObjectKind, Plain, ValueBytes};
+use chc_api::state::{ArmedTimer, ObjectKind, Plain, Touched, ValueBytes};
 use chc_api::{
     Clock, Consistency, Counter, Declarations, Flow, FlowKey, ObjectId, ObjectKey, Op, OpValue, Position,
     StateError, Time, TimerOrigin, VertexId,
@@ -63,6 +63,9 @@ pub(super) struct State {
     lists: BTreeMap<(ObjectId, ObjectKey), Vec<u64>>,
     pools: BTreeMap<(ObjectId, ObjectKey), Members>,
     records: BTreeMap<(ObjectId, FlowKey), Record>,
+    /// When values were used last that are forgotten some time, and when any of their object was.
+    touched: BTreeMap<(ObjectId, ObjectKey), Touched>,
+    newest: BTreeMap<ObjectId, Touched>,
     /// The connections with each secondary key.
     by_index: BTreeSet<(ObjectId, u64, FlowKey)>,
     by_deadline: BTreeMap<(Time, TimerOrigin), FlowKey>,
@@ -79,6 +82,8 @@ impl State {
             lists: BTreeMap::new(),
             pools: BTreeMap::new(),
             records: BTreeMap::new(),
+            touched: BTreeMap::new(),
+            newest: BTreeMap::new(),
             by_index: BTreeSet::new(),
             by_deadline: BTreeMap::new(),
             at_end: BTreeMap::new(),
@@ -113,15 +118,41 @@ impl State {
         *self.ints.entry((counter.id(), key)).or_default() += by as i64;
     }
 
+    /// Forgets a value that was not used for as long as declared; it is used now.
+    fn forget(&mut self, object: ObjectId, key: ObjectKey, now: Time) {
+        let idle = self.declarations.objects.get(usize::from(object.0)).and_then(|spec| spec.idle);
+        let (Some(idle), now, name) = (idle, Touched::at(now), (object, key)) else { return };
+        let before = self.touched.insert(name, now);
+        self.newest.insert(object, now);
+        if before.is_some_and(|before| now.has_forgotten(before, idle)) {
+            self.ints.remove(&name);
+            self.values.remove(&name);
+            self.lists.remove(&name);
+        }
+    }
+
+    /// Adds the names of values that may be forgotten by now: they count as forgotten, whether anybody has looked at
+    /// them or not.
+    pub(super) fn forgotten(&self, vertex: VertexId, into: &mut BTreeSet<StateKey>) {
+        for ((object, key), touched) in &self.touched {
+            let spec = &self.declarations.objects[usize::from(object.0)];
+            let now = self.newest.get(object).copied().unwrap_or_default();
+            if spec.idle.is_some_and(|idle| now.has_forgotten(*touched, idle)) {
+                into.insert((vertex, spec.name, StateWord::Object(*key)));
+            }
+        }
+    }
+
     /// Applies an operation, with `draw` if it needs a random number; that of [`Op::Acquire`] is [`Self::acquire`].
     pub(super) fn apply(
         &mut self,
         object: ObjectId,
         key: ObjectKey,
         op: Op,
-        clock: Clock,
+        (clock, now): (Clock, Time),
         draw: u64,
     ) -> OpValue {
+        self.forget(object, key, now);
         let Some(spec) = self.declarations.objects.get(usize::from(object.0)) else {
             return OpValue::Refused(StateError::UnknownObject);
         };
@@ -309,7 +340,7 @@ impl State {
 
     /// The timers that are due when time reaches `now`, in the order of their positions.
     pub(super) fn due(&self, now: Time) -> BTreeMap<TimerOrigin, FlowKey> {
-        if now == Time::END {
+        if now.is_end() {
             return self.at_end.clone();
         }
         let is_due = self.by_deadline.iter().take_while(|((deadline, _), _)| *deadline <= now);

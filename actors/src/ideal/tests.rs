@@ -199,9 +199,9 @@ fn a_release_by_another_than_the_owner_does_nothing() {
     let number = ObjectKey::number(0);
     assert_eq!(state.acquire(pool, number, Clock(5), None), (OpValue::Int(7), Ok(())));
     let release = |owner| Op::Release { member: 7, owner };
-    assert_eq!(state.apply(pool, number, release(4), Clock(6), 0), OpValue::Int(0));
-    assert_eq!(state.apply(pool, number, release(5), Clock(6), 0), OpValue::Int(1));
-    assert_eq!(state.apply(pool, number, release(5), Clock(6), 0), OpValue::Int(0));
+    assert_eq!(state.apply(pool, number, release(4), (Clock(6), Time(6)), 0), OpValue::Int(0));
+    assert_eq!(state.apply(pool, number, release(5), (Clock(6), Time(6)), 0), OpValue::Int(1));
+    assert_eq!(state.apply(pool, number, release(5), (Clock(6), Time(6)), 0), OpValue::Int(0));
 }
 
 /// Arms both timers of a connection. The first disarms the second where both are due, and arms itself

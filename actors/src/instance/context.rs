@@ -298,12 +298,12 @@ impl<P: Protections> Inner<P> {
                         Acquired::Member(member) => OpValue::Int(member as i64),
                         _ => OpValue::Empty,
                     },
-                    _ => objects.apply(object, &key, &op, clock),
+                    _ => objects.apply(object, &key, &op, (clock, job.now)),
                 })
             }
             State::Store(client) => {
                 let answer = if reply { Answer::Result } else { Answer::Nothing };
-                let mut item = OpItem { name, object, key, op, answer };
+                let mut item = OpItem { name, object, key, op, now: job.now, answer };
                 let known = self.cache.as_mut().and_then(|cache| cache.issue(&mut item, self.is_lowest));
                 client.submit(item);
                 if known.is_some() || !reply {

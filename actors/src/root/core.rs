@@ -226,7 +226,7 @@ impl<P: Protections> RootCore<P> {
         self.next = Clock(clock.0 + 1);
         self.stamped_end = self.next;
         self.number += 1;
-        self.time = self.time.max(arrival.time);
+        self.time = self.time.max(arrival.time.min(Time::LAST));
         self.step(clock, self.time, self.number);
         self.counts.packets += 1;
         self.counts.bytes += u64::from(arrival.wire_len);
@@ -279,6 +279,7 @@ impl<P: Protections> RootCore<P> {
 
     /// Time passes without packets: a void clock carries it.
     pub fn time_mark(&mut self, time: Time) {
+        let time = time.min(Time::LAST);
         if time <= self.time || !self.has_room() || self.ended {
             return;
         }
@@ -302,7 +303,7 @@ impl<P: Protections> RootCore<P> {
         self.ended = true;
         let clock = self.next;
         self.next = Clock(clock.0 + 1);
-        let end = Step { clock, time: Time::END, number: 0 };
+        let end = Step { clock, time: Time::end_after(self.time), number: 0 };
         self.push_step(end);
         if self.record_stamps {
             self.stamps.push(Stamp { step: end, is_step: true });

@@ -388,6 +388,33 @@ pub struct ObjectSpec {
     pub packet_ops_max: u8,
     /// The same for one timer.
     pub timer_ops_max: u8,
+    /// How long after the last operation on it a value is forgotten, if ever.
+    pub idle: Option<Duration>,
+}
+
+/// When the last operation on a value was, in units of 2^15 ns (33 us) of packet time. Six bytes, so that it fits
+/// behind a key and a short value on a cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Touched([u8; 6]);
+
+impl Touched {
+    /// Now, or at the last packet where the input has ended.
+    #[must_use]
+    pub fn at(now: Time) -> Self {
+        let [a, b, c, d, e, f, ..] = (now.of_packet().0 >> 15).to_le_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
+    fn units(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
+    /// Whether a value that was touched `before` is forgotten by now.
+    #[must_use]
+    pub fn has_forgotten(self, before: Self, idle: Duration) -> bool {
+        u128::from(self.units().saturating_sub(before.units())) > idle.as_nanos().div_ceil(1 << 15)
+    }
 }
 
 /// Handle of a per-flow object with values of type `T`.
@@ -569,6 +596,7 @@ impl Declarations {
             kind: ObjectKind::Counter { cells },
             packet_ops_max: 0,
             timer_ops_max: 0,
+            idle: None,
         });
         CounterArray { first: Counter { object, cell: 0, number }, cells }
     }
@@ -600,6 +628,7 @@ impl Declarations {
                 },
                 packet_ops_max: 0,
                 timer_ops_max: 0,
+                idle: None,
             }),
             PhantomData,
         )
@@ -617,10 +646,9 @@ impl Declarations {
     ) -> Shared<T> {
         let kind = ObjectKind::Value { initial: ValueBytes::of(&initial), ops };
         let access = Access::WriteReadOften;
-        Shared(
-            self.add(ObjectSpec { name, scope, access, consistency, kind, packet_ops_max, timer_ops_max }),
-            PhantomData,
-        )
+        let idle = None;
+        let spec = ObjectSpec { name, scope, access, consistency, kind, packet_ops_max, timer_ops_max, idle };
+        Shared(self.add(spec), PhantomData)
     }
 
     /// Declares a family of pools of owned resources.
@@ -633,6 +661,7 @@ impl Declarations {
             kind: ObjectKind::Pool { members },
             packet_ops_max: 1,
             timer_ops_max: 0,
+            idle: None,
         }))
     }
 
@@ -645,8 +674,21 @@ impl Declarations {
         kind: ObjectKind,
         (packet_ops_max, timer_ops_max): (u8, u8),
     ) -> ObjectId {
-        let access = Access::WriteReadOften;
-        self.add(ObjectSpec { name, scope, access, consistency, kind, packet_ops_max, timer_ops_max })
+        let (access, idle) = (Access::WriteReadOften, None);
+        self.add(ObjectSpec { name, scope, access, consistency, kind, packet_ops_max, timer_ops_max, idle })
+    }
+
+    /// Declares that a value of this object is forgotten, and has its initial value again, when no operation has come
+    /// to it for more than `idle` of packet time, in units of a [`Touched`].
+    ///
+    /// # Panics
+    /// If the object is not an integer, list or value in position order: a mistake in the network function's code.
+    pub fn forget_after(&mut self, object: ObjectId, idle: Duration) {
+        let spec = &mut self.objects[usize::from(object.0)];
+        let is_value =
+            matches!(spec.kind, ObjectKind::Int { .. } | ObjectKind::List { .. } | ObjectKind::Value { .. });
+        assert!(is_value && spec.consistency == Consistency::Clock, "{} cannot be forgotten", spec.name);
+        spec.idle = Some(idle);
     }
 
     /// The scopes in use, finest first: what traffic may be split by.

@@ -252,6 +252,7 @@ impl Thread {
             object: op.object(),
             key: ObjectKey([key, key.wrapping_mul(0x2545_f491_4f6c_dd1d), 0, 0, 0]),
             op: op.op(nth),
+            now: chc_api::Time(0),
             answer: Answer::Result,
         }
     }

@@ -205,7 +205,7 @@ impl Subject {
         translator.number += 1;
         let name = OpName { position: Position::packet(Clock(self.clock), Path::FIRST), index: 0 };
         let from = InstanceId { vertex: VertexId(0), index: at as u16 };
-        let ops = vec![OpItem { name, object, key, op, answer: Answer::Result }];
+        let ops = vec![OpItem { name, object, key, op, now: chc_api::Time(0), answer: Answer::Result }];
         self.shard.send(Batch { ops, ..Batch::empty(from, Generation(1), translator.number) })?;
         if self.clock - self.cut >= 2 * EPOCH {
             self.cut = self.clock - EPOCH;

@@ -107,6 +107,28 @@ fn a_settled_record_without_attempts_is_gone() {
 }
 
 #[test]
+fn what_nothing_is_heard_of_is_forgotten() {
+    let mut driver = detector(json!({ "idle_s": 10, "host_idle_s": 100 }));
+    let syn = tcp(SCANNER, target(1), SYN);
+    driver.pass(&syn);
+    driver.pass(&tcp(target(1), SCANNER, SYN_ACK));
+    driver.wait_ms(9_990);
+    driver.pass(&syn);
+    assert_eq!((scanner(&driver).attempts, driver.values("attempts").len()), (1, 1), "a retransmission");
+    driver.wait_ms(10);
+    assert!(driver.values("attempts").is_empty());
+    driver.pass(&syn);
+    assert_eq!(scanner(&driver).attempts, 2, "too late to be one");
+    driver.wait_ms(101_000);
+    refuse(&mut driver, 2);
+    assert_eq!(
+        (scanner(&driver).attempts, scanner(&driver).outcomes),
+        (1, [0, 1, 0, 1]),
+        "a new host, but for the time-out"
+    );
+}
+
+#[test]
 fn a_host_that_talks_to_itself_answers_itself() {
     let mut driver = detector(json!({}));
     driver.pass(&tcp(SCANNER, SCANNER, SYN));

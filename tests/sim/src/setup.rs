@@ -303,10 +303,13 @@ fn nat(rng: &mut Rng, external: &[u32], ports: (u16, u16), gap_us: u64) -> Funct
 }
 
 fn portscan(rng: &mut Rng, gap_us: u64) -> Function {
+    let timeout_us = gap_us * rng.pick(&[3, 10, 40]);
     Function::Catalog(
         "portscan",
         json!({
-            "timeout_s": seconds(gap_us * rng.pick(&[3, 10, 40])),
+            "timeout_s": seconds(timeout_us),
+            "idle_s": seconds(timeout_us * rng.pick(&[1, 2, 100])),
+            "host_idle_s": seconds(gap_us * rng.pick(&[3, 10, 40, 10_000])),
             "pick": rng.pick(&["every", "every", "first_per_service", "first_per_host"]),
             "walk": rng.pick(&["floor", "plain", "absorb", "restart"]),
             "fail_pending_at_end": rng.chance(0.5),

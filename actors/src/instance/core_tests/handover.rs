@@ -130,8 +130,14 @@ fn values_are_held_only_while_nobody_else_owns_slots() {
     // The other one was here.
     let name = chc_store::batch::OpName { position: Position::packet(Clock(9), Path::FIRST), index: 0 };
     let answer = chc_store::batch::Answer::Nothing;
-    let op =
-        chc_store::batch::OpItem { name, object: turn, key: ObjectKey::GLOBAL, op: Op::Increment(5), answer };
+    let op = chc_store::batch::OpItem {
+        name,
+        object: turn,
+        key: ObjectKey::GLOBAL,
+        op: Op::Increment(5),
+        now: Time(9),
+        answer,
+    };
     let frontier = vec![(turn, Position::before(Clock(100)))];
     let batch = Batch { ops: vec![op], frontier, ..Batch::empty(other, Generation(1), 2) };
     bed.shard.on_batch(Arc::new(batch), &mut Vec::new());
