@@ -407,6 +407,11 @@ impl Portscan {
                 *state = attempt::NONE;
             }
         }
+        self.keep(cx, record);
+    }
+
+    /// Keeps a record as long as there is something in it.
+    fn keep<C: Context>(&self, cx: &C, record: Attempts) {
         if record.state == [attempt::NONE; 2] {
             cx.remove(self.attempts);
         } else {
@@ -507,11 +512,7 @@ impl NetworkFunction for Portscan {
             return self.settle(&cx, &identity, side, Outcome::TimedOut).await;
         }
         record.state[side] = attempt::NONE;
-        if record.state == [attempt::NONE; 2] {
-            cx.remove(self.attempts);
-        } else {
-            cx.put(self.attempts, record);
-        }
+        self.keep(&cx, record);
     }
 
     fn passes(&self, hint: PacketHint) -> bool {

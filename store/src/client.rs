@@ -84,8 +84,6 @@ struct Pending {
     acknowledged: u64,
     /// What was sent and not acknowledged yet.
     sent: VecDeque<Arc<Batch>>,
-    /// The room the operations of an acknowledged batch took, for those of another one.
-    spare: Vec<OpItem>,
     /// The last batch issued when the last time-out began.
     overdue: u64,
     frontier: Vec<(ObjectId, Position)>,
@@ -297,7 +295,7 @@ impl Client {
                 generation: self.generation,
                 number: shard.issued,
                 fetches: std::mem::take(&mut shard.fetches),
-                ops: std::mem::replace(&mut shard.ops, std::mem::take(&mut shard.spare)),
+                ops: std::mem::take(&mut shard.ops),
                 counts: std::mem::take(&mut shard.counts),
                 versions: std::mem::take(&mut shard.versions),
                 frontier: if moved { shard.frontier.clone() } else { Vec::new() },
@@ -312,13 +310,7 @@ impl Client {
         let shard = &mut self.shards[usize::from(shard.0)];
         shard.acknowledged = shard.acknowledged.max(number);
         while shard.sent.front().is_some_and(|batch| batch.number <= shard.acknowledged) {
-            // As a rule nobody else has it any more.
-            if let Some(Batch { mut ops, .. }) = shard.sent.pop_front().and_then(Arc::into_inner)
-                && ops.capacity() > shard.spare.capacity()
-            {
-                ops.clear();
-                shard.spare = ops;
-            }
+            shard.sent.pop_front();
         }
     }
 
