@@ -6,7 +6,7 @@ use crate::routing::{Change, Repartition};
 use chc_api::{Clock, Generation, InstanceId, Position, Step};
 use chc_api::{ShardId, Slot, VertexId};
 use chc_runtime::block::BlockRef;
-use chc_store::batch::{Loaded, Reply};
+use chc_store::batch::{Changes, Loaded, Reply};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub enum InstanceEvent {
     Data(Data),
     /// Results of operations.
     Reply(Reply),
+    /// Changes of replicated values.
+    Changed(Changes),
     /// A shard has everything of the session up to this batch in its log.
     Acknowledged {
         /// The shard.

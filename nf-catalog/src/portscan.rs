@@ -1,13 +1,14 @@
 //! Portscan detector: a sequential test over the outcomes of each host's connection attempts.
 //!
 //! **Ports.** One input, one output. Packets pass unchanged; with `action = "block"` the SYNs of a
-//! flagged host are dropped. A host that crosses the threshold is reported once as an alert.
+//! flagged host are dropped, with `action = "isolate"` everything it sends from a window of clocks after it was flagged
+//! on. A host that crosses the threshold is reported once as an alert.
 //!
 //! **Keys.** `theta0`, `theta1`: the probability that an attempt succeeds, made by a benign host and
 //! by a scanner. `alpha`, `beta`: accepted false positives and wanted true positives. `timeout_s`: an
 //! attempt unanswered that long has failed. `pick`: which attempts are observations: every one, or
 //! the first to each service, or the first to each host. `walk`: what the lower end does (below).
-//! `fail_pending_at_end`: attempts pending when the input ends fail. `action`: alert or block. `idle_s`: how long
+//! `fail_pending_at_end`: attempts pending when the input ends fail. `action`: alert, block or isolate. `idle_s`: how long
 //! a settled attempt is remembered, for retransmissions; `host_idle_s`: how long a host is of which nothing is heard,
 //! flagged or not; both for ever if they are not given: memory then grows with all connections and hosts ever seen.
 //!
@@ -18,6 +19,7 @@
 //! | `attempts`: pending initiation requests with their time | 5-tuple | write/read often | clock |
 //! | `likelihood`: of being malicious, and counts | source host | write/read often | clock |
 //! | `contacts`: services or hosts a host has tried, if `pick` asks | source host | write/read often | clock |
+//! | `isolated`: hosts nothing is taken from, at most 65,536, if `action` asks | source host | read mostly | delayed |
 //!
 //! **Theory.** Jung et al., "Fast Portscan Detection Using Sequential Hypothesis Testing" (2004).
 //! An *attempt* is a SYN (no ACK, RST, FIN) of a 4-tuple that has no pending attempt; a SYN with the
@@ -40,7 +42,8 @@ use chc_api::packet::{self, Ipv4Header, Ipv6Header, PacketKind, Parsed, protocol
 use chc_api::state::{FlowOptions, ObjectKind, ValueBytes};
 use chc_api::{
     Consistency, Context, CustomOp, Declarations, Direction, Event, EventKind, Flow, Identity,
-    NetworkFunction, ObjectId, ObjectKey, Op, OpValue, Scope, Shared, StateError, TimerEvent, Verdict,
+    NetworkFunction, ObjectId, ObjectKey, Op, OpValue, Passing, Replicated, Scope, Shared, StateError,
+    TimerEvent, Verdict,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -71,6 +74,20 @@ pub enum Walk {
     Restart = 3,
 }
 
+/// What is done about a flagged host besides the alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Alert,
+    /// Its SYNs are dropped.
+    Block,
+    /// Those, and all it sends from a window of clocks later on, are dropped, until it is forgotten.
+    Isolate,
+}
+
+/// Most hosts that are isolated at a time; further ones are blocked.
+const ISOLATED_MAX: usize = 1 << 16;
+
 /// The keys of the detector.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PortscanConfig {
@@ -90,8 +107,8 @@ pub struct PortscanConfig {
     pub walk: Walk,
     /// Whether the end of the input fails pending attempts.
     pub fail_pending_at_end: bool,
-    /// Whether the SYNs of a flagged host are dropped.
-    pub block: bool,
+    /// What is done about a flagged host.
+    pub action: Action,
     /// How long a settled attempt is remembered, if not for ever; at least `timeout`.
     pub idle: Option<Duration>,
     /// How long a host and its contacts are, after their last attempt or outcome.
@@ -116,6 +133,7 @@ impl PortscanConfig {
             ("absorb", Walk::Absorb),
             ("restart", Walk::Restart),
         ];
+        let actions = [("alert", Action::Alert), ("block", Action::Block), ("isolate", Action::Isolate)];
         let probability = 1e-12..=1.0 - 1e-12;
         let read = Self {
             theta0: keys.number("theta0", 0.8, probability.clone()),
@@ -126,7 +144,7 @@ impl PortscanConfig {
             pick: keys.choice("pick", &picks, Pick::Every),
             walk: keys.choice("walk", &walks, Walk::Floor),
             fail_pending_at_end: keys.flag("fail_pending_at_end", false),
-            block: keys.choice("action", &[("alert", false), ("block", true)], false),
+            action: keys.choice("action", &actions, Action::Alert),
             idle: keys.kept_seconds("idle_s"),
             host_idle: keys.kept_seconds("host_idle_s"),
         };
@@ -309,6 +327,7 @@ pub struct Portscan {
     attempts: Flow<Attempts>,
     likelihood: Shared<Host>,
     contacts: Option<ObjectId>,
+    isolated: Option<Replicated<u8>>,
 }
 
 impl Portscan {
@@ -324,6 +343,8 @@ impl Portscan {
             let unknown = ObjectKind::Int { initial: 0 };
             declarations.basic("contacts", Scope::SourceHost, clock, unknown, (1, 0))
         });
+        let isolated = (config.action == Action::Isolate)
+            .then(|| declarations.replicated("isolated", Scope::SourceHost, 0_u8, &[], ISOLATED_MAX, (1, 1)));
         if let Some(idle) = config.host_idle {
             contacts.into_iter().chain([likelihood.id()]).for_each(|of| declarations.forget_after(of, idle));
         }
@@ -338,8 +359,18 @@ impl Portscan {
             eta0: (1.0 - config.beta) / (1.0 - config.alpha),
         };
         let (timeout, idle, pick) = (config.timeout, config.idle, config.pick);
-        let (at_end, block) = (config.fail_pending_at_end, config.block);
-        Self { timeout, idle, pick, at_end, block, walk, attempts, likelihood, contacts }
+        let (at_end, block) = (config.fail_pending_at_end, config.action != Action::Alert);
+        Self { timeout, idle, pick, at_end, block, walk, attempts, likelihood, contacts, isolated }
+    }
+
+    /// Whether nothing is taken from who sent this, as `read` finds it.
+    #[inline]
+    fn is_isolated(
+        &self,
+        identity: &Identity,
+        read: impl FnOnce(Replicated<u8>, &ObjectKey) -> Option<u8>,
+    ) -> bool {
+        self.isolated.is_some_and(|of| read(of, &ObjectKey::host(identity.source().addr)).is_some())
     }
 
     /// A SYN: an attempt, or the retransmission of one.
@@ -360,6 +391,10 @@ impl Portscan {
             }
             if cx.custom(self.likelihood, host, BEGIN, by).await == OpValue::Int(1) {
                 return Verdict::Drop("portscan_blocked");
+            }
+            if let Some(isolated) = self.isolated.filter(|of| cx.read(*of, &host).is_some()) {
+                // It was forgotten in the meantime.
+                cx.replicate(isolated, host, 0);
             }
         } else if fresh {
             let by = Begin { attempts: 1, refuse_flagged: 0 };
@@ -446,8 +481,16 @@ impl Portscan {
                 severity: 2,
             };
             cx.event(Event { kind, key: identity.key, direction });
+            if let Some(isolated) = self.isolated {
+                cx.replicate(isolated, host, 1);
+            }
         }
     }
+}
+
+/// Whether a TCP segment with these flags opens a connection.
+fn is_syn(tcp_flags: u8) -> bool {
+    tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
 /// The direction of the attempt that a packet answers. A host may talk to itself from and to one
@@ -483,6 +526,9 @@ impl NetworkFunction for Portscan {
 
     async fn packet<C: Context>(&self, cx: C) -> Verdict {
         let parsed = cx.parsed();
+        if !is_syn(parsed.tcp_flags) && self.is_isolated(&cx.identity(), |of, host| cx.read(of, host)) {
+            return ISOLATED;
+        }
         if parsed.is(PacketKind::ICMP_ERROR) {
             if cx.header(|header| is_unreachable_tcp(header, &parsed)) {
                 let identity = cx.identity();
@@ -516,8 +562,30 @@ impl NetworkFunction for Portscan {
     }
 
     fn passes(&self, hint: PacketHint) -> bool {
-        !(hint.icmp_error || hint.tcp && hint.tcp_flags & (tcp::SYN | tcp::RST) != 0)
+        self.isolated.is_none() && !concerns(hint)
     }
+
+    fn at_once<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
+        let parsed = cx.parsed();
+        let (tcp_flags, icmp_error) = (parsed.tcp_flags, parsed.is(PacketKind::ICMP_ERROR));
+        if is_syn(tcp_flags) {
+            return None;
+        }
+        if self.is_isolated(&cx.identity(), |of, host| cx.read(of, host)) {
+            return Some(ISOLATED);
+        }
+        let hint = PacketHint { tcp_flags, tcp: tcp_flags != 0, payload: false, icmp_error };
+        (!concerns(hint)).then_some(Verdict::Forward)
+    }
+}
+
+/// What becomes of a packet that is not taken.
+const ISOLATED: Verdict = Verdict::Drop("portscan_isolated");
+
+/// Whether a packet may be an attempt or the outcome of one.
+#[inline]
+fn concerns(hint: PacketHint) -> bool {
+    hint.icmp_error || hint.tcp && hint.tcp_flags & (tcp::SYN | tcp::RST) != 0
 }
 
 /// A segment with flags has its sequence number captured, too.
@@ -621,5 +689,8 @@ mod tests {
         assert!(!nf.passes(hint(tcp::SYN, true, false)));
         assert!(!nf.passes(hint(tcp::RST | tcp::ACK, true, false)));
         assert!(!nf.passes(hint(0, false, true)));
+        let config = PortscanConfig::read(&json!({"action": "isolate"})).unwrap();
+        let nf = Portscan::new(&config, &mut Declarations::default());
+        assert!(!nf.passes(hint(tcp::ACK, true, false)), "its host may be isolated");
     }
 }

@@ -1,6 +1,7 @@
 //! What instances and shards say to each other.
 
 use crate::record::Record;
+use chc_api::state::ValueBytes;
 use chc_api::{
     Clock, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, OpValue, Path, Position, ShardId, Slot,
     Time,
@@ -145,14 +146,16 @@ pub struct Batch {
     /// For each ordered object of the vertex: the lowest position at which the sender may still
     /// issue an operation that is not in this or an earlier batch.
     pub frontier: Vec<(ObjectId, Position)>,
+    /// The sender has the shard's changes of replicated values up to this number.
+    pub changes_seen: u64,
 }
 
 impl Batch {
     /// A batch without anything in it.
     #[must_use]
     pub fn empty(from: InstanceId, generation: Generation, number: u64) -> Self {
-        let (fetches, ops, counts, versions, frontier) = Default::default();
-        Self { from, generation, number, fetches, ops, counts, versions, frontier }
+        let (fetches, ops, counts, versions, frontier, changes_seen) = Default::default();
+        Self { from, generation, number, fetches, ops, counts, versions, frontier, changes_seen }
     }
 }
 
@@ -208,4 +211,36 @@ pub struct Loaded {
     pub boundary: Clock,
     /// The records, in key order.
     pub records: Vec<(ObjectId, FlowKey, Clock, Record)>,
+    /// The replicated values as they may be read from the boundary on, in the order of their clocks.
+    pub changes: Vec<Change>,
+    /// The number of the last change in them.
+    pub changes_known: u64,
+}
+
+/// What a replicated value is after the operations of a clock.
+#[derive(Clone, Copy, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Change {
+    /// The object.
+    pub object: ObjectId,
+    /// Which of its values.
+    pub key: ObjectKey,
+    /// The clock.
+    pub clock: Clock,
+    /// The value; `None` if it is the initial one.
+    pub value: Option<ValueBytes>,
+}
+
+/// Changes of replicated values for an instance, which confirms them with its batches.
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Changes {
+    /// The instance.
+    pub to: InstanceId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The shard.
+    pub shard: ShardId,
+    /// The number of the first of these within the shard and vertex, from 1.
+    pub first: u64,
+    /// The changes, in the order they were made.
+    pub changes: Vec<Change>,
 }

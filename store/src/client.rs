@@ -8,6 +8,8 @@
 //! batch, and the batches that were not acknowledged yet, which the root's window bounds.
 
 use crate::batch::{Batch, CountItem, FetchItem, OpItem, OpName, VersionItem};
+use crate::replicas::is_replicated;
+use chc_api::state::{ObjectSpec, counter_cells};
 use chc_api::{
     Clock, Counter, FlowKey, Generation, InstanceId, ObjectId, ObjectKey, Op, Path, Position, ShardId, Slot,
 };
@@ -36,9 +38,9 @@ impl Placement {
         ShardId(((u128::from(hash) * u128::from(self.shards)) >> 64) as u16)
     }
 
-    /// The shard of a counter.
+    /// The shard of an object that is not spread: a counter, or replicated values.
     #[must_use]
-    pub fn counter(&self, object: ObjectId) -> ShardId {
+    pub fn whole(&self, object: ObjectId) -> ShardId {
         self.home.unwrap_or(ShardId(object.0 % self.shards))
     }
 
@@ -87,6 +89,9 @@ struct Pending {
     /// The last batch issued when the last time-out began.
     overdue: u64,
     frontier: Vec<(ObjectId, Position)>,
+    /// The last change of replicated values that is known, and that the shard was told of.
+    changes_seen: u64,
+    changes_told: u64,
 }
 
 impl Pending {
@@ -107,23 +112,26 @@ pub struct Client {
     shards: Vec<Pending>,
     /// By the counters' numbers.
     counting: Vec<Counting>,
+    /// By object: whether its values are replicated.
+    replicated: Vec<bool>,
 }
 
 impl Client {
-    /// A new session. `counters` are the vertex's counters in the order of their declaration.
+    /// A new session of an instance of a vertex that declares `objects`.
     #[must_use]
     pub fn new(
         from: InstanceId,
         generation: Generation,
         epoch: u64,
         placement: Placement,
-        counters: impl Iterator<Item = (ObjectId, u16)>,
+        objects: &[ObjectSpec],
     ) -> Self {
-        let counting = counters
+        let counting = counter_cells(objects)
             .map(|(object, cell)| Counting { object, cell, planes: Vec::new(), last: 0, pairs: Vec::new() })
             .collect();
         let shards = (0..placement.shards).map(|_| Pending::default()).collect();
-        Self { from, generation, epoch, placement, shards, counting }
+        let replicated = objects.iter().map(is_replicated).collect();
+        Self { from, generation, epoch, placement, shards, counting, replicated }
     }
 
     /// Where objects live.
@@ -199,7 +207,7 @@ impl Client {
             amounts: std::mem::take(&mut plane.amounts),
             pairs: Vec::new(),
         };
-        let shard = self.placement.counter(item.object);
+        let shard = self.placement.whole(item.object);
         self.shards[usize::from(shard.0)].counts.push(item);
     }
 
@@ -211,7 +219,7 @@ impl Client {
         if !pairs.is_empty() {
             let pairs = std::mem::take(pairs);
             let item = CountItem { object: *object, cell: *cell, pairs, ..CountItem::default() };
-            let shard = self.placement.counter(item.object);
+            let shard = self.placement.whole(item.object);
             self.shards[usize::from(shard.0)].counts.push(item);
         }
     }
@@ -227,7 +235,10 @@ impl Client {
                         self.gather(at);
                     }
                 }
-                self.placement.counter(item.object)
+                self.placement.whole(item.object)
+            }
+            _ if self.replicated.get(usize::from(item.object.0)) == Some(&true) => {
+                self.placement.whole(item.object)
             }
             _ => self.placement.value(item.object, &item.key),
         };
@@ -282,7 +293,7 @@ impl Client {
     ) {
         for (i, shard) in self.shards.iter_mut().enumerate() {
             let moved = frontier.is_some_and(|f| shard.frontier != f);
-            if !shard.has_news() && !moved {
+            if !shard.has_news() && !moved && shard.changes_told == shard.changes_seen {
                 continue;
             }
             if moved {
@@ -290,6 +301,7 @@ impl Client {
                 shard.frontier.extend_from_slice(frontier.unwrap_or_default());
             }
             shard.issued += 1;
+            shard.changes_told = shard.changes_seen;
             let batch = Arc::new(Batch {
                 from: self.from,
                 generation: self.generation,
@@ -299,10 +311,16 @@ impl Client {
                 counts: std::mem::take(&mut shard.counts),
                 versions: std::mem::take(&mut shard.versions),
                 frontier: if moved { shard.frontier.clone() } else { Vec::new() },
+                changes_seen: shard.changes_seen,
             });
             shard.sent.push_back(batch.clone());
             send(ShardId(i as u16), batch);
         }
+    }
+
+    /// This instance has the shard's changes of replicated values up to this number.
+    pub fn changes_seen(&mut self, shard: ShardId, number: u64) {
+        self.shards[usize::from(shard.0)].changes_seen = number;
     }
 
     /// A shard has everything up to this batch in its log.

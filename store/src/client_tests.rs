@@ -11,18 +11,23 @@ const VALUES: ObjectId = ObjectId(1);
 const COUNTER: ObjectId = ObjectId(0);
 const OTHER: ObjectId = ObjectId(2);
 
-/// Handles of the two counters, with another object between them.
-fn counters() -> [Counter; 2] {
+/// Two counters, with another object between them, and their handles.
+fn declared() -> (Declarations, [Counter; 2]) {
     let mut d = Declarations::default();
     let first = d.counter("counter");
     d.flow::<u64>("between", FlowOptions::default());
-    [first, d.counter("other")]
+    let other = d.counter("other");
+    (d, [first, other])
+}
+
+fn counters() -> [Counter; 2] {
+    declared().1
 }
 
 fn client(shards: u16) -> Client {
     let from = InstanceId { vertex: chc_api::VertexId(2), index: 1 };
-    let counters = counters().map(|counter| (counter.id(), counter.cell())).into_iter();
-    Client::new(from, Generation(5), EPOCH, Placement { shards, seed: 9, home: None }, counters)
+    let (declared, _) = declared();
+    Client::new(from, Generation(5), EPOCH, Placement { shards, seed: 9, home: None }, &declared.objects)
 }
 
 fn sent(client: &mut Client, frontier: Option<&[(ObjectId, Position)]>) -> Vec<(ShardId, Arc<Batch>)> {
@@ -214,7 +219,7 @@ fn operations_go_where_the_object_lives() {
     }
     assert_eq!(
         go(op(1, COUNTER, 0, Op::Get)),
-        place.counter(COUNTER),
+        place.whole(COUNTER),
         "a counter's reader asks where it is kept"
     );
     assert_eq!(
@@ -233,10 +238,10 @@ fn counters_and_versions_go_where_they_are_kept() {
     assert!(client.count_first(other, Clock(0), Path::FIRST, 1));
     client.gather_counts();
     let place = client.placement();
-    assert_eq!(sent(&mut client, None).iter().map(|(s, _)| *s).collect::<Vec<_>>(), [place.counter(OTHER)]);
+    assert_eq!(sent(&mut client, None).iter().map(|(s, _)| *s).collect::<Vec<_>>(), [place.whole(OTHER)]);
     client.version(VALUES, Slot(7), FlowKey::NONE, Clock(0), None);
     assert_eq!(sent(&mut client, None).iter().map(|(s, _)| *s).collect::<Vec<_>>(), [place.slot(Slot(7))]);
-    assert_ne!(place.counter(OTHER), place.slot(Slot(7)), "so that the two can be told apart");
+    assert_ne!(place.whole(OTHER), place.slot(Slot(7)), "so that the two can be told apart");
 }
 
 #[test]
@@ -287,7 +292,7 @@ fn the_objects_of_a_vertex_can_live_together() {
     let together = Placement { home: Some(ShardId(2)), ..spread };
     let shards_of = |placement: Placement| -> std::collections::BTreeSet<u16> {
         let values = (0..50).map(|n| placement.value(VALUES, &ObjectKey::number(n)));
-        let others = (0..50).flat_map(|n| [placement.slot(Slot(n)), placement.counter(ObjectId(n))]);
+        let others = (0..50).flat_map(|n| [placement.slot(Slot(n)), placement.whole(ObjectId(n))]);
         values.chain(others).map(|shard| shard.0).collect()
     };
     assert_eq!(shards_of(spread).len(), 4);

@@ -17,12 +17,13 @@
 //! grow with the records that exist. Paper: section 4.3 (offloading, metadata), 5.3 (duplicate
 //! updates), 5.4 (failover).
 
-use crate::batch::{Answer, Batch, Fetched, Load, Loaded, OpItem, OpName, Reply};
+use crate::batch::{Answer, Batch, Change, Changes, Fetched, Load, Loaded, OpItem, OpName, Reply};
 use crate::counts::CountLedger;
 use crate::ledger::{Entry, Known, Ledger, OpKind, Waiter};
 use crate::object_table::hash_of;
 use crate::objects::{Objects, Shown, is_ordered};
 use crate::pool::Acquired;
+use crate::replicas::Publisher;
 use crate::session::{Admission, Session};
 use crate::versions::SlotVersions;
 use chc_api::state::ObjectSpec;
@@ -78,6 +79,8 @@ pub enum ShardEffect {
     },
     /// Records for a new generation.
     Loaded(Loaded),
+    /// Changes of replicated values, for an instance.
+    Changed(Changes),
     /// For the root: clocks below this one are reserved.
     Reserved(Clock),
     /// A network function broke the rules of replay; the chain cannot go on.
@@ -116,6 +119,8 @@ struct Vertex<P> {
     ledger: Ledger,
     counts: HashMap<(ObjectId, u16), CountLedger<P>>,
     slots: BTreeMap<Slot, SlotVersions>,
+    /// Replicated values, if it has any.
+    publisher: Option<Publisher<P>>,
     /// Hashes of the keys of a batch; kept for its memory.
     hashes: Vec<u64>,
 }
@@ -178,8 +183,11 @@ impl<P: Protections> ShardEngine<P> {
             Admission::Next => next = Some(batch),
             Admission::Fenced => return self.tally.fenced += 1,
             Admission::Early => return self.tally.early += 1,
-            // Its acknowledgement was lost, or late.
-            Admission::Repeated => self.tally.repeated += 1,
+            // Its acknowledgement was lost, or late, or it waits for confirmations of changes.
+            Admission::Repeated => {
+                self.tally.repeated += 1;
+                self.publisher(from).into_iter().for_each(Publisher::repeat);
+            }
         }
         while let Some(batch) = next {
             if let Err(defect) = self.apply(&batch, out) {
@@ -188,7 +196,30 @@ impl<P: Protections> ShardEngine<P> {
             next = self.session(from).and_then(Session::take_next);
         }
         let number = self.session(from).map_or(0, |session| session.applied());
-        out.push(ShardEffect::Acknowledge { to: from, generation, number });
+        match self.publisher(from) {
+            None => out.push(ShardEffect::Acknowledge { to: from, generation, number }),
+            Some(publisher) => {
+                publisher.acknowledge((from.index, generation, number));
+                self.publish(from.vertex, out);
+            }
+        }
+    }
+
+    fn publisher(&mut self, of: InstanceId) -> Option<&mut Publisher<P>> {
+        self.vertices.get_mut(usize::from(of.vertex.0))?.publisher.as_mut()
+    }
+
+    /// Sends what was written of a vertex's replicated values, and the acknowledgements that waited for nothing else.
+    fn publish(&mut self, id: VertexId, out: &mut Vec<ShardEffect>) {
+        let vertex = &mut self.vertices[usize::from(id.0)];
+        let Some(publisher) = &mut vertex.publisher else { return };
+        for (index, generation, number) in publisher.take_acknowledgements() {
+            out.push(ShardEffect::Acknowledge { to: InstanceId { vertex: id, index }, generation, number });
+        }
+        let generation = |index: u16| vertex.sessions[usize::from(index)].generation();
+        out.extend(
+            publisher.take_changes((id, self.shard), generation).into_iter().map(ShardEffect::Changed),
+        );
     }
 
     fn session(&mut self, of: InstanceId) -> Option<&mut Session> {
@@ -238,6 +269,9 @@ impl<P: Protections> ShardEngine<P> {
             }
         }
         vertex.serve(&mut self.tally, &mut replies)?;
+        if let Some(publisher) = &mut vertex.publisher {
+            publisher.on_seen(index, batch.changes_seen);
+        }
         self.choices.extend(replies.send(id, out));
         Ok(())
     }
@@ -262,12 +296,16 @@ impl<P: Protections> ShardEngine<P> {
         let wanted = load.slots.iter().filter(|slot| held.get(usize::from(slot.0)) == Some(&false));
         let mine = wanted.filter_map(|slot| vertex.slots.get(slot));
         let records = mine.flat_map(|versions| versions.load(below)).collect();
+        let publisher = vertex.publisher.as_mut();
+        let (changes, changes_known) = publisher.map(|of| of.load(load.from.index)).unwrap_or_default();
         out.push(ShardEffect::Loaded(Loaded {
             to: load.from,
             generation: load.generation,
             shard: self.shard,
             boundary: load.boundary,
             records,
+            changes,
+            changes_known,
         }));
     }
 
@@ -293,7 +331,8 @@ impl<P: Protections> ShardEngine<P> {
             return;
         }
         self.floor = cut;
-        for (i, vertex) in self.vertices.iter_mut().enumerate() {
+        for i in 0..self.vertices.len() {
+            let vertex = &mut self.vertices[i];
             // Below the cut every operation has been issued, whoever still has to say so.
             for frontier in vertex.queues.iter_mut().flatten().flat_map(|queue| &mut queue.frontier) {
                 *frontier = (*frontier).max(Position::before(cut));
@@ -310,6 +349,10 @@ impl<P: Protections> ShardEngine<P> {
             }
             for slot in vertex.slots.values_mut() {
                 slot.trim(cut);
+            }
+            if let Some(publisher) = &mut vertex.publisher {
+                publisher.trim(cut, self.window);
+                self.publish(VertexId(i as u16), out);
             }
         }
     }
@@ -381,6 +424,7 @@ impl<P: Protections> Vertex<P> {
         };
         Self {
             queues: spec.objects.iter().map(queue).collect(),
+            publisher: Publisher::new(&spec.objects, spec.instances),
             objects: Objects::new(spec.objects, rest, spec.per_clock, seed),
             terms: spec.owners.iter().map(|owner| vec![(Clock(0), *owner)]).collect(),
             sessions: (0..spec.instances).map(|_| Session::default()).collect(),
@@ -548,6 +592,13 @@ impl<P: Protections> Vertex<P> {
                 };
                 if !answer.admits(&result) {
                     return Err(differs(name, object, &result));
+                }
+                if let Some(publisher) =
+                    self.publisher.as_mut().filter(|_| self.objects.is_replicated(object))
+                    && *op != Op::Get
+                {
+                    let value = self.objects.differing(object, key);
+                    publisher.write(Change { object, key: *key, clock: at, value });
                 }
                 let draw = self.objects.take_draw();
                 let read = |objects: &mut Objects| objects.apply(object, key, &Op::Get, (at, *now));

@@ -74,7 +74,8 @@ fn can_be_held(spec: &ObjectSpec) -> bool {
         ObjectKind::Int { .. } => true,
         _ => false,
     };
-    is_known && is_ordered(spec)
+    // Whether one more value may be set depends on the keys that others have set.
+    is_known && is_ordered(spec) && spec.keys_max.is_none()
 }
 
 impl<P: Protections> ExclusiveCache<P> {

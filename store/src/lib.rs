@@ -5,6 +5,7 @@
 //! * [`client`]: the library inside an instance. Caches per-flow records, coalesces counters, numbers
 //!   batches, knows what has been acknowledged.
 //! * [`exclusive`]: cross-flow values an instance holds while it is the only one that operates on them.
+//! * [`replicas`]: cross-flow values of which every instance has a copy.
 //! * [`session`]: batches in their order, whatever the link between the two does.
 //! * [`ledger`], [`counts`]: what has been applied since the cut.
 //! * [`objects`], [`object_table`], [`list`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
@@ -22,6 +23,7 @@ pub mod object_table;
 pub mod objects;
 pub mod pool;
 pub mod record;
+pub mod replicas;
 pub mod session;
 pub mod table;
 pub mod versions;

@@ -192,6 +192,17 @@ impl<V> ObjectTable<V> {
         self.segments[segment].slots[at].value.get_or_insert_with(initial)
     }
 
+    /// Removes a value.
+    pub fn remove(&mut self, key: &ObjectKey, hash: u64) {
+        let segment = self.segment(hash);
+        let segment = &mut self.segments[segment];
+        let at = segment.place(key, hash);
+        if segment.slots[at].value.is_some() {
+            segment.remove(at);
+            self.len -= 1;
+        }
+    }
+
     /// Notes that a value is used now, and forgets it if it was not for longer than `idle`.
     pub fn use_now(&mut self, key: &ObjectKey, hash: u64, now: Touched, idle: Duration) {
         let segment = self.segment(hash);

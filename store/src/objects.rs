@@ -4,6 +4,7 @@
 use crate::list::List;
 use crate::object_table::{ObjectTable, Touch, hash_of};
 use crate::pool::{Acquired, Pick, PoolState};
+use crate::replicas::is_replicated;
 use chc_api::state::{ObjectKind, ObjectSpec, Touched, ValueBytes};
 use chc_api::{Clock, Consistency, CustomOp, ObjectId, ObjectKey, Op, OpValue, StateError, Time};
 use hashbrown::HashMap;
@@ -94,7 +95,7 @@ pub fn is_ordered(spec: &ObjectSpec) -> bool {
         ObjectKind::Counter { .. } | ObjectKind::Flow { .. } => false,
         // Whatever the order, "none left" depends on what came before.
         ObjectKind::Pool { .. } => true,
-        _ => spec.consistency == Consistency::Clock,
+        _ => spec.consistency != Consistency::Serial,
     }
 }
 
@@ -154,6 +155,12 @@ impl Objects {
         self.specs.get(usize::from(object.0)).is_some_and(|spec| spec.consistency == Consistency::Serial)
     }
 
+    /// Whether instances have copies of an object's values.
+    #[must_use]
+    pub fn is_replicated(&self, object: ObjectId) -> bool {
+        self.specs.get(usize::from(object.0)).is_some_and(is_replicated)
+    }
+
     /// Whether an operation needs a random number.
     #[must_use]
     pub fn is_drawn(&self, object: ObjectId, op: &Op) -> bool {
@@ -169,6 +176,20 @@ impl Objects {
     /// The random number the last operation needed, if it did.
     pub fn take_draw(&mut self) -> Option<u64> {
         self.draws.last.take()
+    }
+
+    /// What a key's value is, `None` if it is the initial one or no plain value.
+    #[must_use]
+    pub fn differing(&self, object: ObjectId, key: &ObjectKey) -> Option<ValueBytes> {
+        let at_index = usize::from(object.0);
+        let ObjectKind::Value { initial, .. } = &self.specs.get(at_index)?.kind else { return None };
+        let hash = hash_of(key);
+        let value = match &self.states[at_index] {
+            State::Values(values) => values.get(key, hash)?.get(),
+            State::ShortValues(values) => values.get(key, hash)?.get(),
+            _ => return None,
+        };
+        (value != *initial).then_some(value)
     }
 
     /// Makes this the value of an integer's or a value's key, last used at `now`.
@@ -222,10 +243,12 @@ impl Objects {
                 _ => OpValue::Refused(StateError::WrongType),
             },
             (State::Values(values), ObjectKind::Value { initial, ops }) => {
-                apply_value(values, (key, hash), op, initial, (ops, &mut self.draws))
+                let ops = (*ops, &mut self.draws);
+                apply_limited(values, (key, hash), op, initial, ops, spec.keys_max)
             }
             (State::ShortValues(values), ObjectKind::Value { initial, ops }) => {
-                apply_value(values, (key, hash), op, initial, (ops, &mut self.draws))
+                let ops = (*ops, &mut self.draws);
+                apply_limited(values, (key, hash), op, initial, ops, spec.keys_max)
             }
             (State::Ints(ints), ObjectKind::Int { initial }) => apply_int(ints, (key, hash), op, *initial),
             (State::Lists(lists), ObjectKind::List { len_max }) => {
@@ -354,6 +377,27 @@ impl Kept for ShortValue {
     fn get(&self) -> ValueBytes {
         ValueBytes::new(&self.bytes[..usize::from(self.len)])
     }
+}
+
+/// The same as [`apply_value`], where at most so many keys may have another value than the initial one.
+#[inline]
+fn apply_limited<V: Kept>(
+    values: &mut ObjectTable<V>,
+    (key, hash): (&ObjectKey, u64),
+    op: &Op,
+    initial: &ValueBytes,
+    ops: (&[CustomOp], &mut Draws),
+    keys_max: Option<usize>,
+) -> OpValue {
+    let Some(keys_max) = keys_max else { return apply_value(values, (key, hash), op, initial, ops) };
+    if *op != Op::Get && values.len() >= keys_max && values.get(key, hash).is_none() {
+        return OpValue::Refused(StateError::OverLimit);
+    }
+    let result = apply_value(values, (key, hash), op, initial, ops);
+    if values.get(key, hash).is_some_and(|value| value.get() == *initial) {
+        values.remove(key, hash);
+    }
+    result
 }
 
 fn apply_value<V: Kept>(

@@ -71,6 +71,12 @@ impl Session {
         Some(batch)
     }
 
+    /// The generation; 0 before the first begins.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
     /// The last batch applied: all of the session up to it are.
     #[must_use]
     pub fn applied(&self) -> u64 {

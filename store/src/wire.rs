@@ -3,7 +3,7 @@
 //! A message is one archive, checked when it is read: what does not fit its type is an error, and nothing is allocated that
 //! the archive does not hold.
 
-use crate::batch::{Batch, Load, Loaded, Reply};
+use crate::batch::{Batch, Changes, Load, Loaded, Reply};
 use chc_api::{Clock, Generation, InstanceId};
 use rkyv::rancor::Error;
 use rkyv::util::AlignedVec;
@@ -29,6 +29,8 @@ pub enum FromShard {
     Acknowledged(InstanceId, Generation, u64),
     /// Records.
     Loaded(Loaded),
+    /// Changes of replicated values.
+    Changed(Changes),
 }
 
 impl ToShard {

@@ -8,7 +8,8 @@ use chc_api::packet::{PacketKind, Parsed, protocol};
 use chc_api::state::{ArmedTimer, Plain, ValueBytes};
 use chc_api::{
     Attachment, Context, Counter, Declarations, Direction, Event, Flow, FlowKey, Identity, NetworkFunction,
-    ObjectId, ObjectKey, Op, OpValue, Path, Position, Resolution, Step, Time, TimerEvent, Verdict, VertexId,
+    ObjectId, ObjectKey, Op, OpValue, Path, Position, Replicated, Resolution, Step, Time, TimerEvent,
+    Verdict, VertexId,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -355,6 +356,11 @@ impl Context for IdealContext {
     fn armed<T: Plain>(&self, object: Flow<T>, index: u8) -> Option<Time> {
         let run = self.0.borrow();
         run.state.armed(object.id(), &run.identity.key, index).map(|timer| timer.deadline)
+    }
+
+    fn read<T: Plain>(&self, object: Replicated<T>, key: &ObjectKey) -> Option<T> {
+        let run = self.0.borrow();
+        run.state.read(object.id(), key, run.position.clock)?.read()
     }
 
     fn count(&self, counter: Counter, by: u64) {

@@ -60,6 +60,10 @@ pub(super) struct State {
     window: u64,
     ints: BTreeMap<(ObjectId, ObjectKey), i64>,
     values: BTreeMap<(ObjectId, ObjectKey), ValueBytes>,
+    /// What replicated values were, by the clock they were written at, oldest first; and how many differ from their
+    /// initial one.
+    written: BTreeMap<(ObjectId, ObjectKey), Vec<(Clock, ValueBytes)>>,
+    differing: BTreeMap<ObjectId, usize>,
     lists: BTreeMap<(ObjectId, ObjectKey), Vec<u64>>,
     pools: BTreeMap<(ObjectId, ObjectKey), Members>,
     records: BTreeMap<(ObjectId, FlowKey), Record>,
@@ -79,6 +83,8 @@ impl State {
             window,
             ints: BTreeMap::new(),
             values: BTreeMap::new(),
+            written: BTreeMap::new(),
+            differing: BTreeMap::new(),
             lists: BTreeMap::new(),
             pools: BTreeMap::new(),
             records: BTreeMap::new(),
@@ -177,7 +183,12 @@ impl State {
             }
             (ObjectKind::Value { initial, ops }, op) => {
                 let value = self.values.entry(name).or_insert(*initial);
-                match op {
+                let before = *value;
+                let differing = self.differing.entry(object).or_default();
+                if op != Op::Get && before == *initial && spec.keys_max.is_some_and(|max| *differing >= max) {
+                    return OpValue::Refused(StateError::OverLimit);
+                }
+                let result = match op {
                     Op::Get => OpValue::Bytes(*value),
                     Op::Set(new) => {
                         *value = new;
@@ -188,7 +199,13 @@ impl State {
                         None => OpValue::Refused(StateError::UnknownOperation),
                     },
                     _ => OpValue::Refused(StateError::WrongType),
+                };
+                if spec.consistency == Consistency::Delayed && op != Op::Get {
+                    *differing += usize::from(*value != *initial);
+                    *differing -= usize::from(before != *initial);
+                    self.written.entry(name).or_default().push((clock, *value));
                 }
+                result
             }
             (ObjectKind::List { len_max }, op) => {
                 let list = self.lists.entry(name).or_default();
@@ -214,6 +231,16 @@ impl State {
             }
             _ => OpValue::Refused(StateError::WrongType),
         }
+    }
+
+    /// A replicated value as it was a window before a clock, unless it was the initial one.
+    pub(super) fn read(&self, object: ObjectId, key: &ObjectKey, clock: Clock) -> Option<ValueBytes> {
+        let writes = self.written.get(&(object, *key))?;
+        let (_, value) = writes.iter().rev().find(|(at, _)| at.0 + self.window <= clock.0)?;
+        let ObjectKind::Value { initial, .. } = &self.declarations.objects[usize::from(object.0)].kind else {
+            return None;
+        };
+        (value != initial).then_some(*value)
     }
 
     /// Takes the recorded member of a pool, or the lowest eligible one. Says what is wrong with the

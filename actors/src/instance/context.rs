@@ -13,14 +13,15 @@ use chc_api::packet::parse::{PacketKind, Parsed};
 use chc_api::state::{ArmedTimer, ObjectKind, Plain, ValueBytes};
 use chc_api::{
     Attachment, Clock, Consistency, Context, Counter, Direction, Event, Flow, FlowKey, Identity, ObjectId,
-    ObjectKey, Op, OpValue, Output, Position, Protection, Protections, StateError, Time,
+    ObjectKey, Op, OpValue, Output, Position, Protection, Protections, Replicated, StateError, Time,
 };
 use chc_runtime::block::BlockRef;
-use chc_store::batch::{Answer, OpItem, OpName};
+use chc_store::batch::{Answer, Change, OpItem, OpName};
 use chc_store::client::Client;
 use chc_store::exclusive::{ExclusiveCache, VALUES_MAX};
 use chc_store::objects::Objects;
 use chc_store::pool::Acquired;
+use chc_store::replicas::Replica;
 use hashbrown::HashMap;
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
@@ -161,7 +162,9 @@ pub struct Inner<P> {
     pub state: State,
     /// Cross-flow values no other instance operates on, where there is something to hold.
     pub cache: Option<ExclusiveCache<P>>,
-    /// Whether nothing below the job at hand can operate on these any more.
+    /// This instance's copy of the replicated values, where there are any.
+    pub replica: Option<Replica<P>>,
+    /// Whether nothing below the job at hand can operate on the held values any more.
     pub is_lowest: bool,
     /// Objects whose operations take effect in position order.
     pub ordered: Vec<Ordered>,
@@ -219,6 +222,7 @@ impl<P: Protections> Env<P> {
             records,
             steps: Steps::default(),
             cache: is_cached.then(|| ExclusiveCache::new(specs, VALUES_MAX)).flatten(),
+            replica: Replica::new(specs, config.placement.shards, config.window),
             is_lowest: false,
             state,
             ordered: ordered.take(ORDERED_MAX).collect(),
@@ -293,13 +297,18 @@ impl<P: Protections> Inner<P> {
         match &mut self.state {
             State::Local(objects) => {
                 let clock = job.position.clock;
-                Issued::Done(match op {
+                let result = match op {
                     Op::Acquire => match objects.acquire(object, key.0[0], clock, clock, true) {
                         Acquired::Member(member) => OpValue::Int(member as i64),
                         _ => OpValue::Empty,
                     },
                     _ => objects.apply(object, &key, &op, (clock, job.now)),
-                })
+                };
+                if let Some(replica) = self.replica.as_mut().filter(|_| objects.is_replicated(object)) {
+                    let value = objects.differing(object, &key);
+                    replica.write(&Change { object, key, clock, value });
+                }
+                Issued::Done(result)
             }
             State::Store(client) => {
                 let answer = if reply { Answer::Result } else { Answer::Nothing };
@@ -554,6 +563,12 @@ impl<P: Protections> Context for Cx<P> {
         let inner = self.env.inner();
         let job = &inner.jobs[self.slot];
         inner.records.timer(object.id(), &job.identity.key, job.hash, job.spot, index).map(|t| t.deadline)
+    }
+
+    fn read<T: Plain>(&self, object: Replicated<T>, key: &ObjectKey) -> Option<T> {
+        let inner = self.env.inner();
+        let clock = inner.jobs[self.slot].position.clock;
+        inner.replica.as_ref()?.read(object.id(), key, clock)?.read()
     }
 
     #[inline(always)]

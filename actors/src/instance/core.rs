@@ -31,7 +31,6 @@ use crate::order::{Held, Order};
 use crate::routing::Change;
 use crate::seen::SeenSet;
 use crate::splitter::Splitter;
-use chc_api::state::counter_cells;
 use chc_api::{
     Clock, FlowKey, Generation, InstanceId, NetworkFunction, ObjectId, Output, Path, Position, Protection,
     Protections, ShardId, Slot, TimerEvent, Verdict,
@@ -208,7 +207,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 config.generation,
                 config.epoch,
                 config.placement,
-                counter_cells(&config.specs),
+                &config.specs,
             )))
         } else {
             State::Local(Box::new(Objects::new(config.specs.clone(), config.window, 1, seed)))
@@ -359,6 +358,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     fn install(&self, loaded: &Loaded) {
         let inner = &mut *self.env.inner();
+        if self.phase == Phase::Loading
+            && let (Some(replica), State::Store(client)) = (&mut inner.replica, &mut inner.state)
+        {
+            let known = replica.install(loaded.shard, &loaded.changes, loaded.changes_known);
+            client.changes_seen(loaded.shard, known);
+        }
         for (object, key, written, record) in &loaded.records {
             inner.records.install(*object, key, *written, record, &inner.steps);
         }
@@ -599,7 +604,11 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.splitter.trim(cut);
         self.config.own.trim(cut);
         self.granted.retain(|(boundary, _)| *boundary >= cut);
-        self.env.inner().steps.trim(cut);
+        let inner = &mut *self.env.inner();
+        inner.steps.trim(cut);
+        if let Some(replica) = &mut inner.replica {
+            replica.trim(cut);
+        }
     }
 }
 
@@ -646,6 +655,15 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                     }
                 }
                 self.run_waiting();
+            }
+            InstanceEvent::Changed(changes) => {
+                let inner = &mut *self.env.inner();
+                if changes.generation == self.config.generation
+                    && let (Some(replica), State::Store(client)) = (&mut inner.replica, &mut inner.state)
+                {
+                    let known = replica.learn(&changes);
+                    client.changes_seen(changes.shard, known);
+                }
             }
             InstanceEvent::Acknowledged { shard, number } => {
                 if let State::Store(client) = &mut self.env.inner().state {
@@ -705,8 +723,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                     let slot: Slot = own.slot_of(&key, key.hash(own.seed));
                     client.version(object, slot, key, written, record);
                 }
-                // Others wait for this frontier, or operations of this instance do.
-                let due = own.instances > 1 || !self.parked.is_empty() || client.has_ops();
+                // Others wait for this frontier, or operations of this instance do, or what was written to replicated
+                // values below the boundary has to be with all others before it is closed.
+                let due = own.instances > 1
+                    || !self.parked.is_empty()
+                    || client.has_ops()
+                    || closing.is_some() && inner.replica.is_some();
                 let frontier = if due { Some(self.frontier.as_slice()) } else { None };
                 client.flush(frontier, |shard, batch| out.push(InstanceEffect::Batch(shard, batch)));
                 if let Some(boundary) = closing {

@@ -7,9 +7,10 @@ use crate::splitter::Splitter;
 use chc_api::packet::PacketKind;
 use chc_api::packet::Parsed;
 use chc_api::state::Plain;
-use chc_api::{Counter, Flow, Identity, Output, Passing, Protections, Time, Verdict};
+use chc_api::{Counter, Flow, Identity, ObjectKey, Output, Passing, Protections, Replicated, Time, Verdict};
 use chc_runtime::block::{BlockRef, Desc, DropRecord, Meta};
 use chc_store::batch::OpName;
+use chc_store::replicas::Replica;
 
 /// Counters that travel as a bit: the first of a vertex. All later ones are pairs. Every way of counting must go
 /// by this alone, for a replay may count another way.
@@ -18,6 +19,7 @@ pub const BIT_COUNTERS: u16 = 64;
 /// One packet.
 pub struct Passage<'a, P> {
     records: &'a Records<P>,
+    replica: Option<&'a Replica<P>>,
     state: &'a mut State,
     splitter: &'a mut Splitter<P>,
     block: &'a BlockRef,
@@ -34,7 +36,7 @@ impl<'a, P: Protections> Passage<'a, P> {
     /// A packet of a block; `spot` says where its records are.
     #[inline(always)]
     pub fn new(
-        records: &'a Records<P>,
+        (records, replica): (&'a Records<P>, Option<&'a Replica<P>>),
         state: &'a mut State,
         splitter: &'a mut Splitter<P>,
         (block, at): (&'a BlockRef, usize),
@@ -43,7 +45,7 @@ impl<'a, P: Protections> Passage<'a, P> {
         let desc = &block.descs[at];
         let meta = block.meta(desc);
         let edge = splitter.pick(Output::FIRST, desc.hash, desc.clock, || meta.parsed.identity());
-        Self { records, state, splitter, block, desc, meta, spot, edge, rewritten: None, pairs: 0 }
+        Self { records, replica, state, splitter, block, desc, meta, spot, edge, rewritten: None, pairs: 0 }
     }
 
     /// Sends it on, or what else the function says.
@@ -109,6 +111,11 @@ impl<P: Protections> Passing for Passage<'_, P> {
     #[inline(always)]
     fn record<T: Plain>(&self, object: Flow<T>, timer: u8) -> Option<(T, Option<Time>)> {
         self.records.get_with_timer(object.id(), &self.meta.parsed.key, self.desc.hash, self.spot, timer)
+    }
+
+    #[inline(always)]
+    fn read<T: Plain>(&self, object: Replicated<T>, key: &ObjectKey) -> Option<T> {
+        self.replica?.read(object.id(), key, self.desc.clock)?.read()
     }
 
     #[inline(always)]

@@ -65,6 +65,11 @@ impl ShardActor {
                     let event = InstanceEvent::Loaded(loaded);
                     self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
                 }
+                ShardEffect::Changed(changes) => {
+                    let (to, generation) = (changes.to, changes.generation);
+                    let event = InstanceEvent::Changed(changes);
+                    self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
+                }
                 ShardEffect::Reserved(until) => {
                     self.links.tell_root(RootControl::Event(RootEvent::Reserved(until)));
                 }

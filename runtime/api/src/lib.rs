@@ -30,6 +30,6 @@ pub use position::{Clock, Path, Position, Step, TimerOrigin};
 pub use protection::{All, Protection, Protections};
 pub use state::{
     Consistency, Counter, CounterArray, CustomOp, Declarations, Flow, ObjectKey, Op, OpValue, Output, Pool,
-    Scope, Shared, StateError,
+    Replicated, Scope, Shared, StateError,
 };
 pub use time::Time;

@@ -14,7 +14,9 @@ use crate::identity::{Direction, FlowKey, Identity};
 use crate::ids::{ObjectId, Slot};
 use crate::packet::parse::Parsed;
 use crate::position::Position;
-use crate::state::{Counter, Flow, ObjectKey, Op, OpValue, Output, Plain, Pool, Shared, ValueBytes};
+use crate::state::{
+    Counter, Flow, ObjectKey, Op, OpValue, Output, Plain, Pool, Replicated, Shared, ValueBytes,
+};
 use crate::time::Time;
 use std::future::Future;
 use std::time::Duration;
@@ -150,6 +152,8 @@ pub trait Passing {
     fn wire_len(&self) -> u32;
     /// Reads this connection's record and when one of its timers is due.
     fn record<T: Plain>(&self, object: Flow<T>, timer: u8) -> Option<(T, Option<Time>)>;
+    /// Reads a replicated value; see [`Context::read`].
+    fn read<T: Plain>(&self, object: Replicated<T>, key: &ObjectKey) -> Option<T>;
     /// Adds to a counter, once for each counter.
     fn count(&mut self, counter: Counter, by: u64);
     /// Changes the header region, once. The packet gets a fresh one: whoever retained it keeps the old.
@@ -211,6 +215,9 @@ pub trait Context: Clone {
         self.get(object).map(|value| (value, self.armed(object, index)))
     }
 
+    /// Reads a replicated value as it was a window of clocks ago, without waiting; `None` if it was the initial one.
+    fn read<T: Plain>(&self, object: Replicated<T>, key: &ObjectKey) -> Option<T>;
+
     /// Adds to a counter; nobody waits.
     fn count(&self, counter: Counter, by: u64);
     /// Issues an operation on a cross-flow object and waits for its result.
@@ -232,6 +239,11 @@ pub trait Context: Clone {
         argument: A,
     ) -> impl Future<Output = OpValue> {
         self.operate(object.id(), key, Op::Custom(op, ValueBytes::of(&argument)))
+    }
+
+    /// Sets a replicated value, for packets from a window of clocks later on; nobody waits.
+    fn replicate<T: Plain>(&self, object: Replicated<T>, key: ObjectKey, value: T) {
+        self.submit(object.id(), key, Op::Set(ValueBytes::of(&value)));
     }
 
     /// Reads a counter: what packets added so far, in an order of the store's choice, this one's additions included.

@@ -59,6 +59,10 @@ pub enum Protection {
     CacheTerms,
     /// A cached cross-flow value is used only by operations below which none can come any more.
     CacheOrder,
+    /// The instances have what was written to replicated values below a boundary before the boundary is closed.
+    AcknowledgedChanges,
+    /// A replicated value is read as it was a window ago, not as far as it is known.
+    DelayedReads,
 }
 
 /// Which protections are on.

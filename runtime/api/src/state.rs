@@ -60,6 +60,8 @@ pub enum Access {
     PerFlow,
     /// Cross-flow, written and read often: operations are offloaded to the shard.
     WriteReadOften,
+    /// Cross-flow, read by many packets and written by few: every instance has a copy, which the shard keeps up to date.
+    ReadMostly,
 }
 
 /// In which order operations and reads of an object take effect.
@@ -69,6 +71,9 @@ pub enum Consistency {
     Clock,
     /// In any serial order, the shard's.
     Serial,
+    /// Operations in position order. Reads see what was written a window of clocks before: that has reached every
+    /// copy, so a read never waits and is the same wherever and whenever it runs.
+    Delayed,
 }
 
 /// Most counters of a vertex, cells of arrays included.
@@ -390,6 +395,8 @@ pub struct ObjectSpec {
     pub timer_ops_max: u8,
     /// How long after the last operation on it a value is forgotten, if ever.
     pub idle: Option<Duration>,
+    /// Most keys whose values differ from the initial one, if that is limited: operations on others are refused.
+    pub keys_max: Option<usize>,
 }
 
 /// When the last operation on a value was, in units of 2^15 ns (33 us) of packet time. Six bytes, so that it fits
@@ -435,6 +442,8 @@ pub struct CounterArray {
 }
 /// Handle of a cross-flow value of type `T`.
 pub struct Shared<T>(ObjectId, PhantomData<fn() -> T>);
+/// Handle of a cross-flow value of type `T` of which every instance has a copy.
+pub struct Replicated<T>(ObjectId, PhantomData<fn() -> T>);
 /// Handle of a family of resource pools.
 #[derive(Clone, Copy, Debug)]
 pub struct Pool(ObjectId);
@@ -451,6 +460,12 @@ impl<T> Clone for Shared<T> {
     }
 }
 impl<T> Copy for Shared<T> {}
+impl<T> Clone for Replicated<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Replicated<T> {}
 
 impl<T> Flow<T> {
     /// The declared object.
@@ -460,6 +475,13 @@ impl<T> Flow<T> {
     }
 }
 impl<T> Shared<T> {
+    /// The declared object.
+    #[must_use]
+    pub fn id(self) -> ObjectId {
+        self.0
+    }
+}
+impl<T> Replicated<T> {
     /// The declared object.
     #[must_use]
     pub fn id(self) -> ObjectId {
@@ -597,6 +619,7 @@ impl Declarations {
             packet_ops_max: 0,
             timer_ops_max: 0,
             idle: None,
+            keys_max: None,
         });
         CounterArray { first: Counter { object, cell: 0, number }, cells }
     }
@@ -629,12 +652,17 @@ impl Declarations {
                 packet_ops_max: 0,
                 timer_ops_max: 0,
                 idle: None,
+                keys_max: None,
             }),
             PhantomData,
         )
     }
 
     /// Declares a cross-flow value that custom operations change.
+    ///
+    /// # Panics
+    /// If it is [`Consistency::Delayed`], as only [`Self::replicated`] values are, or `T` is longer than
+    /// [`VALUE_LEN_MAX`].
     pub fn shared<T: Plain>(
         &mut self,
         name: &'static str,
@@ -645,10 +673,41 @@ impl Declarations {
         (packet_ops_max, timer_ops_max): (u8, u8),
     ) -> Shared<T> {
         let kind = ObjectKind::Value { initial: ValueBytes::of(&initial), ops };
-        let access = Access::WriteReadOften;
-        let idle = None;
-        let spec = ObjectSpec { name, scope, access, consistency, kind, packet_ops_max, timer_ops_max, idle };
-        Shared(self.add(spec), PhantomData)
+        Shared(self.basic(name, scope, consistency, kind, (packet_ops_max, timer_ops_max)), PhantomData)
+    }
+
+    /// Declares a cross-flow value that packets read from a copy in their instance, as it was a window of clocks before
+    /// ([`Consistency::Delayed`]), and change by set and by custom operations. At most `keys_max` keys have another
+    /// value than `initial`: an operation on a further one is refused.
+    ///
+    /// # Panics
+    /// If `T` is longer than [`VALUE_LEN_MAX`]: a mistake in the network function's code.
+    pub fn replicated<T: Plain>(
+        &mut self,
+        name: &'static str,
+        scope: Scope,
+        initial: T,
+        ops: &'static [CustomOp],
+        keys_max: usize,
+        (packet_ops_max, timer_ops_max): (u8, u8),
+    ) -> Replicated<T> {
+        let (access, consistency) = (Access::ReadMostly, Consistency::Delayed);
+        let kind = ObjectKind::Value { initial: ValueBytes::of(&initial), ops };
+        let (idle, keys_max) = (None, Some(keys_max));
+        Replicated(
+            self.add(ObjectSpec {
+                name,
+                scope,
+                access,
+                consistency,
+                kind,
+                packet_ops_max,
+                timer_ops_max,
+                idle,
+                keys_max,
+            }),
+            PhantomData,
+        )
     }
 
     /// Declares a family of pools of owned resources.
@@ -662,10 +721,14 @@ impl Declarations {
             packet_ops_max: 1,
             timer_ops_max: 0,
             idle: None,
+            keys_max: None,
         }))
     }
 
     /// Declares an integer or a list ([`ObjectKind::Int`], [`ObjectKind::List`]).
+    ///
+    /// # Panics
+    /// If it is [`Consistency::Delayed`], as only [`Self::replicated`] values are.
     pub fn basic(
         &mut self,
         name: &'static str,
@@ -674,8 +737,19 @@ impl Declarations {
         kind: ObjectKind,
         (packet_ops_max, timer_ops_max): (u8, u8),
     ) -> ObjectId {
-        let (access, idle) = (Access::WriteReadOften, None);
-        self.add(ObjectSpec { name, scope, access, consistency, kind, packet_ops_max, timer_ops_max, idle })
+        assert!(consistency != Consistency::Delayed, "{name} is declared by replicated()");
+        let (access, idle, keys_max) = (Access::WriteReadOften, None, None);
+        self.add(ObjectSpec {
+            name,
+            scope,
+            access,
+            consistency,
+            kind,
+            packet_ops_max,
+            timer_ops_max,
+            idle,
+            keys_max,
+        })
     }
 
     /// Declares that a value of this object is forgotten, and has its initial value again, when no operation has come

@@ -312,6 +312,7 @@ impl<P: Protections> Cores<P> {
                     continue;
                 }
                 ShardEffect::Loaded(loaded) => (loaded.to, InstanceEvent::Loaded(loaded)),
+                ShardEffect::Changed(changes) => (changes.to, InstanceEvent::Changed(changes)),
                 ShardEffect::Defect(reason) => {
                     self.defect = Some(reason);
                     continue;

@@ -165,6 +165,8 @@ fn one_by_one(traffic: &Arc<Traffic>) -> anyhow::Result<f64> {
             shard: ShardId(0),
             boundary: Clock(0),
             records: vec![(ObjectId(0), old.key(row), Clock(0), old.image(row))],
+            changes: Vec::new(),
+            changes_known: 0,
         });
         exports.send(Message::Put(message.encode(AlignedVec::new())?))?;
         // The controller.

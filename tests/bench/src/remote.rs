@@ -270,6 +270,7 @@ pub fn serve(port: u16, instances: u16) -> anyhow::Result<()> {
                     FromShard::Acknowledged(to, generation, number)
                 }
                 ShardEffect::Loaded(loaded) => FromShard::Loaded(loaded),
+                ShardEffect::Changed(changes) => FromShard::Changed(changes),
                 ShardEffect::Reserved(_) => continue,
                 ShardEffect::Defect(reason) => bail!(reason),
             };

@@ -141,6 +141,8 @@ fn every_configuration_is_equivalent() {
     let deaths = [kill("nat/0", at(40)), kill("portscan/0", at(60))];
     let cases: &[&[&str]] = &[
         &["vertex.portscan.config.action=block"],
+        &["vertex.portscan.config.action=isolate", "vertex.portscan.instances=3"],
+        &["vertex.portscan.config.action=isolate", "root.window=128", "store.epoch=64"],
         &["vertex.portscan.config.pick=first_per_host"],
         &["vertex.portscan.config.pick=first_per_service", "vertex.portscan.config.fail_pending_at_end=true"],
         &["vertex.portscan.config.walk=restart"],
@@ -167,6 +169,20 @@ fn blocked_packets_and_exhausted_ports_are_dropped_as_in_the_ideal_chain() {
     let (outcome, _) = assert_equivalent(&plan("quickstart", &few), input(), &[kill("nat/0", at(50))]);
     let drops = &outcome.egress.drops;
     assert!(drops.len() >= 2 && drops.contains_key("portscan_blocked"), "{drops:?}");
+}
+
+#[test]
+fn isolated_hosts_are_cut_off_in_every_instance_as_in_the_ideal_chain() {
+    let isolate = [
+        "vertex.portscan.config.action=isolate",
+        "vertex.portscan.instances=3",
+        "root.window=256",
+        "store.epoch=64",
+    ];
+    let deaths = [kill("portscan/1", at(30)), kill("portscan/0", at(31)), kill("nat/1", at(60))];
+    let (outcome, _) = assert_equivalent(&plan("quickstart", &isolate), input(), &deaths);
+    let drops = &outcome.egress.drops;
+    assert!(drops.contains_key("portscan_isolated"), "{drops:?}");
 }
 
 #[test]

@@ -184,6 +184,29 @@ fn a_blocked_hosts_syns_are_dropped_and_no_attempts() {
 }
 
 #[test]
+fn a_window_after_it_was_flagged_nothing_is_taken_from_an_isolated_host() {
+    let mut driver = detector(json!({"action": "isolate", "host_idle_s": 100}));
+    for n in 1..=4 {
+        refuse(&mut driver, n);
+    }
+    the_alert(&mut driver);
+    assert_eq!(driver.drop_reason(&tcp(SCANNER, target(5), SYN)), "portscan_blocked");
+    driver.pass(&tcp(SCANNER, target(5), ACK));
+    driver.pass_window();
+    assert_eq!(driver.drop_reason(&tcp(SCANNER, target(5), ACK)), "portscan_isolated");
+    assert_eq!(driver.drop_reason(&tcp(SCANNER, target(5), RST)), "portscan_isolated");
+    assert_eq!(driver.drop_reason(&tcp(SCANNER, target(5), SYN)), "portscan_blocked");
+    driver.pass(&tcp(target(5), SCANNER, ACK));
+    // It is taken back when it has been forgotten, as its next attempt finds out.
+    driver.wait_ms(101_000);
+    assert_eq!(driver.drop_reason(&tcp(SCANNER, target(5), ACK)), "portscan_isolated");
+    driver.pass(&tcp(SCANNER, target(6), SYN));
+    driver.pass_window();
+    driver.pass(&tcp(SCANNER, target(5), ACK));
+    assert_eq!(driver.values("isolated"), []);
+}
+
+#[test]
 fn behind_a_translator_the_inner_host_is_the_scanner() {
     let nat = json!({"external": ["203.0.113.1"]});
     let mut driver = Driver::new(&[("nat", nat), ("portscan", json!({}))], 64, None);

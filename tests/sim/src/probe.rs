@@ -3,7 +3,7 @@
 //! What a packet does is drawn from its IPv4 identification and its clock: it reads or increments a
 //! `serial` integer and writes what it observed into the packet, its record and an event; it
 //! increments a `clock` integer, pushes to and pops from a `clock` list, runs a custom operation with
-//! and without waiting and one that is not deterministic, reads a counter, takes a member of a pool that all
+//! and without waiting and one that is not deterministic, reads and writes a replicated value, reads a counter, takes a member of a pool that all
 //! instances share, gives it back, and once more when it is not its own any more, arms, moves and disarms timers (which arm themselves again), removes its record, pauses, notes what is attached to it
 //! and attaches something, leaves by another output, has packets sent for it, and is dropped.
 
@@ -11,7 +11,8 @@ use chc_api::packet::PacketKind;
 use chc_api::state::{FlowOptions, ObjectKind, ValueBytes};
 use chc_api::{
     Attachment, Consistency, Context, Counter, CustomOp, Declarations, Event, EventKind, Flow,
-    NetworkFunction, ObjectId, ObjectKey, Op, OpValue, Output, Pool, Scope, Shared, TimerEvent, Verdict,
+    NetworkFunction, ObjectId, ObjectKey, Op, OpValue, Output, Pool, Replicated, Scope, Shared, TimerEvent,
+    Verdict,
 };
 use chc_nf_catalog::Visitor;
 use std::sync::Arc;
@@ -23,6 +24,9 @@ const ASIDE: &str = "aside";
 const QUEUE_LEN_MAX: usize = 5;
 /// Members of each of the two pools, which all instances share.
 const DESKS: u64 = 3;
+/// Keys of replicated values, and how many of them may be set.
+const NOTES: u64 = 3;
+const NOTES_MAX: usize = 2;
 /// Packets; turn; queue and timers; mix; observed values; the desk held and its group; its owner; the desk held before.
 const RECORD_WORDS: usize = 8;
 /// Packets the function sends for one packet at most.
@@ -43,6 +47,7 @@ pub struct Probe {
     queue: ObjectId,
     mix: Shared<[u64; 2]>,
     desks: Pool,
+    board: Replicated<u64>,
     aside: Output,
 }
 
@@ -97,6 +102,7 @@ impl Probe {
             ),
             mix: declarations.shared("mix", Scope::Global, clock, [7, 0], &MIX_OPS, (1, 1)),
             strange: declarations.counter("strange"),
+            board: declarations.replicated("board", Scope::Global, 0_u64, &[], NOTES_MAX, (1, 1)),
             desks: declarations.pool("desks", order, Arc::new(|group| group * 100..group * 100 + DESKS)),
         }
     }
@@ -138,6 +144,21 @@ impl Probe {
             1 => cx.submit(self.mix.id(), group, Op::Custom(0, ValueBytes::of(&draw))),
             2 => record[3] ^= code(cx.custom(self.mix, group, 1, draw).await),
             _ => cx.done(self.mix.id()),
+        }
+    }
+
+    /// Reads what others wrote on the board, and sometimes writes there or wipes it.
+    async fn note<C: Context>(&self, cx: &C, draw: u64, record: &mut [u64; RECORD_WORDS]) {
+        let key = ObjectKey::number((draw >> 33) % NOTES);
+        record[4] = record[4].rotate_left(3) ^ cx.read(self.board, &key).unwrap_or(1);
+        match draw >> 61 {
+            0 => cx.replicate(self.board, key, draw & 0xffff),
+            1 => cx.replicate(self.board, key, 0),
+            2 => {
+                let set = Op::Set(ValueBytes::of(&(draw & 0xff)));
+                record[4] ^= code(cx.operate(self.board.id(), key, set).await);
+            }
+            _ => cx.done(self.board.id()),
         }
     }
 
@@ -252,6 +273,7 @@ impl NetworkFunction for Probe {
             record[4] = record[4].rotate_left(5) ^ value;
         }
         self.ordered(&cx, draw, &mut record).await;
+        self.note(&cx, draw, &mut record).await;
         self.sit(&cx, draw, &mut record).await;
         if draw >> 59 & 7 == 0 {
             record[4] ^= cx.total(self.seen).await << 7;
@@ -297,6 +319,7 @@ impl NetworkFunction for Probe {
             2 => cx.submit(self.mix.id(), group, Op::Custom(0, ValueBytes::of(&draw))),
             _ => cx.done(self.mix.id()),
         }
+        self.note(&cx, draw, &mut record).await;
         record[2] = record[2].wrapping_add(1);
         if draw >> 13 & 1 == 0 || draw >> 5 & 7 == 0 {
             self.leave(&cx, &mut record);

@@ -313,7 +313,7 @@ fn portscan(rng: &mut Rng, gap_us: u64) -> Function {
             "pick": rng.pick(&["every", "every", "first_per_service", "first_per_host"]),
             "walk": rng.pick(&["floor", "plain", "absorb", "restart"]),
             "fail_pending_at_end": rng.chance(0.5),
-            "action": rng.pick(&["alert", "block"]),
+            "action": rng.pick(&["alert", "block", "isolate"]),
         }),
     )
 }

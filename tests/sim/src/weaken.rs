@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 26] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 28] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -160,6 +160,16 @@ pub const WEAKENINGS: [(&str, Protection, &str); 26] = [
         "cache-order",
         Protection::CacheOrder,
         "an operation on a cross-flow value an instance holds is applied though lower ones may come",
+    ),
+    (
+        "acknowledged-changes",
+        Protection::AcknowledgedChanges,
+        "a boundary is closed before all instances have what was written to replicated values below it",
+    ),
+    (
+        "delayed-reads",
+        Protection::DelayedReads,
+        "a replicated value is read as far as the instance knows it, not as it was a window ago",
     ),
 ];
 

@@ -193,6 +193,16 @@ fn values_that_are_used_in_order_alone_are_needed() {
 }
 
 #[test]
+fn changes_that_have_reached_all_copies_are_needed() {
+    assert_needed("acknowledged-changes");
+}
+
+#[test]
+fn reads_of_what_was_a_window_ago_are_needed() {
+    assert_needed("delayed-reads");
+}
+
+#[test]
 fn every_protection_has_one_weakening_named_after_it() {
     // A protection that is added must be added here, too.
     let count = |protection| match protection {
@@ -221,7 +231,9 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::TermFences
         | Protection::ClockParking
         | Protection::CacheTerms
-        | Protection::CacheOrder => 26,
+        | Protection::CacheOrder
+        | Protection::AcknowledgedChanges
+        | Protection::DelayedReads => 28,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {

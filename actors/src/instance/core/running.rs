@@ -79,8 +79,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         }
         let inner = &mut *self.env.inner();
         let spot = spot.unwrap_or_else(|| spot_of(&inner.records, block, desc));
-        let mut passage =
-            Passage::new(&inner.records, &mut inner.state, &mut self.splitter, (block, at), spot);
+        let state = (&inner.records, inner.replica.as_ref());
+        let mut passage = Passage::new(state, &mut inner.state, &mut self.splitter, (block, at), spot);
         self.config.running.note(desc.clock, desc.path);
         let verdict = self.nf.at_once(&mut passage);
         self.config.running.returned();

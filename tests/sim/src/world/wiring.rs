@@ -179,6 +179,9 @@ impl World {
                 ShardEffect::Loaded(loaded) => {
                     (Actor::Instance(loaded.to, loaded.generation), InstanceEvent::Loaded(loaded))
                 }
+                ShardEffect::Changed(changes) => {
+                    (Actor::Instance(changes.to, changes.generation), InstanceEvent::Changed(changes))
+                }
                 ShardEffect::Defect(defect) => {
                     self.defect = Some(defect);
                     continue;
