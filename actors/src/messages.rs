@@ -7,6 +7,7 @@ use chc_api::{Clock, Generation, InstanceId, Position, Step};
 use chc_api::{ShardId, Slot, VertexId};
 use chc_runtime::block::BlockRef;
 use chc_store::batch::{Changes, Loaded, Reply};
+use chc_store::packet_log::LogBatch;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,6 +147,8 @@ pub enum RootEvent {
     Repartition(VertexId, Repartition),
     /// The store has on record that clocks below this one may be stamped.
     Reserved(Clock),
+    /// The store has the packets up to this batch in its log.
+    Logged(u64),
 }
 
 /// What the root wants done.
@@ -153,6 +156,8 @@ pub enum RootEvent {
 pub enum RootEffect {
     /// Tell the first shard that clocks below this one will be stamped.
     Reserve(Clock),
+    /// Give the first shard what was stamped, for its log.
+    Log(LogBatch),
     /// Send data.
     Data(Destination, Data),
     /// Answer a registration.

@@ -383,7 +383,12 @@ impl<P: Protections> Splitter<P> {
     }
 
     /// Sends what was gathered, then the progress, on every edge.
-    pub fn flush(&mut self, steps: &Steps, progress: Position, send: &mut impl FnMut(Destination, Data)) {
+    pub fn flush(
+        &mut self,
+        steps: &Steps,
+        progress: Position,
+        send: &mut (impl FnMut(Destination, Data) + ?Sized),
+    ) {
         for at in 0..self.edges.len() {
             let edge = &mut self.edges[at];
             edge.full.extend(edge.builder.finish());
@@ -443,7 +448,7 @@ impl<P: Protections> Splitter<P> {
         generation: Generation,
         boundary: Clock,
         steps: &Steps,
-        send: &mut impl FnMut(Destination, Data),
+        send: &mut (impl FnMut(Destination, Data) + ?Sized),
     ) {
         let Some(edge) = self.edges.iter_mut().find(|e| e.to == Destination::Instance(to)) else { return };
         if edge.connected && generation < edge.generation {
@@ -512,7 +517,7 @@ fn send_one<P: Protections>(
     steps: &Steps,
     block: Option<BlockRef>,
     progress: Position,
-    send: &mut impl FnMut(Destination, Data),
+    send: &mut (impl FnMut(Destination, Data) + ?Sized),
 ) {
     let first = P::on(Protection::StepsFirst) || block.is_none();
     let news: Vec<_> = if first { steps.since(edge.steps_from).collect() } else { Vec::new() };

@@ -22,6 +22,7 @@ use crate::counts::CountLedger;
 use crate::ledger::{Entry, Known, Ledger, OpKind, Waiter};
 use crate::object_table::hash_of;
 use crate::objects::{Objects, Shown, is_ordered};
+use crate::packet_log::{LogBatch, PacketLog};
 use crate::pool::Acquired;
 use crate::replicas::Publisher;
 use crate::session::{Admission, Session};
@@ -83,6 +84,8 @@ pub enum ShardEffect {
     Changed(Changes),
     /// For the root: clocks below this one are reserved.
     Reserved(Clock),
+    /// For the root: packets up to this batch are in the log.
+    Logged(u64),
     /// A network function broke the rules of replay; the chain cannot go on.
     Defect(String),
 }
@@ -147,6 +150,8 @@ pub struct ShardEngine<P> {
     floor: Clock,
     /// Clocks below this may have been stamped (the first shard).
     reserved: Clock,
+    /// Packets in flight, if the root has them logged here.
+    packets: PacketLog,
     vertices: Vec<Vertex<P>>,
     record_choices: bool,
     choices: Vec<Choice>,
@@ -167,6 +172,7 @@ impl<P: Protections> ShardEngine<P> {
             window: config.window,
             floor: Clock(0),
             reserved: Clock(0),
+            packets: PacketLog::default(),
             vertices,
             record_choices: config.record_choices,
             choices: Vec::new(),
@@ -315,6 +321,17 @@ impl<P: Protections> ShardEngine<P> {
         out.push(ShardEffect::Reserved(self.reserved));
     }
 
+    /// The root has stamped packets.
+    pub fn on_log(&mut self, batch: LogBatch, out: &mut Vec<ShardEffect>) {
+        out.push(ShardEffect::Logged(self.packets.add(batch)));
+    }
+
+    /// The packets in flight, if the root has them logged here.
+    #[must_use]
+    pub fn packets(&self) -> &PacketLog {
+        &self.packets
+    }
+
     /// Clocks below this may have been stamped.
     #[must_use]
     pub fn reserved(&self) -> Clock {
@@ -331,6 +348,7 @@ impl<P: Protections> ShardEngine<P> {
             return;
         }
         self.floor = cut;
+        self.packets.trim(cut);
         for i in 0..self.vertices.len() {
             let vertex = &mut self.vertices[i];
             // Below the cut every operation has been issued, whoever still has to say so.

@@ -14,7 +14,7 @@
 //!
 //! Only objects whose operations take effect in position order are held, and only an operation below which nothing can
 //! come any more is applied here: so both apply them in the same order. An operation that was applied before, as in a
-//! replay, brings no value along.
+//! replay, brings no value along, and one below the last that a held value has in it was.
 //!
 //! Cost: two look-ups an operation. Memory: a value and a table entry for each key, and at most as many as configured;
 //! then all are forgotten. Paper: section 4.3, Table 1, the last row.
@@ -48,8 +48,8 @@ impl Known {
 enum Entry {
     /// It is what this operation leaves, the highest so far, which may bring it along.
     Asked(OpName),
-    /// It is here.
-    Held,
+    /// It is here, as this operation left it.
+    Held(OpName),
 }
 
 /// The cache of one instance.
@@ -134,7 +134,10 @@ impl<P: Protections> ExclusiveCache<P> {
         let is_lowest = is_lowest || !P::on(Protection::CacheOrder);
         let hash = hash_of(&item.key);
         match self.values.find_mut(hash, |known| known.is_of(item)).map(|known| &mut known.entry) {
-            Some(Entry::Held) if is_lowest => {
+            // In a replay: the value has it already.
+            Some(Entry::Held(last)) if item.name < *last => return None,
+            Some(Entry::Held(last)) if is_lowest => {
+                *last = item.name;
                 let result =
                     self.objects.apply_hashed(item.object, &item.key, hash, &item.op, (clock, item.now));
                 item.answer = Answer::Known(result.fingerprint());
@@ -171,7 +174,7 @@ impl<P: Protections> ExclusiveCache<P> {
         if let Some(known) = known.filter(is_highest)
             && Some(item.name) > self.forgotten
         {
-            known.entry = Entry::Held;
+            known.entry = Entry::Held(item.name);
             self.objects.put(item.object, &item.key, value, item.now);
         }
     }
@@ -287,6 +290,15 @@ mod tests {
         assert_eq!(issue(&mut cache, add(N, 10, 7), true), (None, Answer::Value), "clock 9 is missing in it");
         cache.learn(&add(N, 10, 7), &OpValue::Int(3));
         assert_eq!(issue(&mut cache, add(N, 11, 7), true).0, Some(OpValue::Int(4)));
+    }
+
+    #[test]
+    fn an_operation_the_held_value_has_already_is_left_to_the_shard() {
+        let mut cache = cache(8);
+        issue(&mut cache, add(N, 9, 7), false);
+        cache.learn(&add(N, 9, 7), &OpValue::Int(3));
+        assert_eq!(issue(&mut cache, add(N, 5, 7), true), (None, Answer::Result), "it ran before");
+        assert_eq!(issue(&mut cache, add(N, 10, 7), true).0, Some(OpValue::Int(4)));
     }
 
     #[test]

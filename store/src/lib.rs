@@ -9,6 +9,7 @@
 //! * [`session`]: batches in their order, whatever the link between the two does.
 //! * [`ledger`], [`counts`]: what has been applied since the cut.
 //! * [`objects`], [`object_table`], [`list`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
+//! * [`packet_log`]: the packets in flight, where the store has them.
 //! * [`table`], [`record`]: the per-flow cache and the image of a record.
 //! * [`batch`]: what instances and shards say to each other; [`wire`]: the same as bytes.
 
@@ -21,6 +22,7 @@ pub mod ledger;
 pub mod list;
 pub mod object_table;
 pub mod objects;
+pub mod packet_log;
 pub mod pool;
 pub mod record;
 pub mod replicas;

@@ -18,6 +18,8 @@ pub enum ToShard {
     Load(Load),
     /// The chain's cut moved.
     Cut(Clock),
+    /// The root will stamp clocks below this one.
+    Reserve(Clock),
 }
 
 /// From a shard.
@@ -31,6 +33,8 @@ pub enum FromShard {
     Loaded(Loaded),
     /// Changes of replicated values.
     Changed(Changes),
+    /// Clocks below this one are reserved.
+    Reserved(Clock),
 }
 
 impl ToShard {

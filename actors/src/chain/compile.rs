@@ -1,7 +1,9 @@
 //! From a chain's configuration to its physical form: vertices with their instances, slots, routes,
 //! and factories of their network functions.
 
-use crate::config::{ChainConfig, Edge, Placement as ObjectPlacement, PolicyConfig, StoreMode, VertexConfig};
+use crate::config::{
+    ChainConfig, Edge, Placement as ObjectPlacement, PolicyConfig, RootLog, StoreMode, VertexConfig,
+};
 use crate::functions::{Function, NfRegistry};
 use crate::instance::core::InstanceConfig;
 use crate::manager::core::Policy;
@@ -49,6 +51,8 @@ pub struct ChainPlan {
     pub tick_ns: u64,
     /// Clocks reserved at once.
     pub clock_lease: u64,
+    /// Whether packets go on only when the store has them in its log.
+    pub logs_to_store: bool,
     /// Store shards.
     pub shards: u16,
     /// Whether all objects of a vertex live on one of them.
@@ -103,6 +107,7 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         window: u64::from(config.root.window),
         tick_ns: u64::from(config.root.tick_us) * 1000,
         clock_lease: u64::from(config.root.clock_lease),
+        logs_to_store: config.root.log == RootLog::Store,
         shards: config.store.shards,
         by_vertex: config.store.placement == ObjectPlacement::ByVertex,
         mode: config.store.mode,
@@ -224,6 +229,7 @@ impl ChainPlan {
             instances: self.instances(),
             retain: self.mode.is_stored(),
             clock_lease: self.mode.is_stored().then_some(self.clock_lease),
+            logs_to_store: self.logs_to_store,
             pool: pool.clone(),
         }
     }

@@ -8,8 +8,8 @@ use super::diagnostic::{Place, Report, suggest};
 use super::file::{Node, Value};
 use super::graph::{self, PlacedVertex};
 use super::model::{
-    ChainConfig, EgressConfig, INSTANCES_MAX, IoConfig, Next, PolicyConfig, RootConfig, RuntimeConfig,
-    StoreConfig, VertexConfig,
+    ChainConfig, EgressConfig, INSTANCES_MAX, IoConfig, Next, PolicyConfig, RootConfig, RootLog,
+    RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
 };
 use super::section::{PlacedEdge, Section, integer};
 use crate::chain::compile::{SEED, in_order, topology};
@@ -372,6 +372,10 @@ fn root_and_store(file: &Section<'_>, report: &mut Report) -> (RootConfig, Store
         checkpoint_dir: stored.text("checkpoint_dir", report),
         retransmit_us: stored.integer("retransmit_us", 1_000..=60_000_000, store.retransmit_us, report),
     };
+    if root.log == RootLog::Store && store.mode == StoreMode::Traditional {
+        let problem = "there is no store to log packets in, with store.mode = \"traditional\"";
+        report.push(section.place_of("log"), section.key("log"), problem, "use \"local\", or another mode");
+    }
     (root, store)
 }
 

@@ -44,8 +44,10 @@ choice! {
     RootLog {
         /// In its own memory.
         Local = "local",
+        /// In the store as well: a packet goes on when it is there.
+        Store = "store",
     }
-    not yet: ["store"]
+    not yet: []
 }
 
 choice! {

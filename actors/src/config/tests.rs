@@ -432,10 +432,18 @@ fn a_missing_function_configuration_is_reported_at_the_vertex() {
 }
 
 #[test]
+fn packets_are_logged_in_the_store_only_where_there_is_one() {
+    assert_eq!(appended("[root]\nlog = \"store\""), [""; 0]);
+    let text = "[root]\nlog = \"store\"\n[store]\nmode = \"traditional\"";
+    let expected = "chain.toml:21: root.log: there is no store to log packets in, with store.mode = \"traditional\"; \
+                    use \"local\", or another mode";
+    assert_eq!(appended(text), [expected]);
+}
+
+#[test]
 fn what_is_not_available_yet_is_refused_with_what_is() {
     for (text, expected) in [
         ("[root]\ninstances = 2", "21: root.instances: 2 is not available yet; use 1"),
-        ("[root]\nlog = \"store\"", r#"21: root.log: "store" is not available yet; use "local""#),
         ("[store]\nreplicas = 3", "21: store.replicas: 3 is not available yet; use 1"),
         (
             "[store]\ncheckpoint_ms = 100",

@@ -132,6 +132,7 @@ impl<S: PacketSource> RootActor<S> {
                     self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
                 }
                 RootEffect::Reserve(until) => self.links.tell_shard(ShardId(0), ShardControl::Reserve(until)),
+                RootEffect::Log(batch) => self.links.tell_shard(ShardId(0), ShardControl::Log(batch)),
                 RootEffect::Cut(cut) => {
                     self.links.tell_all(cut, || ShardControl::Cut(cut));
                 }

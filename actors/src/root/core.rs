@@ -11,6 +11,9 @@
 //! Clocks are leased: the store has on record up to where they may have been stamped, and the root reserves more when
 //! half a lease is left, so that it seldom waits.
 //!
+//! Packets in flight are logged by the root itself, as what its splitter retains, or in the store as well: then none goes on
+//! before it is there.
+//!
 //! The root also changes routing tables: at the next boundary, above every stamped clock, announced in band. When those who
 //! lose slots have closed that boundary, those who gain them may load what is known of them.
 //!
@@ -18,8 +21,9 @@
 //! of a current generation. Memory: the window. Paper: section 5 (clocks, logging), 5.3, 5.4.
 
 use super::fragments::Fragments;
+use super::logging::Logging;
 use crate::instance::records::SlotRecords;
-use crate::messages::{RootEffect, RootEvent, Source};
+use crate::messages::{Data, Destination, RootEffect, RootEvent, Source};
 use crate::routing::{Change, Repartition, Route};
 use crate::splitter::{Splitter, Ways};
 use crate::steps::Steps;
@@ -55,6 +59,8 @@ pub struct RootConfig {
     pub retain: bool,
     /// Clocks that are reserved in the store at once; none if there is no store.
     pub clock_lease: Option<u64>,
+    /// Whether packets go on only when the store has them in its log.
+    pub logs_to_store: bool,
     /// Blocks for input packets.
     pub pool: Arc<BlockPool>,
 }
@@ -115,6 +121,7 @@ pub struct RootCore<P> {
     in_flight: VecDeque<(Clock, u64)>,
     in_flight_bytes: u64,
     unflushed_bytes: u64,
+    logging: Option<Logging>,
     splitter: Splitter<P>,
     reports: BTreeMap<InstanceId, (Generation, Clock)>,
     egress: Clock,
@@ -159,6 +166,7 @@ impl<P: Protections> RootCore<P> {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             unflushed_bytes: 0,
+            logging: config.logs_to_store.then(Logging::default),
             splitter: Splitter::new(Source::Root, Generation(1), &config.ways, &config.pool, config.retain),
             reports: config.instances.iter().map(|i| (*i, (Generation(0), Clock(0)))).collect(),
             egress: Clock(0),
@@ -231,6 +239,9 @@ impl<P: Protections> RootCore<P> {
         self.counts.packets += 1;
         self.counts.bytes += u64::from(arrival.wire_len);
         self.unflushed_bytes += arrival.frame.len() as u64;
+        if let Some(logging) = &mut self.logging {
+            logging.add(clock, self.time, arrival);
+        }
 
         let hash = parsed.key.hash(self.config.seed);
         let meta = Meta::new(parsed, arrival.link, self.time, arrival.time, self.number);
@@ -402,8 +413,23 @@ impl<P: Protections> RootCore<P> {
         }
         self.reserve(out);
         let progress = Position::before(self.next);
-        let mut send = |to, data| out.push(RootEffect::Data(to, data));
-        self.splitter.flush(&self.steps, progress, &mut send);
+        self.send(out, |splitter, steps, send| splitter.flush(steps, progress, send));
+    }
+
+    /// Sends what the splitter sends, or holds it until the log has it.
+    fn send(
+        &mut self,
+        out: &mut Vec<RootEffect>,
+        send: impl FnOnce(&mut Splitter<P>, &Steps, &mut dyn FnMut(Destination, Data)),
+    ) {
+        let Some(logging) = &mut self.logging else {
+            return send(&mut self.splitter, &self.steps, &mut |to, data| {
+                out.push(RootEffect::Data(to, data))
+            });
+        };
+        let mut sends = Vec::new();
+        send(&mut self.splitter, &self.steps, &mut |to, data| sends.push(RootEffect::Data(to, data)));
+        logging.hold(sends.into_iter(), out);
     }
 
     /// Takes an event.
@@ -411,8 +437,9 @@ impl<P: Protections> RootCore<P> {
         match event {
             RootEvent::Register(instance, generation) => self.register(instance, generation, out),
             RootEvent::Replay(to, generation, boundary) => {
-                let mut send = |to, data| out.push(RootEffect::Data(to, data));
-                self.splitter.replay(to, generation, boundary, &self.steps, &mut send);
+                self.send(out, |splitter, steps, send| {
+                    splitter.replay(to, generation, boundary, steps, send);
+                });
             }
             RootEvent::Closed(instance, generation, boundary, records) => {
                 let Some(report) = self.reports.get_mut(&instance) else { return };
@@ -429,6 +456,11 @@ impl<P: Protections> RootCore<P> {
                 self.repartition(out);
             }
             RootEvent::Reserved(until) => self.leased = self.leased.max(until),
+            RootEvent::Logged(number) => {
+                if let Some(logging) = &mut self.logging {
+                    logging.on_logged(number, out);
+                }
+            }
             RootEvent::EgressClosed(boundary) => {
                 self.egress = self.egress.max(boundary);
                 self.move_cut(out);

@@ -24,6 +24,7 @@ fn config() -> RootConfig {
         instances: vec![instance(1), instance(2)],
         retain: true,
         clock_lease: None,
+        logs_to_store: false,
         pool: pool(),
     }
 }
@@ -509,4 +510,52 @@ fn without_a_store_no_clocks_are_reserved() {
     assert!(register(&mut root, 1, 1).iter().all(|effect| matches!(effect, RootEffect::Go { .. })));
     register(&mut root, 2, 1);
     assert!(root.is_ready() && root.has_room());
+}
+
+// The packet log: the paper's section 5.
+
+#[test]
+fn nothing_leaves_before_the_store_has_the_packets_in_front_of_it() {
+    let mut root = root(RootConfig { logs_to_store: true, ..config() });
+    register(&mut root, 1, 1);
+    register(&mut root, 2, 1);
+    let flush = |root: &mut RootCore<All>| {
+        let mut out = Vec::new();
+        root.flush(&mut out);
+        out
+    };
+    /// Batches given to the log: the number, the clocks.
+    type Logged = Vec<(u64, Vec<u64>)>;
+    /// What was given to the log; and how many packets were sent, with the progress.
+    fn seen(effects: &[RootEffect]) -> (Logged, Vec<(usize, u64)>) {
+        let (mut logged, mut sent) = (Vec::new(), Vec::new());
+        for effect in effects {
+            match effect {
+                RootEffect::Log(batch) => {
+                    logged.push((batch.number, batch.entries.iter().map(|entry| entry.clock.0).collect()));
+                }
+                RootEffect::Data(_, data) => {
+                    let packets = data.block.as_ref().map_or(0, |block| block.descs.len());
+                    sent.push((packets, data.progress.clock.0));
+                }
+                _ => {}
+            }
+        }
+        (logged, sent)
+    }
+    on(&mut root, RootEvent::Replay(instance(1), Generation(1), Clock(0)));
+    ingest(&mut root, 1);
+    ingest(&mut root, 2);
+    assert_eq!(seen(&flush(&mut root)), (vec![(1, vec![0, 1])], vec![]));
+    ingest(&mut root, 3);
+    assert_eq!(seen(&flush(&mut root)), (vec![(2, vec![2])], vec![]));
+    // What is sent again waits for the same, and so does progress.
+    let again = RootEvent::Replay(instance(1), Generation(2), Clock(0));
+    assert_eq!(seen(&on(&mut root, again)), (vec![], vec![]));
+    root.pause();
+    assert_eq!(seen(&flush(&mut root)), (vec![], vec![]));
+    assert_eq!(seen(&on(&mut root, RootEvent::Logged(1))), (vec![], vec![(2, 2)]));
+    let (logged, sent) = seen(&on(&mut root, RootEvent::Logged(2)));
+    assert!(logged.is_empty() && sent.iter().map(|(packets, _)| packets).sum::<usize>() == 4, "{sent:?}");
+    assert_eq!(sent.last(), Some(&(0, EPOCH)));
 }

@@ -4,3 +4,4 @@
 pub mod actor;
 pub mod core;
 pub mod fragments;
+mod logging;

@@ -7,6 +7,7 @@ use chc_runtime::actor::{Actor, Cx};
 use chc_runtime::mailbox::Packets;
 use chc_store::batch::{Batch, Load};
 use chc_store::engine::{ShardEffect, ShardEngine};
+use chc_store::packet_log::LogBatch;
 use std::sync::Arc;
 
 /// What a shard is told besides batches.
@@ -17,6 +18,8 @@ pub enum ShardControl {
     Cut(Clock),
     /// The root will stamp clocks below this one.
     Reserve(Clock),
+    /// The root has stamped packets.
+    Log(LogBatch),
     /// Somebody wants to look at the state.
     Inspect(Look),
 }
@@ -73,6 +76,9 @@ impl ShardActor {
                 ShardEffect::Reserved(until) => {
                     self.links.tell_root(RootControl::Event(RootEvent::Reserved(until)));
                 }
+                ShardEffect::Logged(number) => {
+                    self.links.tell_root(RootControl::Event(RootEvent::Logged(number)));
+                }
                 ShardEffect::Defect(reason) => cx.fail(reason),
             }
         }
@@ -88,6 +94,7 @@ impl Actor for ShardActor {
             ShardControl::Load(load) => self.engine.on_load(&load, &mut self.effects),
             ShardControl::Cut(cut) => self.engine.on_cut(cut, &mut self.effects),
             ShardControl::Reserve(until) => self.engine.on_reserve(until, &mut self.effects),
+            ShardControl::Log(batch) => self.engine.on_log(batch, &mut self.effects),
             ShardControl::Inspect(look) => look(&self.engine),
         }
         self.execute(cx);

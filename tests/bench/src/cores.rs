@@ -7,6 +7,7 @@
 //!
 //! Protections are a type, so that what one of them costs can be measured: a run without it has no trace of it.
 
+use crate::remote::ProcessShard;
 use anyhow::{bail, ensure};
 use chc_actors::chain::compile::ChainPlan;
 use chc_actors::egress::core::{EgressCore, Sink};
@@ -17,10 +18,12 @@ use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::{RootConfig, RootCore};
 use chc_actors::routing::Repartition;
 use chc_actors::topology::Topology;
-use chc_api::{All, Generation, InstanceId, Protections, ShardId, VertexId};
+use chc_api::{All, Clock, Generation, InstanceId, Protections, ShardId, VertexId};
 use chc_runtime::block::{Block, BlockPool, Desc, DropRecord, EventRecord};
 use chc_store::batch::{Batch, Load};
 use chc_store::engine::{ShardEffect, ShardEngine};
+use chc_store::packet_log::LogBatch;
+use chc_store::wire::{FromShard, ToShard};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +34,9 @@ const GENERATION: Generation = Generation(1);
 enum ShardEvent {
     Batch(Arc<Batch>),
     Load(Load),
+    Cut(Clock),
+    Reserve(Clock),
+    Log(LogBatch),
 }
 
 /// What is remembered for the case of a failure.
@@ -50,6 +56,8 @@ pub struct Cores<P = All> {
     first_of: Vec<usize>,
     instances: Vec<Box<dyn Instance>>,
     shards: Vec<ShardEngine<P>>,
+    /// In place of these, one in another process.
+    remote: Option<ProcessShard>,
     egress: EgressCore<P>,
     sink: Counted,
     to_root: Vec<RootEvent>,
@@ -59,6 +67,8 @@ pub struct Cores<P = All> {
     topology: Topology,
     /// Buffers that are used again.
     root_effects: Vec<RootEffect>,
+    /// Packets that have come in.
+    ingested: u64,
     instance_effects: Vec<InstanceEffect>,
     shard_effects: Vec<ShardEffect>,
     root_events: Vec<RootEvent>,
@@ -77,24 +87,46 @@ impl Cores {
     /// # Errors
     /// If the chain does not start: a defect.
     pub fn start(plan: &ChainPlan) -> anyhow::Result<Self> {
+        Self::as_in_the_product(plan, None)
+    }
+
+    /// The same, with the chain's only shard in another process. The time of instances is also what they take for talking
+    /// to it and waiting for it.
+    ///
+    /// # Errors
+    /// As [`Cores::start`], or if the process is gone.
+    pub fn start_with(plan: &ChainPlan, shard: ProcessShard) -> anyhow::Result<Self> {
+        Self::as_in_the_product(plan, Some(shard))
+    }
+
+    fn as_in_the_product(plan: &ChainPlan, remote: Option<ProcessShard>) -> anyhow::Result<Self> {
         let factories: Vec<_> = plan.vertices.iter().map(|v| v.function.factory.clone()).collect();
         let is_stored = plan.root(&BlockPool::new()).retain;
-        Self::with(plan, &factories, Memory { root_log: is_stored, egress_suppression: is_stored })
+        let memory = Memory { root_log: is_stored, egress_suppression: is_stored };
+        Self::with(plan, &factories, memory, remote)
     }
 }
 
 impl<P: Protections> Cores<P> {
-    /// Builds a chain's cores with the given instances, by vertex, and starts them.
+    /// Builds a chain's cores with the given instances, by vertex, and starts them; with a shard in another process, if
+    /// one is given, in place of the chain's own.
     ///
     /// # Errors
     /// As [`Cores::start`].
-    pub fn with(plan: &ChainPlan, factories: &[InstanceFactory], memory: Memory) -> anyhow::Result<Self> {
+    pub fn with(
+        plan: &ChainPlan,
+        factories: &[InstanceFactory],
+        memory: Memory,
+        remote: Option<ProcessShard>,
+    ) -> anyhow::Result<Self> {
         let ids = plan.instances();
         let pool = BlockPool::new();
         let instance = |id: &InstanceId| factories[usize::from(id.vertex.0)](plan.instance(*id, &pool));
         let first_of = |vertex: usize| ids.iter().take_while(|id| usize::from(id.vertex.0) < vertex).count();
+        ensure!(remote.is_none() || plan.shards == 1, "a chain with a shard elsewhere has that one only");
+        let here = if remote.is_some() { 0 } else { plan.shards };
         let shards: Vec<ShardEngine<P>> =
-            (0..plan.shards).map(|shard| ShardEngine::new(plan.shard(ShardId(shard), false))).collect();
+            (0..here).map(|shard| ShardEngine::new(plan.shard(ShardId(shard), false))).collect();
         let mut cores = Self {
             root: RootCore::new(RootConfig { retain: memory.root_log, ..plan.root(&pool) }, false),
             first_of: (0..plan.vertices.len()).map(first_of).collect(),
@@ -111,7 +143,7 @@ impl<P: Protections> Cores<P> {
             to_root: Vec::new(),
             to_instances: ids.iter().map(|_| Vec::new()).collect(),
             ids,
-            to_shards: shards.iter().map(|_| Vec::new()).collect(),
+            to_shards: (0..plan.shards).map(|_| Vec::new()).collect(),
             to_egress: Vec::new(),
             root_effects: Vec::new(),
             instance_effects: Vec::new(),
@@ -120,6 +152,8 @@ impl<P: Protections> Cores<P> {
             instance_events: Vec::new(),
             shard_events: Vec::new(),
             shards,
+            remote,
+            ingested: 0,
             defect: None,
             in_instances: Duration::ZERO,
             arrived: Instant::now(),
@@ -129,6 +163,9 @@ impl<P: Protections> Cores<P> {
             cores.run_instance(at);
         }
         cores.settle()?;
+        while cores.remote.is_some() && cores.instances.iter().any(|instance| instance.awaits_store()) {
+            cores.exchange()?;
+        }
         ensure!(cores.root.is_ready(), "an instance has not registered");
         Ok(cores)
     }
@@ -145,6 +182,7 @@ impl<P: Protections> Cores<P> {
             self.root.ingest(&arrival);
             taken += 1;
         }
+        self.ingested += taken as u64;
         if taken == 0 && !self.root.awaits_lease() {
             // Nothing comes now: let everything in flight close.
             self.root.pause();
@@ -152,7 +190,40 @@ impl<P: Protections> Cores<P> {
         self.root.flush(&mut self.root_effects);
         self.carry_root();
         self.settle()?;
+        if self.remote.is_some() {
+            let is_in_flight = |cores: &Self| cores.ingested > cores.left() + cores.dropped();
+            while is_in_flight(self) || !self.root.has_room() || self.root.awaits_lease() {
+                self.exchange()?;
+            }
+            if self.instances.iter().any(|instance| instance.awaits_store()) {
+                self.exchange()?;
+            }
+        }
         Ok(taken)
+    }
+
+    /// Takes what the shard elsewhere has sent, and handles it to the end.
+    fn exchange(&mut self) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        let Some(shard) = &mut self.remote else { return Ok(()) };
+        let effects = &mut self.shard_effects;
+        let count = shard.take(|message| {
+            effects.push(match message {
+                FromShard::Reply(reply) => ShardEffect::Reply(reply),
+                FromShard::Acknowledged(to, generation, number) => {
+                    ShardEffect::Acknowledge { to, generation, number }
+                }
+                FromShard::Loaded(loaded) => ShardEffect::Loaded(loaded),
+                FromShard::Changed(changes) => ShardEffect::Changed(changes),
+                FromShard::Reserved(until) => ShardEffect::Reserved(until),
+            });
+        })?;
+        if count == 0 {
+            std::thread::yield_now();
+        }
+        self.in_instances += begin.elapsed();
+        self.carry_shard(0);
+        self.settle()
     }
 
     /// Partitions a vertex's traffic otherwise from the next boundary on, and handles that to the end. Returns how many
@@ -216,9 +287,9 @@ impl<P: Protections> Cores<P> {
                     self.run_instance(at);
                 }
             }
-            for at in 0..self.shards.len() {
+            for at in 0..self.to_shards.len() {
                 is_quiet &= self.to_shards[at].is_empty();
-                self.run_shard(at);
+                self.run_shard(at)?;
             }
             is_quiet &= self.to_egress.is_empty() && self.to_root.is_empty();
             self.run_egress();
@@ -289,15 +360,34 @@ impl<P: Protections> Cores<P> {
         }
     }
 
-    fn run_shard(&mut self, at: usize) {
+    fn run_shard(&mut self, at: usize) -> anyhow::Result<()> {
         std::mem::swap(&mut self.to_shards[at], &mut self.shard_events);
+        if let Some(shard) = &mut self.remote {
+            let begin = Instant::now();
+            for event in self.shard_events.drain(..) {
+                shard.tell(&match event {
+                    ShardEvent::Batch(batch) => ToShard::Batch(Arc::unwrap_or_clone(batch)),
+                    ShardEvent::Load(load) => ToShard::Load(load),
+                    ShardEvent::Cut(cut) => ToShard::Cut(cut),
+                    ShardEvent::Reserve(until) => ToShard::Reserve(until),
+                    ShardEvent::Log(_) => bail!("packets are logged in a shard of this process only"),
+                })?;
+            }
+            self.in_instances += begin.elapsed();
+            return Ok(());
+        }
         for event in self.shard_events.drain(..) {
+            let (shard, effects) = (&mut self.shards[at], &mut self.shard_effects);
             match event {
-                ShardEvent::Batch(batch) => self.shards[at].on_batch(batch, &mut self.shard_effects),
-                ShardEvent::Load(load) => self.shards[at].on_load(&load, &mut self.shard_effects),
+                ShardEvent::Batch(batch) => shard.on_batch(batch, effects),
+                ShardEvent::Load(load) => shard.on_load(&load, effects),
+                ShardEvent::Cut(cut) => shard.on_cut(cut, effects),
+                ShardEvent::Reserve(until) => shard.on_reserve(until, effects),
+                ShardEvent::Log(batch) => shard.on_log(batch, effects),
             }
         }
         self.carry_shard(at);
+        Ok(())
     }
 
     fn carry_shard(&mut self, at: usize) {
@@ -309,6 +399,10 @@ impl<P: Protections> Cores<P> {
                 }
                 ShardEffect::Reserved(until) => {
                     self.to_root.push(RootEvent::Reserved(until));
+                    continue;
+                }
+                ShardEffect::Logged(number) => {
+                    self.to_root.push(RootEvent::Logged(number));
                     continue;
                 }
                 ShardEffect::Loaded(loaded) => (loaded.to, InstanceEvent::Loaded(loaded)),
@@ -359,18 +453,15 @@ impl<P: Protections> Cores<P> {
                     let place = self.place(to);
                     self.to_instances[place].push(event);
                 }
-                RootEffect::Reserve(until) => {
-                    self.shards[0].on_reserve(until, &mut self.shard_effects);
-                    self.carry_shard(0);
-                }
+                RootEffect::Log(batch) => self.to_shards[0].push(ShardEvent::Log(batch)),
+                RootEffect::Reserve(until) => self.to_shards[0].push(ShardEvent::Reserve(until)),
                 RootEffect::Cut(cut) => {
                     for inbox in &mut self.to_instances {
                         inbox.push(InstanceEvent::Cut(cut));
                     }
                     self.egress.trim(cut);
-                    for at in 0..self.shards.len() {
-                        self.shards[at].on_cut(cut, &mut self.shard_effects);
-                        self.carry_shard(at);
+                    for waiting in &mut self.to_shards {
+                        waiting.push(ShardEvent::Cut(cut));
                     }
                 }
             }

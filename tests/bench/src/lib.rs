@@ -18,6 +18,8 @@ pub mod clock;
 pub mod cores;
 pub mod crossflow;
 pub mod datastore;
+pub mod delete;
+pub mod logging;
 pub mod metadata;
 pub mod moves;
 pub mod offload;

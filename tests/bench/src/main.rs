@@ -4,11 +4,13 @@ use chc_bench::chain::{self, ChainOptions};
 use chc_bench::clock::{self, ClockOptions};
 use chc_bench::crossflow::{self, CrossflowOptions, Phase};
 use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
+use chc_bench::delete::{self, Delete, DeleteOptions};
+use chc_bench::logging::{self, LoggingOptions, Where};
 use chc_bench::metadata::{self, MetadataOptions, Part};
 use chc_bench::moves::{self, MoveOptions};
 use chc_bench::offload::{self, OffloadOptions};
 use chc_bench::overhead::{self, OverheadOptions};
-use chc_bench::remote::{self, Via};
+use chc_bench::remote::{self, Served, Via};
 use chc_bench::report::Line;
 use chc_bench::scale::{self, ScaleOptions, What};
 use chc_bench::setup::{Mode, System};
@@ -26,6 +28,8 @@ const EXPERIMENTS: &[&str] = &[
     "clock",
     "crossflow",
     "datastore",
+    "delete",
+    "logging",
     "metadata",
     "move",
     "offload",
@@ -52,6 +56,10 @@ enum Experiment {
     Crossflow(CrossflowArgs),
     /// One store shard: operations a second.
     Datastore(DatastoreArgs),
+    /// How it becomes known that the chain is done with a packet: as in the paper, and by the egress.
+    Delete(DeleteArgs),
+    /// What logging the packets in flight costs, in the root or in the store.
+    Logging(LoggingArgs),
     /// What the memory for failures costs: the chain with each part of it and without.
     Metadata(MetadataArgs),
     /// Connections go to another instance with their state, against one by one as OpenNF has it.
@@ -213,11 +221,59 @@ struct OffloadArgs {
 }
 
 #[derive(Args)]
+struct DeleteArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The chain's functions, as for chain.
+    #[arg(long, default_value = "nat", value_delimiter = ',', value_parser = function)]
+    vertices: Vec<String>,
+    /// One mode; without, all in turn.
+    #[arg(long)]
+    delete: Option<Delete>,
+    /// Packets the root reads at once.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    burst: u16,
+}
+
+#[derive(Args)]
+struct LoggingArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The chain's functions, as for chain.
+    #[arg(long, default_value = "nat", value_delimiter = ',', value_parser = function)]
+    vertices: Vec<String>,
+    /// Where packets are logged; without, root and store in turn.
+    #[arg(long = "where")]
+    place: Option<Where>,
+    /// Packets the root reads at once.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    burst: u16,
+}
+
+#[derive(Args)]
 struct ServeArgs {
     #[arg(long)]
     port: u16,
+    /// Instances of a vertex with integers, values and lists.
+    #[arg(long, required_unless_present = "nf")]
+    instances: Option<u16>,
+    /// Or the function of a chain, its mode and its keys.
+    #[arg(long, requires_all = ["mode", "config"])]
+    nf: Option<String>,
     #[arg(long)]
-    instances: u16,
+    mode: Option<Mode>,
+    #[arg(long, value_parser = |text: &str| serde_json::from_str::<serde_json::Value>(text))]
+    config: Option<serde_json::Value>,
+}
+
+impl ServeArgs {
+    fn serve(&self) -> anyhow::Result<()> {
+        let served = match (self.nf.clone(), self.mode, self.config.clone()) {
+            (Some(function), Some(mode), Some(config)) => Served::Chain { function, mode, config },
+            _ => Served::Objects(self.instances.unwrap_or(1)),
+        };
+        remote::serve(self.port, &served)
+    }
 }
 
 #[derive(Args)]
@@ -230,9 +286,9 @@ struct OverheadArgs {
     /// One mode; without, all in turn.
     #[arg(long, value_parser = ["traditional", "external", "external+cache", "external+cache+no-ack-wait"])]
     mode: Option<String>,
-    /// How packets get in and out.
-    #[arg(long, default_value = "memory", value_parser = ["memory"])]
-    path: String,
+    /// Where the store shard is.
+    #[arg(long, default_value = "memory")]
+    path: Via,
 }
 
 #[derive(Args)]
@@ -409,6 +465,26 @@ fn measure_scale(args: &ScaleArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_delete(args: &DeleteArgs) -> anyhow::Result<Vec<Line>> {
+    delete::measure(&DeleteOptions {
+        traffic: args.common.traffic(),
+        vertices: args.vertices.clone(),
+        modes: args.delete.map_or_else(|| Delete::value_variants().to_vec(), |mode| vec![mode]),
+        samples: args.common.samples as usize,
+        burst: args.burst,
+    })
+}
+
+fn measure_logging(args: &LoggingArgs) -> anyhow::Result<Vec<Line>> {
+    logging::measure(&LoggingOptions {
+        traffic: args.common.traffic(),
+        vertices: args.vertices.clone(),
+        places: args.place.map_or_else(|| Where::value_variants().to_vec(), |place| vec![place]),
+        samples: args.common.samples as usize,
+        burst: args.burst,
+    })
+}
+
 fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
     let asked = |mode: &Mode| args.mode.as_ref().is_none_or(|name| name == mode.name());
     let all = || chc_nf_catalog::names().iter().map(|name| (*name).to_owned()).collect();
@@ -420,6 +496,8 @@ fn measure_overhead(args: &OverheadArgs) -> anyhow::Result<Vec<Line>> {
             .filter(asked)
             .collect(),
         samples: args.common.samples as usize,
+        path: args.path,
+        program: std::env::current_exe()?,
     })
 }
 
@@ -429,12 +507,12 @@ fn main() -> ExitCode {
         Experiment::Clock(args) => (measure_clock(args), args.common.json),
         Experiment::Crossflow(args) => (measure_crossflow(args), args.run.json),
         Experiment::Datastore(args) => (measure_datastore(args), args.run.json),
+        Experiment::Delete(args) => (measure_delete(args), args.common.json),
+        Experiment::Logging(args) => (measure_logging(args), args.common.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
         Experiment::Move(args) => (measure_move(args), args.run.json),
         Experiment::Offload(args) => (measure_offload(args), args.run.json),
-        Experiment::ServeShard(args) => {
-            (remote::serve(args.port, args.instances).map(|()| Vec::new()), false)
-        }
+        Experiment::ServeShard(args) => (args.serve().map(|()| Vec::new()), false),
         Experiment::Overhead(args) => (measure_overhead(args), args.common.json),
         Experiment::Scale(args) => (measure_scale(args), args.common.json),
         Experiment::Shared(args) => (measure_shared(args), args.run.json),

@@ -183,7 +183,7 @@ impl<const OFF: u8> Subject<OFF> {
             root_log: !Part::RootLog.is_in(OFF),
             egress_suppression: !Part::DuplicateSuppression.is_in(OFF),
         };
-        let cores = Cores::with(plan, &factories, memory)?;
+        let cores = Cores::with(plan, &factories, memory, None)?;
         let chain = Steady::new(cores, traffic, options.burst)?;
         Ok(Box::new(Self { chain, mpps: Samples::default() }))
     }

@@ -5,15 +5,19 @@
 //! acknowledgements, closing, trimming), is divided by 32; percentiles are over all bursts of a sample.
 //! Nothing is subtracted for reading the clock, about 1 ns a packet. `mpps` and `gbps` are of the whole
 //! thread, root, function, store shard and egress, by wall clock; `cpu_mpps` is by its time on a core.
+//! With path `link` the shard is a process of its own, over loopback TCP: then the instance's time is also that of
+//! packing, sending, receiving and unpacking, and of waiting until all packets of the burst have left.
 //! `blocking_round_trips` is how often packets waited for the store, per packet.
 
 use crate::cores::Cores;
+use crate::remote::{ProcessShard, Served, Via};
 use crate::report::{Line, Samples};
-use crate::setup::{Mode, plan};
+use crate::setup::{Mode, config, plan};
 use crate::stamp::Stamp;
 use crate::traffic::{Feed, Traffic, TrafficOptions};
 use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Packets of a burst.
@@ -35,6 +39,10 @@ pub struct OverheadOptions {
     pub modes: Vec<Mode>,
     /// Samples of each.
     pub samples: usize,
+    /// Where the store shard is.
+    pub path: Via,
+    /// This program, to start a shard's process with.
+    pub program: PathBuf,
 }
 
 /// Runs the experiment.
@@ -50,7 +58,7 @@ pub fn measure(options: &OverheadOptions) -> anyhow::Result<Vec<Line>> {
         let traffic = Arc::new(Traffic::new(TrafficOptions { packets, ..options.traffic }));
         let mut subjects = Vec::new();
         for mode in &options.modes {
-            subjects.push(Subject::new(function, *mode, &traffic)?);
+            subjects.push(Subject::new(function, *mode, options, &traffic)?);
         }
         for _ in 0..options.samples {
             for subject in &mut subjects {
@@ -76,11 +84,24 @@ struct Subject {
 
 impl Subject {
     /// Builds the chain and warms it up.
-    fn new(function: &str, mode: Mode, traffic: &Arc<Traffic>) -> anyhow::Result<Self> {
+    fn new(
+        function: &str,
+        mode: Mode,
+        options: &OverheadOptions,
+        traffic: &Arc<Traffic>,
+    ) -> anyhow::Result<Self> {
         let plan = plan(&[function.to_owned()], mode, BURST, traffic)?;
+        let cores = match options.path {
+            Via::Memory => Cores::start(&plan)?,
+            Via::Link => {
+                let (function, config) = (function.to_owned(), config(function, traffic));
+                let served = Served::Chain { function, mode, config };
+                Cores::start_with(&plan, ProcessShard::start(&served, &options.program)?)?
+            }
+        };
         let mut subject = Self {
             mode,
-            cores: Cores::start(&plan)?,
+            cores,
             feed: Feed::new(traffic.clone()),
             percentiles: Default::default(),
             mpps: Samples::default(),
@@ -129,7 +150,7 @@ impl Subject {
             .key("nf", function)
             .key("mode", self.mode.name())
             .key("size", options.traffic.size)
-            .key("path", "memory")
+            .key("path", options.path.name())
             .key("flows", options.traffic.flows)
             .key("new_share", options.traffic.new_share);
         for (samples, (name, share)) in self.percentiles.iter().zip(PERCENTILES) {
@@ -158,6 +179,8 @@ mod tests {
                 functions: vec!["nat".into()],
                 modes: vec![Mode::Traditional, Mode::Default, Mode::External, Mode::ExternalCache],
                 samples: 2,
+                path: Via::Memory,
+                program: PathBuf::new(),
             };
             let lines = measure(&options).unwrap();
             lines.iter().map(|l| serde_json::from_str::<Value>(&l.show(true)).unwrap()).collect::<Vec<_>>()

@@ -2,6 +2,7 @@
 //!
 //! Neither side sleeps: who waits looks again, and lets others run.
 
+use crate::setup::{Mode, plan_with};
 use anyhow::{Context as _, bail, ensure};
 use chc_api::state::ObjectKind;
 use chc_api::{All, Clock, Consistency, Declarations, ObjectId, Scope, ShardId};
@@ -70,6 +71,46 @@ pub fn engine(instances: u16) -> ShardEngine<All> {
     })
 }
 
+/// What a shard's process serves.
+#[derive(Clone, Debug)]
+pub enum Served {
+    /// The objects of [`engine`], to so many instances.
+    Objects(u16),
+    /// The only shard of a chain of one function.
+    Chain {
+        /// The function.
+        function: String,
+        /// Where state lives.
+        mode: Mode,
+        /// The function's keys.
+        config: serde_json::Value,
+    },
+}
+
+impl Served {
+    /// How the process is told.
+    fn arguments(&self) -> Vec<String> {
+        let words = match self {
+            Served::Objects(instances) => vec!["--instances".into(), instances.to_string()],
+            Served::Chain { function, mode, config } => {
+                let (function, mode) = (function.clone(), mode.name().to_owned());
+                vec!["--nf".into(), function, "--mode".into(), mode, "--config".into(), config.to_string()]
+            }
+        };
+        ["serve-shard".to_owned()].into_iter().chain(words).collect()
+    }
+
+    fn engine(&self) -> anyhow::Result<ShardEngine<All>> {
+        Ok(match self {
+            Served::Objects(instances) => engine(*instances),
+            Served::Chain { function, mode, config } => {
+                let plan = plan_with(std::slice::from_ref(function), *mode, 1, |_| config.clone())?;
+                ShardEngine::new(plan.shard(ShardId(0), false))
+            }
+        })
+    }
+}
+
 /// A shard elsewhere.
 pub trait Remote {
     /// Sends a batch.
@@ -98,7 +139,7 @@ pub trait Remote {
 pub fn start(via: Via, instances: u16, program: &Path) -> anyhow::Result<Box<dyn Remote>> {
     Ok(match via {
         Via::Memory => Box::new(ThreadShard::start(instances)),
-        Via::Link => Box::new(ProcessShard::start(instances, program)?),
+        Via::Link => Box::new(ProcessShard::start(&Served::Objects(instances), program)?),
     })
 }
 
@@ -168,22 +209,28 @@ fn handle(engine: &mut ShardEngine<All>, message: ToShard, effects: &mut Vec<Sha
         ToShard::Batch(batch) => engine.on_batch(Arc::new(batch), effects),
         ToShard::Load(load) => engine.on_load(&load, effects),
         ToShard::Cut(cut) => engine.on_cut(cut, effects),
+        ToShard::Reserve(until) => engine.on_reserve(until, effects),
     }
 }
 
 /// A shard in a process of its own.
-struct ProcessShard {
+pub struct ProcessShard {
     link: Link,
     child: Child,
     buffer: AlignedVec,
 }
 
 impl ProcessShard {
-    fn start(instances: u16, program: &Path) -> anyhow::Result<Self> {
+    /// Starts it; `program` is this one.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start(served: &Served, program: &Path) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port on loopback")?;
         let port = listener.local_addr()?.port().to_string();
         let mut child = Command::new(program)
-            .args(["serve-shard", "--port", &port, "--instances", &instances.to_string()])
+            .args(served.arguments())
+            .args(["--port", &port])
             .stdin(Stdio::null())
             .spawn()
             .with_context(|| format!("{} cannot be started", program.display()))?;
@@ -201,10 +248,30 @@ impl ProcessShard {
         Ok(Self { link, child, buffer: AlignedVec::new() })
     }
 
-    fn tell(&mut self, message: &ToShard) -> anyhow::Result<()> {
+    /// Sends a message with the next [`Self::take`].
+    ///
+    /// # Errors
+    /// If it is too long.
+    pub fn tell(&mut self, message: &ToShard) -> anyhow::Result<()> {
         self.buffer.clear();
         self.buffer = message.encode(std::mem::take(&mut self.buffer))?;
         Ok(self.link.send(&self.buffer)?)
+    }
+
+    /// Takes what has come. Returns how many messages there were.
+    ///
+    /// # Errors
+    /// If the shard is gone, or sends what is no message.
+    pub fn take(&mut self, mut take: impl FnMut(FromShard)) -> anyhow::Result<usize> {
+        let mut wrong = None;
+        let count = self.link.receive(|message| match FromShard::decode(message) {
+            Ok(message) => take(message),
+            Err(error) => wrong = Some(error),
+        })?;
+        match wrong {
+            Some(error) => bail!("the shard sent what is no message: {error}"),
+            None => Ok(count),
+        }
     }
 }
 
@@ -218,16 +285,12 @@ impl Remote for ProcessShard {
     }
 
     fn receive(&mut self, into: &mut Vec<Reply>) -> anyhow::Result<()> {
-        let mut wrong = None;
-        self.link.receive(|message| match FromShard::decode(message) {
-            Ok(FromShard::Reply(reply)) => into.push(reply),
-            Ok(_) => {}
-            Err(error) => wrong = Some(error),
+        self.take(|message| {
+            if let FromShard::Reply(reply) = message {
+                into.push(reply);
+            }
         })?;
-        match wrong {
-            Some(error) => bail!("the shard sent what is no message: {error}"),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -243,9 +306,9 @@ impl Drop for ProcessShard {
 ///
 /// # Errors
 /// If there is no client, or it sends what is no message.
-pub fn serve(port: u16, instances: u16) -> anyhow::Result<()> {
+pub fn serve(port: u16, served: &Served) -> anyhow::Result<()> {
     let mut link = Link::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-    let (mut engine, mut effects) = (engine(instances), Vec::new());
+    let (mut engine, mut effects) = (served.engine()?, Vec::new());
     let mut buffer = AlignedVec::new();
     loop {
         let mut wrong = None;
@@ -271,7 +334,8 @@ pub fn serve(port: u16, instances: u16) -> anyhow::Result<()> {
                 }
                 ShardEffect::Loaded(loaded) => FromShard::Loaded(loaded),
                 ShardEffect::Changed(changes) => FromShard::Changed(changes),
-                ShardEffect::Reserved(_) => continue,
+                ShardEffect::Reserved(until) => FromShard::Reserved(until),
+                ShardEffect::Logged(_) => bail!("nobody logs packets here"),
                 ShardEffect::Defect(reason) => bail!(reason),
             };
             buffer.clear();

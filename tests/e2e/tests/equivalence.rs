@@ -151,6 +151,7 @@ fn every_configuration_is_equivalent() {
         &["vertex.nat.instances=3", "vertex.portscan.instances=3"],
         &["vertex.nat.instances=1", "vertex.portscan.instances=3"],
         &["runtime.arbiters=2"],
+        &["root.log=store"],
         &["root.tick_us=0"],
         &["root.window=128", "store.epoch=64"],
         &["root.window=1024", "store.epoch=64", "runtime.burst=1", "store.shards=1"],

@@ -5,6 +5,7 @@ use crate::rng::Rng;
 use chc_actors::messages::{Data, InstanceEvent, RootEvent};
 use chc_api::{Clock, Generation, InstanceId};
 use chc_store::batch::{Batch, Load};
+use chc_store::packet_log::LogBatch;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub enum Message {
     Cut(Clock),
     /// For a shard: clocks the root will stamp.
     Reserve(Clock),
+    /// For a shard: packets the root has stamped.
+    Log(LogBatch),
 }
 
 /// Names a link: sender, receiver, whether it carries data.

@@ -180,6 +180,7 @@ impl World {
             retain: true,
             // Of short leases the root waits for the store now and then.
             clock_lease: Some([1, 8, 100, 1000][(setup.hash_seed % 4) as usize]),
+            logs_to_store: setup.hash_seed >> 8 & 3 == 0,
             pool: pool.clone(),
         };
         let spec = |(at, kit): (usize, &Kit)| VertexSpec {

@@ -43,6 +43,7 @@ impl World {
                     Message::Load(load) => shard.on_load(&load, &mut out),
                     Message::Cut(cut) => shard.on_cut(cut, &mut out),
                     Message::Reserve(until) => shard.on_reserve(until, &mut out),
+                    Message::Log(batch) => shard.on_log(batch, &mut out),
                     _ => {}
                 }
                 self.shard_effects(at, out);
@@ -102,6 +103,7 @@ impl World {
                 RootEffect::Reserve(until) => {
                     self.send(Actor::Root, Actor::Shard(0), Message::Reserve(until))
                 }
+                RootEffect::Log(batch) => self.send(Actor::Root, Actor::Shard(0), Message::Log(batch)),
                 RootEffect::Cut(cut) => {
                     for shard in 0..self.setup.shards {
                         self.send(Actor::Root, Actor::Shard(shard), Message::Cut(cut));
@@ -174,6 +176,10 @@ impl World {
                 }
                 ShardEffect::Reserved(until) => {
                     self.send(from, Actor::Root, Message::Root(RootEvent::Reserved(until)));
+                    continue;
+                }
+                ShardEffect::Logged(number) => {
+                    self.send(from, Actor::Root, Message::Root(RootEvent::Logged(number)));
                     continue;
                 }
                 ShardEffect::Loaded(loaded) => {
