@@ -160,7 +160,9 @@ fn plan() -> anyhow::Result<ChainPlan> {
         });
     let chain = ChainBuilder::new("connection_limit")
         .vertex("limit", "limit", |v| {
+            // Logic of one's own says how many instances there are: a chain file has expressions for it.
             v.instances(2)
+                .scale_up_when(|load| load.instances < 3.0 && load.queue > 1000.0)
                 .config(json!({ "per_second": 5, "burst": 10 }))
                 .next("out", Edge::new("portscan"))
                 .next("over", Edge::new("audit"))

@@ -49,7 +49,7 @@ pub(crate) fn clocks(data: &Data) -> Vec<u64> {
 pub(crate) fn route(scope: Scope, instances: u16) -> Route {
     let owners = (0..64).map(|slot| slot % instances).collect();
     let (vertex, later, owner, connection_slot) = (VertexId(1), Vec::new(), None, None);
-    Route { vertex, scope, seed: SEED, owners, later, instances, owner, connection_slot }
+    Route { vertex, scope, fine: 1, seed: SEED, owners, later, instances, owner, connection_slot }
 }
 
 /// All packets to one vertex.

@@ -45,6 +45,8 @@ pub struct Node {
     pub copies_in: Vec<Way>,
     /// Most packets of its own it sends for one packet.
     pub extra_packets_max: u8,
+    /// Whether what leaves it is taken in the order of the input, not of each flow alone.
+    pub in_order: bool,
     /// Whether only copies reach it: what leaves it by no edge is discarded.
     pub off_path: bool,
     /// Those whose packets or copies come here, ascending; `None` is the root.
@@ -87,6 +89,12 @@ impl Node {
     #[must_use]
     pub fn way(&self, output: Output, key: &FlowKey) -> Option<&Way> {
         self.outputs.get(usize::from(output.number()))?.iter().find(|way| way.takes(key))
+    }
+
+    /// Whether packets may leave the chain here.
+    fn is_exit(&self) -> bool {
+        let leads_all_on = |ways: &Vec<Way>| ways.last().is_some_and(|last| last.matching.is_none());
+        !self.off_path && !self.outputs.iter().all(leads_all_on)
     }
 
     /// All ways on, copies included.
@@ -210,10 +218,20 @@ impl Topology {
         most[usize::from(vertex.0)].clamp(1, u64::from(u32::MAX))
     }
 
-    /// Whether packets of one flow may reach a vertex on several in-edges, so that their order there is not
-    /// that of any one sender. `None` asks this of the egress.
+    /// Whether packets are to be put into the order of the input where they reach a vertex: several edges bring those of
+    /// one flow, or a vertex in front of it has its packets in order. `None` asks this of the egress.
     #[must_use]
     pub fn joins(&self, vertex: Option<VertexId>) -> bool {
+        let leads_there = |node: &Node| match vertex {
+            Some(vertex) => node.ways().any(|way| way.to == vertex),
+            None => node.is_exit(),
+        };
+        self.vertices.iter().any(|node| node.in_order && leads_there(node)) || self.flows_meet(vertex)
+    }
+
+    /// Whether packets of one flow may reach a vertex on several in-edges, so that their order there is not
+    /// that of any one sender.
+    fn flows_meet(&self, vertex: Option<VertexId>) -> bool {
         let mut routes = Routes { of: vec![Some(Vec::new()); self.vertices.len()], egress: Some(Vec::new()) };
         routes.add(None, &[(self.entry.as_slice(), 0)], &[Choices::new()], true);
         for (at, node) in self.vertices.iter().enumerate() {
@@ -312,6 +330,7 @@ fn apart(a: &Choices, b: &Choices) -> bool {
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
 
     fn to(vertex: u16) -> Vec<Way> {
@@ -393,5 +412,18 @@ mod tests {
         let many = Node { outputs: vec![Vec::new()], extra_packets_max: 255, ..Node::default() };
         assert_eq!(Topology::new(to(0), vec![many]).unwrap_err(), ShapeError::Taps(255));
         assert_eq!(Topology::new(to(0), vec![node(Some(0))]).unwrap_err(), ShapeError::Backwards(0, 0));
+    }
+
+    #[test]
+    fn whoever_gets_packets_of_a_vertex_in_order_puts_them_in_order() {
+        let mut shape = Topology::line(3);
+        assert_eq!([Some(VertexId(1)), Some(VertexId(2)), None].map(|at| shape.joins(at)), [false; 3]);
+        shape.vertices[1].in_order = true;
+        let joins = [Some(VertexId(1)), Some(VertexId(2)), None].map(|at| shape.joins(at));
+        assert_eq!(joins, [false, true, false]);
+        shape.vertices[2].in_order = true;
+        assert!(shape.joins(None));
+        shape.vertices[2].off_path = true;
+        assert!(!shape.joins(None), "nothing leaves there");
     }
 }

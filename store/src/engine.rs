@@ -381,6 +381,11 @@ impl<P: Protections> ShardEngine<P> {
         &self.choices
     }
 
+    /// The keys of a vertex's cross-flow values; see [`Objects::keys`].
+    pub fn keys(&self, vertex: VertexId) -> impl Iterator<Item = (ObjectId, &ObjectKey)> {
+        self.vertices.get(usize::from(vertex.0)).into_iter().flat_map(|vertex| vertex.objects.keys())
+    }
+
     /// Cross-flow objects that are not in their initial state.
     pub fn show_objects(&self) -> impl Iterator<Item = (VertexId, ObjectId, ObjectKey, Shown)> + '_ {
         self.vertices.iter().enumerate().flat_map(|(i, v)| {

@@ -301,6 +301,20 @@ impl Objects {
             .acquire(at, settled, reached)
     }
 
+    /// The keys of values, integers and lists that are not in their initial state, or were not, in no particular order.
+    pub fn keys(&self) -> impl Iterator<Item = (ObjectId, &ObjectKey)> {
+        self.states.iter().enumerate().flat_map(|(object, state)| {
+            let keys: Box<dyn Iterator<Item = &ObjectKey>> = match state {
+                State::Values(values) => Box::new(values.iter().map(|(key, _)| key)),
+                State::ShortValues(values) => Box::new(values.iter().map(|(key, _)| key)),
+                State::Ints(ints) => Box::new(ints.iter().map(|(key, _)| key)),
+                State::Lists(lists) => Box::new(lists.iter().map(|(key, _)| key)),
+                State::Counters(_) | State::Flow | State::Pools(_) => Box::new(std::iter::empty()),
+            };
+            keys.map(move |key| (ObjectId(object as u16), key))
+        })
+    }
+
     /// Everything that is not in its initial state, in key order.
     #[must_use]
     pub fn show(&self) -> Vec<(ObjectId, ObjectKey, Shown)> {

@@ -2,15 +2,15 @@
 //! and factories of their network functions.
 
 use crate::config::{
-    ChainConfig, Edge, Placement as ObjectPlacement, PolicyConfig, RootLog, StoreMode, VertexConfig,
+    ChainConfig, Edge, Order, Placement as ObjectPlacement, PolicyConfig, RootLog, StoreMode, VertexConfig,
 };
 use crate::functions::{Function, NfRegistry};
 use crate::instance::core::InstanceConfig;
 use crate::manager::core::Policy;
-use crate::manager::policy::Condition;
+use crate::manager::policy::{Code, Condition, PolicyCode};
 use crate::messages::Source;
 use crate::root::core::RootConfig;
-use crate::routing::Route;
+use crate::routing::{Route, fine_slots};
 use crate::splitter::Ways;
 use crate::topology::{Node, ShapeError, Topology, Way};
 use chc_api::{Declarations, Generation, InstanceId, Scope, ShardId, VertexId};
@@ -32,6 +32,8 @@ pub struct VertexPlan {
     pub route: Route,
     /// When it gets an instance more or one less.
     pub policy: PolicyConfig,
+    /// Conditions of it in code.
+    pub policy_code: PolicyCode,
 }
 
 /// A chain ready to run.
@@ -90,12 +92,12 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         let function = registry.function(&vertex.nf, &vertex.config, vertex.slots, SEED);
         let function =
             function.map_err(|problems| anyhow::anyhow!("vertex {}: {problems:?}", vertex.name))?;
-        let mut route = route(VertexId(at as u16), vertex, &function);
         let policy = vertex.policy.clone().unwrap_or_default();
-        if policy.scale_up.is_some() {
-            route.instances = route.instances.max(policy.instances_max);
-        }
-        vertices.push(VertexPlan { name: vertex.name.clone(), function, route, policy });
+        let policy_code = vertex.policy_code.clone();
+        let grows = policy.scale_up.is_some() || policy_code.scale_up.is_some();
+        let instances = if grows { vertex.instances.max(policy.instances_max) } else { vertex.instances };
+        let route = route(VertexId(at as u16), vertex, instances, &function);
+        vertices.push(VertexPlan { name: vertex.name.clone(), function, route, policy, policy_code });
     }
     let declared: Vec<&Declarations> = vertices.iter().map(|v| &v.function.declarations).collect();
     let topology = topology(config, &order, &declared)?;
@@ -119,17 +121,23 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
     })
 }
 
-/// How traffic to a vertex is partitioned: by the coarsest scope, for what instances share then is least.
+/// How traffic to a vertex is partitioned: by the coarsest scope, for what instances share then is least, and, where the
+/// function has state of connections, too, within that by connection, for load that is uneven otherwise.
 /// Functions that translate hand out addresses by connection, so their slots are connections'.
-fn route(id: VertexId, vertex: &VertexConfig, function: &Function) -> Route {
-    let coarsest = function.declarations.scopes().last().copied().unwrap_or(Scope::FiveTuple);
+fn route(id: VertexId, vertex: &VertexConfig, instances: u16, function: &Function) -> Route {
+    let scopes = function.declarations.scopes();
+    let coarsest = scopes.last().copied().unwrap_or(Scope::FiveTuple);
+    let scope = if function.translates { Scope::FiveTuple } else { coarsest };
+    let is_split = scope > Scope::FiveTuple && scopes.contains(&Scope::FiveTuple);
+    let fine = if is_split { fine_slots(vertex.slots, instances) } else { 1 };
     Route {
         vertex: id,
-        scope: if function.translates { Scope::FiveTuple } else { coarsest },
+        scope,
+        fine,
         seed: SEED,
-        owners: (0..vertex.slots).map(|slot| slot % vertex.instances).collect(),
+        owners: (0..vertex.slots).map(|slot| slot / fine % vertex.instances).collect(),
         later: Vec::new(),
-        instances: vertex.instances,
+        instances,
         owner: function.owner.clone(),
         connection_slot: function.connection_slot.clone(),
     }
@@ -166,6 +174,7 @@ pub fn topology(
         copies: ways(&vertex.copy),
         copies_in: ways(&vertex.copy_in),
         extra_packets_max: declared.extra_packets_max,
+        in_order: vertex.order == Order::Chain,
         ..Node::default()
     };
     Topology::new(ways(&config.entry), order.iter().zip(declared).map(node).collect())
@@ -204,12 +213,15 @@ impl ChainPlan {
     /// What the manager of a vertex is to do, and how often.
     #[must_use]
     pub fn policy(&self, at: usize) -> (Policy, Duration) {
-        let config = &self.vertices[at].policy;
-        // They have been tried when the chain was checked.
-        let condition = |text: &Option<String>| Condition::new(text.as_ref()?).ok();
+        let VertexPlan { policy: config, policy_code: code, .. } = &self.vertices[at];
+        // Expressions have been tried when the chain was checked.
+        let condition = |text: &Option<String>, code: &Option<Code>| match code {
+            Some(code) => Some(Condition::Code(code.clone())),
+            None => Condition::new(text.as_ref()?).ok(),
+        };
         let policy = Policy {
-            scale_up: condition(&config.scale_up),
-            scale_down: condition(&config.scale_down),
+            scale_up: condition(&config.scale_up, &code.scale_up),
+            scale_down: condition(&config.scale_down, &code.scale_down),
             imbalance: config.imbalance,
             instances_max: config.instances_max,
         };

@@ -98,12 +98,23 @@ pub struct RunOutcome {
     pub instances: Vec<InstanceCounts>,
     /// Deepest data mailbox seen at any instance of each vertex, in packets.
     pub queue_peaks: Vec<u64>,
+    /// Cross-flow objects of each vertex that several instances operate on.
+    pub shared: Vec<Shared>,
     /// Recoveries in the order they began.
     pub recoveries: Vec<Recovery>,
     /// Choices of `serial` objects, if recorded.
     pub choices: Vec<Choice>,
     /// The state left behind, if recorded or kept.
     pub state: ChainState,
+}
+
+/// How many of the objects there are at the end are shared, by the routing tables of the start and of the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Shared {
+    /// By those of the start.
+    pub before: u64,
+    /// By those of the end.
+    pub after: u64,
 }
 
 /// What survives the generations of one instance.
@@ -356,6 +367,7 @@ fn vertex_child(
             );
             spec = spec.child(child.first_generation(chc_api::Generation(1)));
         }
+        let fine = vertex.route.fine;
         let (links, peak, plan, vertex) =
             (addresses.clone(), peak.clone(), plan.clone(), vertex.route.vertex);
         let manager = Address::default();
@@ -371,6 +383,7 @@ fn vertex_child(
                     instances: links.instances[at].clone(),
                     metrics: metrics.clone(),
                     owners: links.owners[at].clone(),
+                    fine,
                     peak: peak.clone(),
                 };
                 ManagerActor::new(policy, period, watched, Links::new(links.clone()))
@@ -447,6 +460,7 @@ fn inject(
 fn collect(plan: &ChainPlan, cluster: &Cluster, options: &RunOptions) -> anyhow::Result<RunOutcome> {
     let mut outcome = RunOutcome {
         instances: cluster.totals.iter().map(|t| *t.lock()).collect(),
+        shared: vec![Shared::default(); plan.vertices.len()],
         queue_peaks: cluster.peaks.iter().map(|p| p.load(Ordering::Relaxed)).collect(),
         ..RunOutcome::default()
     };
@@ -458,12 +472,30 @@ fn collect(plan: &ChainPlan, cluster: &Cluster, options: &RunOptions) -> anyhow:
     for shard in &cluster.addresses.shards {
         let handle = shard.current().ok_or_else(|| anyhow!("a shard has ended"))?;
         let (tx, rx) = flume::bounded(1);
+        let vertices: Vec<_> = plan
+            .vertices
+            .iter()
+            .zip(&cluster.addresses.owners)
+            .map(|(v, now)| (v.route.clone(), now.lock().clone(), v.function.declarations.objects.clone()))
+            .collect();
         let look = Box::new(move |engine: &ShardEngine<All>| {
+            let shared = vertices.iter().map(|(route, now, objects)| {
+                let mut shared = Shared::default();
+                for (object, key) in engine.keys(route.vertex) {
+                    let scope = objects[usize::from(object.0)].scope;
+                    shared.before += u64::from(route.is_shared(scope, key, &route.owners));
+                    shared.after += u64::from(route.is_shared(scope, key, now));
+                }
+                shared
+            });
             // Whoever asked may have given up.
-            let _ = tx.send((engine.tally, engine.choices().to_vec()));
+            let _ = tx.send((engine.tally, engine.choices().to_vec(), shared.collect::<Vec<_>>()));
         });
         handle.send(ShardControl::Inspect(look)).map_err(|lost| anyhow!("{lost}"))?;
-        let (tally, choices) = rx.recv_timeout(ANSWER_WITHIN).context("a shard does not answer")?;
+        let (tally, choices, shared) = rx.recv_timeout(ANSWER_WITHIN).context("a shard does not answer")?;
+        for (sum, here) in outcome.shared.iter_mut().zip(shared) {
+            (sum.before, sum.after) = (sum.before + here.before, sum.after + here.after);
+        }
         outcome.shards.push(tally);
         outcome.choices.extend(choices);
     }

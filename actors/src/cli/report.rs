@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::chain::compile::ChainPlan;
 use crate::chain::recoveries::Recovery;
-use crate::chain::run::RunOutcome;
+use crate::chain::run::{RunOutcome, Shared};
 use crate::chain::verify::Comparison;
 use crate::routing::active;
 use chc_store::engine::ShardCounts;
@@ -56,6 +56,7 @@ pub struct RunReport {
     gbps: f64,
     instances: BTreeMap<String, u16>,
     queue_peaks: BTreeMap<String, u64>,
+    shared_objects: BTreeMap<String, Shared>,
     store: Vec<ShardReport>,
     recoveries: Vec<Recovery>,
     handovers: Handovers,
@@ -121,6 +122,12 @@ impl RunReport {
                 .iter()
                 .zip(&outcome.queue_peaks)
                 .map(|(v, p)| (v.name.clone(), *p))
+                .collect(),
+            shared_objects: plan
+                .vertices
+                .iter()
+                .zip(&outcome.shared)
+                .map(|(v, shared)| (v.name.clone(), *shared))
                 .collect(),
             store: outcome.shards.iter().map(shard_report).collect(),
             recoveries: outcome.recoveries.clone(),

@@ -8,7 +8,9 @@ use super::model::{
     VertexConfig,
 };
 use crate::functions::NfRegistry;
+use crate::manager::policy::Load;
 use chc_api::state::FIRST_OUTPUT;
+use std::sync::Arc;
 
 /// Builds a chain in code; [`build`](Self::build) applies the checks of a chain file.
 ///
@@ -128,7 +130,22 @@ impl ChainBuilder {
                 );
             }
         }
-        let chain = check::check(&Node::from_json(&self.draft.to_json()), registry, &mut report);
+        for vertex in &self.draft.vertices {
+            let (code, text) = (&vertex.policy_code, vertex.policy.clone().unwrap_or_default());
+            let twice = [
+                ("scale_up", code.scale_up.is_some() && text.scale_up.is_some()),
+                ("scale_down", code.scale_down.is_some() && text.scale_down.is_some()),
+            ];
+            for (key, _) in twice.iter().filter(|(_, twice)| *twice) {
+                let key = format!("vertex.{}.policy.{key}", vertex.name);
+                report.push(Place::Whole, key, "a condition in code and one in CEL", "give one of the two");
+            }
+        }
+        let mut chain = check::check(&Node::from_json(&self.draft.to_json()), registry, &mut report);
+        for vertex in &mut chain.vertices {
+            let draft = self.draft.vertices.iter().find(|draft| draft.name == vertex.name);
+            vertex.policy_code = draft.map(|draft| draft.policy_code.clone()).unwrap_or_default();
+        }
         if report.is_empty() {
             return Ok(chain);
         }
@@ -176,6 +193,20 @@ impl VertexBuilder {
     #[must_use]
     pub fn policy(mut self, policy: PolicyConfig) -> Self {
         self.draft.policy = Some(policy);
+        self
+    }
+
+    /// Code in place of the policy's `scale_up`, called with the load of each period.
+    #[must_use]
+    pub fn scale_up_when(mut self, holds: impl Fn(&Load) -> bool + Send + Sync + 'static) -> Self {
+        self.draft.policy_code.scale_up = Some(Arc::new(holds));
+        self
+    }
+
+    /// Code in place of the policy's `scale_down`.
+    #[must_use]
+    pub fn scale_down_when(mut self, holds: impl Fn(&Load) -> bool + Send + Sync + 'static) -> Self {
+        self.draft.policy_code.scale_down = Some(Arc::new(holds));
         self
     }
 

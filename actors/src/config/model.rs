@@ -3,6 +3,7 @@
 //! Serialised, a [`ChainConfig`] is the chain file again with every default written out: reading it back
 //! gives an equal model. Reports carry it as the effective configuration.
 
+use crate::manager::policy::PolicyCode;
 use chc_api::matching::Match;
 use chc_api::state::FIRST_OUTPUT;
 use serde::ser::SerializeMap;
@@ -31,12 +32,14 @@ macro_rules! choice {
 }
 
 choice! {
-    /// In which order a vertex processes its packets.
+    /// In which order packets leave a vertex.
     Order {
-        /// Packets of one flow in clock order.
+        /// Packets of one flow in that of the input.
         Flow = "flow",
+        /// All packets in that of the input.
+        Chain = "chain",
     }
-    not yet: ["chain"]
+    not yet: []
 }
 
 choice! {
@@ -216,13 +219,16 @@ pub struct VertexConfig {
     pub copy: Vec<Edge>,
     /// Who gets copies of what enters it.
     pub copy_in: Vec<Edge>,
-    /// In which order packets are processed.
+    /// In which order packets leave it.
     pub order: Order,
     /// Shares the traffic is cut into, the unit of ownership, 1 to 4096.
     pub slots: u16,
     /// When it gets an instance more or one less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyConfig>,
+    /// Its conditions, where a program gives them in code.
+    #[serde(skip)]
+    pub policy_code: PolicyCode,
     /// The network function's own keys, an object, accepted by it.
     pub config: serde_json::Value,
 }
@@ -240,6 +246,7 @@ impl VertexConfig {
             order: Order::Flow,
             slots: 64,
             policy: None,
+            policy_code: PolicyCode::default(),
             config: serde_json::Value::Object(serde_json::Map::new()),
         }
     }

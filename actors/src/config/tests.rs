@@ -459,7 +459,6 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
             r#"21: io.outside: "outside" is not available yet; remove it; give captures with input and output"#,
         ),
         ("[io]\nbackend = \"netmap\"", r#"21: io.backend: "netmap" is not available yet; use "auto""#),
-        (r#"order = "chain""#, r#"20: vertex.portscan.order: "chain" is not available yet; use "flow""#),
         (
             "[vertex.portscan.policy]\nstraggler = \"cpu > 0.5\"",
             r#"21: vertex.portscan.policy.straggler: "straggler" is not available yet; remove it; scale_up, scale_down and imbalance are obeyed"#,
@@ -784,6 +783,19 @@ fn the_builder_gives_the_chain_of_the_file() {
         .io(IoConfig { input: Some("in.pcap".to_owned()), ..IoConfig::default() });
     let overrides = ["root.window=4096", "store.mode=traditional", "runtime.burst=32", "io.input=in.pcap"];
     assert_eq!(set.build(&Registry).unwrap(), with_overrides(&overrides).unwrap());
+}
+
+#[test]
+fn a_condition_is_given_in_code_or_in_cel() {
+    let with = |text: Option<&str>| {
+        let policy = PolicyConfig { scale_up: text.map(str::to_owned), ..PolicyConfig::default() };
+        ChainBuilder::new("c")
+            .vertex("a", "portscan", |v| v.policy(policy).scale_up_when(|load| load.rate_pps > 1e6))
+            .build(&Registry)
+    };
+    assert!(with(None).unwrap().vertices[0].policy_code.scale_up.is_some());
+    let found = with(Some("rate_pps > 1e6")).unwrap_err().to_string();
+    assert!(found.contains("vertex.a.policy.scale_up: a condition in code and one in CEL"), "{found}");
 }
 
 #[test]

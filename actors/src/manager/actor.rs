@@ -32,6 +32,8 @@ pub struct Watched {
     pub metrics: Vec<Arc<Metrics>>,
     /// Who owns each slot.
     pub owners: Arc<Mutex<Vec<u16>>>,
+    /// Slots of a group.
+    pub fine: u16,
     /// The deepest data mailbox seen, in packets.
     pub peak: Arc<AtomicU64>,
 }
@@ -56,7 +58,7 @@ impl ManagerActor {
         let now = Instant::now();
         let last = watched.metrics.iter().map(|metrics| metrics.counted()).collect();
         Self {
-            core: ManagerCore::new(policy),
+            core: ManagerCore::new(policy, watched.fine),
             watched,
             links,
             period,

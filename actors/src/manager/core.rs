@@ -42,6 +42,8 @@ pub struct Slots {
 /// The state machine.
 pub struct ManagerCore {
     policy: Policy,
+    /// Slots of a group.
+    fine: u16,
     up: u32,
     down: u32,
     uneven: u32,
@@ -51,10 +53,10 @@ pub struct ManagerCore {
 }
 
 impl ManagerCore {
-    /// A manager that has seen nothing.
+    /// A manager that has seen nothing, of a vertex whose slots are in groups of `fine`.
     #[must_use]
-    pub fn new(policy: Policy) -> Self {
-        Self { policy, up: 0, down: 0, uneven: 0, rest: 0, packets: Vec::new() }
+    pub fn new(policy: Policy, fine: u16) -> Self {
+        Self { policy, fine, up: 0, down: 0, uneven: 0, rest: 0, packets: Vec::new() }
     }
 
     /// A period is over; what is to be done.
@@ -106,7 +108,7 @@ impl ManagerCore {
             return None;
         }
         let (from, before) = (slots.owners.clone(), imbalance(&slots.owners, &self.packets));
-        let to = balanced(&from, &self.packets, 1.0 + (limit - 1.0) / 2.0);
+        let to = balanced(&from, &self.packets, 1.0 + (limit - 1.0) / 2.0, self.fine);
         // What is not worth a move is left: the same would be found again.
         (imbalance(&to, &self.packets) < before * WORTH).then_some(Repartition::Owners { from, to })
     }
@@ -119,7 +121,7 @@ mod tests {
     fn manager(up: &str, down: &str) -> ManagerCore {
         let condition = |text| Condition::new(text).ok();
         let (scale_up, scale_down) = (condition(up), condition(down));
-        ManagerCore::new(Policy { scale_up, scale_down, instances_max: 4, imbalance: None })
+        ManagerCore::new(Policy { scale_up, scale_down, instances_max: 4, imbalance: None }, 1)
     }
 
     /// The instances after each of some periods, at these rates.
@@ -164,14 +166,14 @@ mod tests {
 
     #[test]
     fn without_a_policy_nothing_is_decided() {
-        let mut manager = ManagerCore::new(Policy::default());
+        let mut manager = ManagerCore::new(Policy::default(), 1);
         assert_eq!(follow(&mut manager, 2, vec![1e9; 9]).last(), Some(&2));
     }
 
     #[test]
     fn uneven_load_is_evened_out_once() {
         let policy = Policy { imbalance: Some(1.25), ..Policy::default() };
-        let mut manager = ManagerCore::new(policy);
+        let mut manager = ManagerCore::new(policy, 1);
         let mut owners: Vec<u16> = (0..32).map(|slot| slot % 4).collect();
         // Every fourth slot is busy: all of them are the first instance's.
         let packets: Vec<u64> = (0..32).map(|slot| if slot % 4 == 0 { 90 + slot } else { 10 }).collect();
@@ -179,7 +181,7 @@ mod tests {
         for _ in 0..40 {
             let slots = Slots { owners: owners.clone(), packets: packets.clone() };
             if let Some(wanted) = manager.on_period(&Load { instances: 4.0, ..Load::default() }, &slots) {
-                owners = wanted.apply(&owners);
+                owners = wanted.apply(&owners, 1);
                 changes += 1;
             }
         }
@@ -190,7 +192,7 @@ mod tests {
     #[test]
     fn few_packets_say_nothing() {
         let uneven = |packets| {
-            let mut manager = ManagerCore::new(Policy { imbalance: Some(1.25), ..Policy::default() });
+            let mut manager = ManagerCore::new(Policy { imbalance: Some(1.25), ..Policy::default() }, 1);
             let slots = Slots { owners: vec![0, 0, 1, 1], packets: vec![packets, packets, 0, 0] };
             let load = Load { instances: 2.0, ..Load::default() };
             (0..10).any(|_| manager.on_period(&load, &slots).is_some())
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_evened_out_is_left() {
-        let mut manager = ManagerCore::new(Policy { imbalance: Some(1.25), ..Policy::default() });
+        let mut manager = ManagerCore::new(Policy { imbalance: Some(1.25), ..Policy::default() }, 1);
         let slots = Slots { owners: vec![0, 1, 0, 1], packets: vec![1000, 1, 1, 1] };
         let load = Load { instances: 2.0, ..Load::default() };
         assert!((0..40).all(|_| manager.on_period(&load, &slots).is_none()));

@@ -1,6 +1,8 @@
-//! What an operator wants done about load: CEL expressions over doubles.
+//! What an operator wants done about load: CEL expressions over doubles, or code.
 
 use cel::{Context, Program, Value};
+use std::fmt;
+use std::sync::Arc;
 
 /// What an expression can speak of, and what it means; in the order of [`Load`].
 pub const VARIABLES: [(&str, &str); 8] = [
@@ -47,8 +49,43 @@ impl Load {
     }
 }
 
+/// A condition in code.
+pub type Code = Arc<dyn Fn(&Load) -> bool + Send + Sync>;
+
+/// Conditions in code, in place of expressions.
+#[derive(Clone, Default)]
+pub struct PolicyCode {
+    /// When there is an instance more.
+    pub scale_up: Option<Code>,
+    /// When there is one less.
+    pub scale_down: Option<Code>,
+}
+
+impl fmt::Debug for PolicyCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (up, down) = (self.scale_up.is_some(), self.scale_down.is_some());
+        f.debug_struct("PolicyCode").field("scale_up", &up).field("scale_down", &down).finish()
+    }
+}
+
+impl PartialEq for PolicyCode {
+    /// Whether they are the same code, not whether they do the same.
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &Option<Code>, b: &Option<Code>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same(&self.scale_up, &other.scale_up) && same(&self.scale_down, &other.scale_down)
+    }
+}
+
 /// A condition.
-pub struct Condition(Program);
+pub enum Condition {
+    /// An expression.
+    Expression(Program),
+    /// Code.
+    Code(Code),
+}
 
 impl Condition {
     /// Compiles an expression and tries it on a sample.
@@ -82,9 +119,8 @@ impl Condition {
             return Err((format!("there is no variable \"{unknown}\""), format!("use {}", names.join(", "))));
         }
         drop(references);
-        let condition = Self(program);
-        match condition.value(&Load { instances: 1.0, imbalance: 1.0, ..Load::default() }) {
-            Ok(Value::Bool(_)) => Ok(condition),
+        match value(&program, &Load { instances: 1.0, imbalance: 1.0, ..Load::default() }) {
+            Ok(Value::Bool(_)) => Ok(Self::Expression(program)),
             Ok(other) => Err((format!("\"{text}\" is {:?}, no condition", other.type_of()), remedy())),
             Err(error) => {
                 let remedy = "all variables are doubles: write 2.0 instead of 2".to_owned();
@@ -93,19 +129,22 @@ impl Condition {
         }
     }
 
-    fn value(&self, load: &Load) -> Result<Value, String> {
-        let mut context = Context::default();
-        for ((name, _), value) in VARIABLES.iter().zip(load.values()) {
-            context.add_variable_from_value(*name, value);
-        }
-        self.0.execute(&context).map_err(|error| error.to_string())
-    }
-
     /// Whether it holds; it does not where it cannot be evaluated, such as a division by zero.
     #[must_use]
     pub fn holds(&self, load: &Load) -> bool {
-        matches!(self.value(load), Ok(Value::Bool(true)))
+        match self {
+            Condition::Expression(program) => matches!(value(program, load), Ok(Value::Bool(true))),
+            Condition::Code(code) => code(load),
+        }
     }
+}
+
+fn value(program: &Program, load: &Load) -> Result<Value, String> {
+    let mut context = Context::default();
+    for ((name, _), value) in VARIABLES.iter().zip(load.values()) {
+        context.add_variable_from_value(*name, value);
+    }
+    program.execute(&context).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -342,7 +342,7 @@ impl<P: Protections> RootCore<P> {
             let Some((vertex, how)) = self.asked_for.pop_front() else { return };
             let Some(route) = self.routes.get_mut(usize::from(vertex.0)) else { continue };
             let before = route.owners_last().to_vec();
-            let after = how.apply(&before);
+            let after = how.apply(&before, route.fine);
             let moved: Vec<(u16, u16)> =
                 before.iter().copied().zip(after.iter().copied()).filter(|(old, new)| old != new).collect();
             if moved.is_empty() {

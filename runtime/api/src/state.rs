@@ -207,6 +207,13 @@ impl ObjectKey {
         Self([family, a, b, c, d])
     }
 
+    /// The key of the host alone, of an object keyed by a host and perhaps a peer of it.
+    #[must_use]
+    pub fn of_host(&self) -> Self {
+        let Self([family, a, b, ..]) = *self;
+        Self([family & 1, a, b, 0, 0])
+    }
+
     /// Seeded hash.
     #[must_use]
     pub fn hash(&self, seed: u64) -> u64 {

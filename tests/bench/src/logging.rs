@@ -95,7 +95,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn both_places_give_a_line_and_the_store_costs_something() {
+    fn both_places_give_a_line() {
         let options = LoggingOptions {
             traffic: TrafficOptions { size: 1434, flows: 40, packets: 4000, new_share: 0.0 },
             vertices: vec!["nat".into()],
@@ -109,6 +109,8 @@ mod tests {
             lines.iter().map(|line| line["where"].as_str()).collect::<Vec<_>>(),
             [Some("root"), Some("store")]
         );
-        assert!(lines[1]["median"].as_f64().unwrap() > 0.0, "{}", lines[1]);
+        for line in &lines {
+            assert!(["min", "median", "max"].map(|key| line[key].as_f64().unwrap()).is_sorted(), "{line}");
+        }
     }
 }

@@ -152,6 +152,7 @@ fn every_configuration_is_equivalent() {
         &["vertex.nat.instances=1", "vertex.portscan.instances=3"],
         &["runtime.arbiters=2"],
         &["root.log=store"],
+        &["vertex.nat.order=chain"],
         &["root.tick_us=0"],
         &["root.window=128", "store.epoch=64"],
         &["root.window=1024", "store.epoch=64", "runtime.burst=1", "store.shards=1"],
@@ -184,6 +185,19 @@ fn isolated_hosts_are_cut_off_in_every_instance_as_in_the_ideal_chain() {
     let (outcome, _) = assert_equivalent(&plan("quickstart", &isolate), input(), &deaths);
     let drops = &outcome.egress.drops;
     assert!(drops.contains_key("portscan_isolated"), "{drops:?}");
+}
+
+#[test]
+fn a_vertex_in_chain_order_sends_all_packets_in_the_order_of_the_input() {
+    let falls = |order: &str| {
+        let plan =
+            plan("quickstart", &[&format!("vertex.portscan.order={order}"), "vertex.portscan.instances=3"]);
+        assert_equivalent(&plan, input(), &[kill("portscan/0", at(50)), kill("nat/1", at(51))]);
+        let (_, everything) = keep(&plan, capture(input()), Vec::new()).unwrap();
+        everything.packets.windows(2).filter(|pair| pair[1].position < pair[0].position).count()
+    };
+    assert!(falls("flow") > 0, "instances are not equally fast");
+    assert_eq!(falls("chain"), 0);
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Slots change hands while packets flow, instances die in the middle of it, and nothing differs from the ideal chain.
 
-use chc_actors::chain::compile::ChainPlan;
-use chc_actors::chain::run::{RunOptions, RunOutcome, Turn};
+use chc_actors::chain::compile::{ChainPlan, compile};
+use chc_actors::chain::run::{RunOptions, RunOutcome, Shared, Turn};
 use chc_actors::chain::verify::verify;
+use chc_actors::config::{ChainBuilder, PolicyConfig};
+use chc_actors::functions::Catalog;
 use chc_actors::routing::{Repartition, active, imbalance};
 use chc_api::packet::{LinkType, parse};
 use chc_e2e::chain::{Mix, assert_balanced, kill, mix, plan};
 use chc_runtime::capture::{CaptureReader, CaptureWriter, Format};
+use serde_json::json;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -114,6 +117,27 @@ fn branches_and_what_is_off_the_path_turn_as_well() {
     assert_equivalent(&plan, turns, &[(&last, 90)]);
 }
 
+#[test]
+fn instances_follow_code_of_the_operators_own() {
+    let policy = || PolicyConfig { period_ms: 10, instances_max: 4, ..PolicyConfig::default() };
+    let chain = ChainBuilder::new("coded")
+        .vertex("nat", "nat", |v| {
+            let v = v.config(json!({ "external": ["203.0.113.1"] })).policy(policy());
+            v.scale_up_when(|load| load.instances < 3.0)
+        })
+        .next("portscan")
+        .vertex("portscan", "portscan", |v| {
+            v.instances(3).policy(policy()).scale_down_when(|load| load.instances > 2.0)
+        })
+        .build(&Catalog);
+    let plan = compile(&chain.unwrap(), &Catalog).unwrap();
+    let rate = Some(PACKETS as f64 / 0.4);
+    let options = RunOptions { rate, record: true, ..RunOptions::default() };
+    let (outcome, comparison) = verify(&plan, input(), &options, |_| {}).unwrap();
+    assert_eq!(comparison.first_difference, None);
+    assert_eq!(instances(&outcome), [3, 2]);
+}
+
 /// How many instances there are is a question of time; that there are as many as the policy wants in the end, and that
 /// nothing differs, is not.
 #[test]
@@ -130,17 +154,22 @@ fn instances_follow_the_policy() {
     assert_eq!((instances(&outcome), outcome.root.counts.handovers), (vec![4, 1], 3));
 }
 
+/// Hosts of a capture, of which the first send four fifths of the packets: no four instances have as much to do as each
+/// other without sharing one of these.
+const HOSTS: u32 = 60;
+const BUSY: u32 = HOSTS / 10;
+
 /// A capture in which a tenth of the hosts send four fifths of the packets.
 fn skewed(path: &Path) {
     let mut writer = CaptureWriter::create(path, Format::Pcap, LinkType::RAW).unwrap();
     for n in 0..60_000u32 {
         // A linear congruence: any fixed spread will do.
         let draw = n.wrapping_mul(2_654_435_761) >> 8;
-        let host = if draw % 5 > 0 { draw / 5 % 20 } else { 20 + draw / 5 % 180 };
+        let host = if draw % 5 > 0 { draw / 5 % BUSY } else { BUSY + draw / 5 % (HOSTS - BUSY) };
         let mut frame = Vec::new();
         let source = [10, 0, (host >> 8) as u8, host as u8];
         let builder = etherparse::PacketBuilder::ipv4(source, [198, 51, 100, 1], 64);
-        builder.udp(2000 + (n % 7) as u16, 53).write(&mut frame, b"x").unwrap();
+        builder.tcp(2000 + (n % 7) as u16, 80, 1, 1024).syn().write(&mut frame, &[]).unwrap();
         let time_ns = 1_000_000_000 + u64::from(n) * 10_000;
         writer.write(time_ns, LinkType::RAW, frame.len() as u32, &[&frame]).unwrap();
     }
@@ -168,4 +197,31 @@ fn an_uneven_load_is_evened_out() {
     assert_eq!(comparison.first_difference, None);
     let after = imbalance(&outcome.root.owners[0], &packets);
     assert!(after <= 1.25, "{after} after {} changes", outcome.root.counts.handovers);
+    // Hosts are split up only where they have to be.
+    let owners = &outcome.root.owners[0];
+    let whole = |owners: &[u16]| owners.chunks(usize::from(route.fine)).filter(|g| active(g) == 1).count();
+    assert_eq!(whole(&route.owners), route.owners.len() / usize::from(route.fine));
+    let groups = owners.len() / usize::from(route.fine);
+    assert!((groups / 2..groups).contains(&whole(owners)), "{owners:?}");
+    let [Shared { before: 0, after }] = outcome.shared[..] else { panic!("{:?}", outcome.shared) };
+    assert!((1..u64::from(HOSTS) / 2).contains(&after), "{after} of {HOSTS}");
+}
+
+#[test]
+fn the_hosts_of_split_groups_are_shared_and_counted() {
+    let scale = "vertex.portscan.instances=2";
+    let plan = plan("portscan", &[scale]);
+    let route = &plan.vertices[0].route;
+    let mut to = route.owners.clone();
+    // Half of the slots of every second group.
+    for group in to.chunks_mut(usize::from(route.fine)).step_by(2) {
+        let (half, other) = (group.len() / 2, 1 - group[0]);
+        group[..half].fill(other);
+    }
+    let how = Repartition::Owners { from: route.owners.clone(), to };
+    let turns = vec![Turn { vertex: route.vertex, how, after: PACKETS / 2 }];
+    let outcome = assert_equivalent(&plan, turns, &[("portscan/0", 51)]);
+    let [Shared { before, after }] = outcome.shared[..] else { panic!("{:?}", outcome.shared) };
+    let all = outcome.state.keys().filter(|(_, name, _)| *name == "likelihood").count() as u64;
+    assert!(before == 0 && after > all / 4 && after < all * 3 / 4, "{after} of {all}");
 }

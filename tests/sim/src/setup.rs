@@ -116,7 +116,7 @@ impl Setup {
             })
             .collect();
         let epoch = rng.pick(&[4, 8, 16, 32]);
-        let topology = if branches { branching(rng, &chain) } else { line(&chain) };
+        let topology = if branches { branching(rng, &chain) } else { line(rng, &chain) };
         Self {
             vertices,
             topology,
@@ -184,13 +184,14 @@ impl Setup {
     pub fn route(&self, at: usize, kits: &[Kit]) -> Route {
         let vertex = &self.vertices[at];
         let scopes = kits[at].declarations.scopes();
+        let coarsest = scopes.last().copied().unwrap_or(Scope::FiveTuple);
+        let scope = if kits[at].owner.is_some() { Scope::FiveTuple } else { coarsest };
+        // Slots of one group are dealt to several instances: their objects are shared.
+        let is_split = scope > Scope::FiveTuple && self.hash_seed & 3 > 0;
         Route {
             vertex: VertexId(at as u16),
-            scope: if kits[at].owner.is_some() {
-                Scope::FiveTuple
-            } else {
-                scopes.last().copied().unwrap_or(Scope::FiveTuple)
-            },
+            scope,
+            fine: if is_split && vertex.slots.is_multiple_of(4) { 4 } else { 1 },
             seed: self.hash_seed,
             owners: (0..vertex.slots).map(|slot| slot % vertex.instances).collect(),
             later: Vec::new(),
@@ -211,10 +212,12 @@ fn declared(kind: char) -> (u8, usize) {
 }
 
 /// One vertex behind the other; second outputs lead out of the chain.
-fn line(chain: &[char]) -> Topology {
+fn line(rng: &mut Rng, chain: &[char]) -> Topology {
     let nodes = chain.iter().enumerate().map(|(at, kind)| {
         let (extra_packets_max, outputs) = declared(*kind);
-        let mut node = Node { outputs: vec![Vec::new(); outputs], extra_packets_max, ..Node::default() };
+        let in_order = rng.chance(0.1);
+        let outputs = vec![Vec::new(); outputs];
+        let mut node = Node { outputs, extra_packets_max, in_order, ..Node::default() };
         if at + 1 < chain.len() {
             node.outputs[0].push(Way { to: VertexId(at as u16 + 1), matching: None });
         }
@@ -255,6 +258,7 @@ fn branching(rng: &mut Rng, chain: &[char]) -> Topology {
                     copies: ways(rng, at + 1, 0.2),
                     copies_in: ways(rng, at + 1, 0.1),
                     extra_packets_max,
+                    in_order: rng.chance(0.1),
                     ..Node::default()
                 }
             })
