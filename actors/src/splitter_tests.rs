@@ -56,7 +56,7 @@ pub(crate) fn route(scope: Scope, instances: u16) -> Route {
 pub(crate) fn ways_to(route: Route) -> Ways {
     let way = Way { to: route.vertex, matching: None };
     // Routes are found by the vertex's number.
-    let routes = (0..=route.vertex.0).map(|_| route.clone()).collect();
+    let routes = (0..=route.vertex.0).map(|at| Route { vertex: VertexId(at), ..route.clone() }).collect();
     Ways { node: Node { outputs: vec![vec![way]], ..Node::default() }, routes }
 }
 

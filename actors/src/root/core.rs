@@ -567,3 +567,7 @@ impl<P: Protections> RootCore<P> {
 #[cfg(test)]
 #[path = "core_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "handover_tests.rs"]
+mod handover_tests;

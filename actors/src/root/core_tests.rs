@@ -13,7 +13,7 @@ fn instance(vertex: u16) -> InstanceId {
 }
 
 /// The root of a chain of two vertices, the first of which is vertex 1.
-fn config() -> RootConfig {
+pub(super) fn config() -> RootConfig {
     RootConfig {
         epoch: EPOCH,
         window: WINDOW,
@@ -29,7 +29,7 @@ fn config() -> RootConfig {
     }
 }
 
-fn root(config: RootConfig) -> RootCore<All> {
+pub(super) fn root(config: RootConfig) -> RootCore<All> {
     RootCore::new(config, true)
 }
 
@@ -43,7 +43,7 @@ fn ingest(root: &mut RootCore<All>, time: u64) {
     ingest_frame(root, time, &frame(1, ""));
 }
 
-fn on(root: &mut RootCore<All>, event: RootEvent) -> Vec<RootEffect> {
+pub(super) fn on(root: &mut RootCore<All>, event: RootEvent) -> Vec<RootEffect> {
     let mut out = Vec::new();
     root.on_event(event, &mut out);
     root.check_invariants();
