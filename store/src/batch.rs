@@ -196,6 +196,8 @@ pub struct Load {
     pub slots: Vec<Slot>,
     /// Those of them whose records it has.
     pub held: Vec<Slot>,
+    /// Whether it begins, and has no replicated values yet.
+    pub begins: bool,
 }
 
 /// The answer to a [`Load`].

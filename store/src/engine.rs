@@ -302,7 +302,7 @@ impl<P: Protections> ShardEngine<P> {
         let wanted = load.slots.iter().filter(|slot| held.get(usize::from(slot.0)) == Some(&false));
         let mine = wanted.filter_map(|slot| vertex.slots.get(slot));
         let records = mine.flat_map(|versions| versions.load(below)).collect();
-        let publisher = vertex.publisher.as_mut();
+        let publisher = vertex.publisher.as_mut().filter(|_| load.begins);
         let (changes, changes_known) = publisher.map(|of| of.load(load.from.index)).unwrap_or_default();
         out.push(ShardEffect::Loaded(Loaded {
             to: load.from,

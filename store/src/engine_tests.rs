@@ -140,7 +140,7 @@ fn gain(
 ) -> Vec<ShardEffect> {
     let mut out = Vec::new();
     let (from, generation) = (instance(index), Generation(generation));
-    shard.on_load(&Load { from, generation, boundary, slots, held: Vec::new() }, &mut out);
+    shard.on_load(&Load { from, generation, boundary, slots, held: Vec::new(), begins: true }, &mut out);
     out
 }
 

@@ -1,7 +1,7 @@
 //! The wiring of an instance and its splitter.
 
 use super::core::{Instance, InstanceCounts, LocalState};
-use super::metrics::Metrics;
+use super::metrics::{Counted, Metrics};
 use crate::chain::wire::{DataMessage, InstanceControl, Links, Notice, RootControl};
 use crate::messages::{InstanceEffect, InstanceEvent, RootEvent, Source};
 use crate::routing::Route;
@@ -115,7 +115,14 @@ impl InstanceActor {
         let counts = self.core.counts();
         let last = std::mem::replace(&mut self.published, counts);
         if let Some(begun) = self.turn.take() {
-            self.metrics.turn(begun.elapsed(), counts.packets - last.packets, counts.drops - last.drops);
+            let counted = Counted {
+                packets: counts.packets - last.packets,
+                drops: counts.drops - last.drops,
+                known: counts.known - last.known,
+                waits: counts.round_trips - last.round_trips,
+                busy_ns: 0,
+            };
+            self.metrics.turn(begun.elapsed(), &counted);
         }
         let mut totals = self.totals.lock();
         totals.held += counts.held - last.held;
@@ -127,6 +134,7 @@ impl InstanceActor {
         totals.drops += counts.drops - last.drops;
         totals.handovers += counts.handovers - last.handovers;
         totals.round_trips += counts.round_trips - last.round_trips;
+        totals.known += counts.known - last.known;
         totals.retransmitted += counts.retransmitted - last.retransmitted;
     }
 }

@@ -88,6 +88,8 @@ pub struct InstanceCounts {
     pub parked: u64,
     /// How often one of them began to wait for the store.
     pub round_trips: u64,
+    /// Results of operations that a packet or timer needed and the instance knew.
+    pub known: u64,
     /// Timers fired.
     pub timers: u64,
     /// Data messages of replaced generations.

@@ -183,6 +183,8 @@ pub struct Inner<P> {
     settling_jobs: usize,
     /// How often a job began to wait for the store.
     pub round_trips: u64,
+    /// Results that were needed and known at once.
+    pub known: u64,
     mode: StoreMode,
     own: Route,
     /// Last results of `serial` reads; used only where that protection is switched off.
@@ -234,6 +236,7 @@ impl<P: Protections> Env<P> {
             settling: VecDeque::new(),
             settling_jobs: 0,
             round_trips: 0,
+            known: 0,
             mode: config.mode,
             own: config.own.clone(),
             observed: HashMap::new(),
@@ -316,6 +319,7 @@ impl<P: Protections> Inner<P> {
                 let known = self.cache.as_mut().and_then(|cache| cache.issue(&mut item, self.is_lowest));
                 client.submit(item);
                 if known.is_some() || !reply {
+                    self.known += u64::from(reply);
                     job.unsettled = true;
                     return Issued::Done(known.unwrap_or(OpValue::Empty));
                 }

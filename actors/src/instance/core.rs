@@ -321,7 +321,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let slots = self.slots_at(boundary);
         let load = |shard: &ShardId| {
             let (slots, held) = (slots.clone(), Vec::new());
-            InstanceEffect::Load(*shard, Load { from, generation, boundary, slots, held })
+            InstanceEffect::Load(*shard, Load { from, generation, boundary, slots, held, begins: true })
         };
         out.extend(self.loads.iter().map(load));
     }
@@ -756,11 +756,11 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
     }
 
     fn counts(&self) -> InstanceCounts {
-        InstanceCounts {
-            round_trips: self.env.inner().round_trips,
-            drops: self.splitter.drops(),
-            ..self.counts
-        }
+        let (round_trips, known) = {
+            let inner = self.env.inner();
+            (inner.round_trips, inner.known)
+        };
+        InstanceCounts { round_trips, known, drops: self.splitter.drops(), ..self.counts }
     }
 
     fn show(&self) -> LocalState {

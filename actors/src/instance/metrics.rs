@@ -14,6 +14,8 @@ pub struct Metrics {
     packets: AtomicU64,
     drops: AtomicU64,
     busy_ns: AtomicU64,
+    known: AtomicU64,
+    waits: AtomicU64,
     /// Lengths of turns, in microseconds, since they were taken.
     turns: Mutex<Histogram<u32>>,
     /// Packets of each slot among those that were looked at, since they were taken.
@@ -30,6 +32,8 @@ impl Metrics {
             packets: AtomicU64::new(0),
             drops: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
+            known: AtomicU64::new(0),
+            waits: AtomicU64::new(0),
             turns: Mutex::new(turns),
             slots: Mutex::new(vec![0; slots]),
         }
@@ -45,15 +49,21 @@ pub struct Counted {
     pub drops: u64,
     /// Time it was busy, in nanoseconds.
     pub busy_ns: u64,
+    /// Results of operations that a packet needed and the instance knew.
+    pub known: u64,
+    /// How often one waited for the store instead.
+    pub waits: u64,
 }
 
 impl Metrics {
-    /// A turn is over: from the first message it took to having sent what came of it.
-    pub fn turn(&self, took: Duration, packets: u64, drops: u64) {
-        self.packets.fetch_add(packets, Ordering::Relaxed);
-        self.drops.fetch_add(drops, Ordering::Relaxed);
+    /// A turn is over, from the first message it took to having sent what came of it, with what was counted in it.
+    pub fn turn(&self, took: Duration, counted: &Counted) {
+        self.packets.fetch_add(counted.packets, Ordering::Relaxed);
+        self.drops.fetch_add(counted.drops, Ordering::Relaxed);
         self.busy_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
-        if packets > 0 {
+        self.known.fetch_add(counted.known, Ordering::Relaxed);
+        self.waits.fetch_add(counted.waits, Ordering::Relaxed);
+        if counted.packets > 0 {
             self.turns.lock().saturating_record((took.as_micros() as u64).max(1));
         }
     }
@@ -65,6 +75,8 @@ impl Metrics {
             packets: self.packets.load(Ordering::Relaxed),
             drops: self.drops.load(Ordering::Relaxed),
             busy_ns: self.busy_ns.load(Ordering::Relaxed),
+            known: self.known.load(Ordering::Relaxed),
+            waits: self.waits.load(Ordering::Relaxed),
         }
     }
 

@@ -78,9 +78,12 @@ impl ManagerActor {
         let (before, since) = std::mem::replace(&mut self.last, (counted, now));
         let seconds = (now - since).as_secs_f64().max(1e-9);
         let (mut packets, mut drops, mut most, mut busiest) = (0, 0, 0, 0);
+        let (mut known, mut waits) = (0, 0);
         for (now, before) in self.last.0.iter().zip(&before) {
             packets += now.packets - before.packets;
             drops += now.drops - before.drops;
+            known += now.known - before.known;
+            waits += now.waits - before.waits;
             most = most.max(now.packets - before.packets);
             busiest = busiest.max(now.busy_ns - before.busy_ns);
         }
@@ -98,6 +101,7 @@ impl ManagerActor {
             cpu: busiest as f64 / 1e9 / seconds,
             imbalance: if packets == 0 { 1.0 } else { most as f64 / mean },
             drops_pps: drops as f64 / seconds,
+            cache_hits: if known + waits == 0 { 1.0 } else { known as f64 / (known + waits) as f64 },
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What an expression can speak of, and what it means; in the order of [`Load`].
-pub const VARIABLES: [(&str, &str); 8] = [
+pub const VARIABLES: [(&str, &str); 9] = [
     ("instances", "instances that have slots of the vertex"),
     ("rate_pps", "packets per second that came to the vertex in the last period"),
     ("queue", "packets that wait in front of its instances"),
@@ -14,6 +14,10 @@ pub const VARIABLES: [(&str, &str); 8] = [
     ("cpu", "share of the period in which the busiest instance was busy, 0 to 1"),
     ("imbalance", "packets of the busiest instance over the mean of those that have slots"),
     ("drops_pps", "packets per second that the function dropped"),
+    (
+        "cache_hits",
+        "share of the results packets needed of shared state that their instance knew, 0 to 1; 1 if none was",
+    ),
 ];
 
 /// Longest expression, in bytes.
@@ -40,12 +44,15 @@ pub struct Load {
     pub imbalance: f64,
     /// Packets per second.
     pub drops_pps: f64,
+    /// From 0 to 1.
+    pub cache_hits: f64,
 }
 
 impl Load {
     fn values(&self) -> [f64; VARIABLES.len()] {
-        let Self { instances, rate_pps, queue, p50_us, p99_us, cpu, imbalance, drops_pps } = *self;
-        [instances, rate_pps, queue, p50_us, p99_us, cpu, imbalance, drops_pps]
+        let Self { instances, rate_pps, queue, p50_us, p99_us, cpu, imbalance, drops_pps, cache_hits } =
+            *self;
+        [instances, rate_pps, queue, p50_us, p99_us, cpu, imbalance, drops_pps, cache_hits]
     }
 }
 
@@ -119,7 +126,7 @@ impl Condition {
             return Err((format!("there is no variable \"{unknown}\""), format!("use {}", names.join(", "))));
         }
         drop(references);
-        match value(&program, &Load { instances: 1.0, imbalance: 1.0, ..Load::default() }) {
+        match value(&program, &Load { instances: 1.0, imbalance: 1.0, cache_hits: 1.0, ..Load::default() }) {
             Ok(Value::Bool(_)) => Ok(Self::Expression(program)),
             Ok(other) => Err((format!("\"{text}\" is {:?}, no condition", other.type_of()), remedy())),
             Err(error) => {
@@ -163,9 +170,9 @@ mod tests {
     #[test]
     fn every_variable_has_its_value() {
         let values: Vec<f64> = (1..=VARIABLES.len()).map(|n| n as f64).collect();
-        let [instances, rate_pps, queue, p50_us, p99_us, cpu, imbalance, drops_pps] =
+        let [instances, rate_pps, queue, p50_us, p99_us, cpu, imbalance, drops_pps, cache_hits] =
             *values.as_slice().as_array().unwrap();
-        let load = Load { instances, rate_pps, queue, p50_us, p99_us, cpu, imbalance, drops_pps };
+        let load = Load { instances, rate_pps, queue, p50_us, p99_us, cpu, imbalance, drops_pps, cache_hits };
         for ((name, _), value) in VARIABLES.iter().zip(values) {
             assert!(Condition::new(&format!("{name} == {value:.1}")).unwrap().holds(&load), "{name}");
         }

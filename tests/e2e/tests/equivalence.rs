@@ -131,6 +131,19 @@ fn nobody_dies_and_nothing_is_suppressed() {
 }
 
 #[test]
+fn results_are_known_where_no_other_instance_operates_on_the_state() {
+    let known = |instances: &str| {
+        let block =
+            ["vertex.portscan.config.action=block", &format!("vertex.portscan.instances={instances}")];
+        let (outcome, _) = assert_equivalent(&plan("portscan", &block), input(), &[]);
+        (outcome.instances[0].known, outcome.instances[0].round_trips)
+    };
+    let (hits, waits) = known("1");
+    assert!(hits > 0 && waits > 0, "{hits} of {}", hits + waits);
+    assert_eq!(known("2").0, 0);
+}
+
+#[test]
 fn single_functions_are_equivalent() {
     assert_equivalent(&plan("nat", &NONE), input(), &[kill("nat/0", at(50))]);
     assert_equivalent(&plan("portscan", &NONE), input(), &[kill("portscan/0", at(50))]);

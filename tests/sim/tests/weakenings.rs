@@ -151,6 +151,7 @@ fn after_an_overdue_version(weakened: Option<Protection>) -> Vec<u64> {
         boundary: Clock(boundary),
         slots: vec![Slot(0)],
         held: Vec::new(),
+        begins: true,
     };
     let version = |clock| VersionItem {
         object: ObjectId(0),

@@ -171,7 +171,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let (from, generation) = (self.config.id, self.config.generation);
         let load = |shard: &ShardId| {
             let (slots, held) = (gains.clone(), held.clone());
-            let load = Load { from, generation, boundary: *boundary, slots, held };
+            let load = Load { from, generation, boundary: *boundary, slots, held, begins: false };
             InstanceEffect::Load(*shard, load)
         };
         out.extend(shards.iter().map(load));
