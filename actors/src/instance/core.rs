@@ -16,6 +16,7 @@
 //! below it. Memory is bounded by the root's window. Paper: sections 4.2, 4.3, 5.3, 5.4.
 
 mod handover;
+mod loading;
 mod progress;
 mod running;
 
@@ -36,7 +37,6 @@ use chc_api::{
     Protections, ShardId, Slot, TimerEvent, Verdict,
 };
 use chc_runtime::block::{BLOCK_PACKETS_MAX, BlockRef, Desc};
-use chc_store::batch::{Load, Loaded};
 use chc_store::client::Client;
 use chc_store::objects::Objects;
 use std::collections::{BTreeMap, VecDeque};
@@ -313,69 +313,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.phase = Phase::Loading;
         self.loads = (0..self.config.placement.shards).map(ShardId).collect();
         self.load(out);
-    }
-
-    /// Asks the shards for the records that have not come yet.
-    fn load(&self, out: &mut Vec<InstanceEffect>) {
-        let (from, generation, boundary) = (self.config.id, self.config.generation, self.floor);
-        let slots = self.slots_at(boundary);
-        let load = |shard: &ShardId| {
-            let (slots, held) = (slots.clone(), Vec::new());
-            InstanceEffect::Load(*shard, Load { from, generation, boundary, slots, held, begins: true })
-        };
-        out.extend(self.loads.iter().map(load));
-    }
-
-    /// A time-out is over: what the shards have not answered is sent again.
-    fn on_overdue(&mut self, out: &mut Vec<InstanceEffect>) {
-        if self.phase == Phase::Loading {
-            return self.load(out);
-        }
-        self.load_gained(out);
-        let inner = &mut *self.env.inner();
-        inner.ask_again();
-        if let State::Store(client) = &mut inner.state {
-            let again = client.retransmit(|shard, batch| out.push(InstanceEffect::Batch(shard, batch)));
-            self.counts.retransmitted += again;
-        }
-    }
-
-    fn on_loaded(&mut self, loaded: &Loaded) {
-        if loaded.generation != self.config.generation {
-            return;
-        }
-        if self.phase != Phase::Loading {
-            return self.on_gained(loaded);
-        }
-        let awaited = self.loads.iter().position(|shard| *shard == loaded.shard);
-        let Some(awaited) = awaited else { return };
-        self.loads.swap_remove(awaited);
-        self.install(loaded);
-        if self.loads.is_empty() {
-            self.begin();
-        }
-    }
-
-    fn install(&self, loaded: &Loaded) {
-        let inner = &mut *self.env.inner();
-        if self.phase == Phase::Loading
-            && let (Some(replica), State::Store(client)) = (&mut inner.replica, &mut inner.state)
-        {
-            let known = replica.install(loaded.shard, &loaded.changes, loaded.changes_known);
-            client.changes_seen(loaded.shard, known);
-        }
-        for (object, key, written, record) in &loaded.records {
-            inner.records.install(*object, key, *written, record, &inner.steps);
-        }
-    }
-
-    /// Runs from now on, first what came before.
-    fn begin(&mut self) {
-        self.phase = Phase::Running;
-        self.begin_cache_term(self.floor);
-        for data in std::mem::take(&mut self.inbox) {
-            self.on_data(data);
-        }
     }
 
     fn on_data(&mut self, data: Data) {
@@ -656,15 +593,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                 }
                 self.run_waiting();
             }
-            InstanceEvent::Changed(changes) => {
-                let inner = &mut *self.env.inner();
-                if changes.generation == self.config.generation
-                    && let (Some(replica), State::Store(client)) = (&mut inner.replica, &mut inner.state)
-                {
-                    let known = replica.learn(&changes);
-                    client.changes_seen(changes.shard, known);
-                }
-            }
+            InstanceEvent::Changed(changes) => self.on_changed(&changes),
             InstanceEvent::Acknowledged { shard, number } => {
                 if let State::Store(client) = &mut self.env.inner().state {
                     client.acknowledged(shard, number);

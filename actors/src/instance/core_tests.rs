@@ -14,7 +14,7 @@ use chc_api::{
     ObjectKey, Op, OpValue, Passing, Path, Resolution, Scope, StateError, Step, Time, VertexId,
 };
 use chc_runtime::block::{BlockBuilder, DropRecord};
-use chc_store::batch::Batch;
+use chc_store::batch::{Batch, Load};
 use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
 use chc_store::objects::Shown;

@@ -21,6 +21,7 @@ pub mod position;
 pub mod protection;
 pub mod state;
 pub mod time;
+mod touched;
 
 pub use event::{Event, EventKind};
 pub use identity::{Direction, FlowKey, Identity};

@@ -9,6 +9,7 @@ use crate::ids::ObjectId;
 pub use crate::op::Op;
 use crate::position::Position;
 use crate::time::Time;
+pub use crate::touched::Touched;
 use core::net::IpAddr;
 use std::fmt;
 use std::marker::PhantomData;
@@ -406,31 +407,6 @@ pub struct ObjectSpec {
     pub keys_max: Option<usize>,
 }
 
-/// When the last operation on a value was, in units of 2^15 ns (33 us) of packet time. Six bytes, so that it fits
-/// behind a key and a short value on a cache line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Touched([u8; 6]);
-
-impl Touched {
-    /// Now, or at the last packet where the input has ended.
-    #[must_use]
-    pub fn at(now: Time) -> Self {
-        let [a, b, c, d, e, f, ..] = (now.of_packet().0 >> 15).to_le_bytes();
-        Self([a, b, c, d, e, f])
-    }
-
-    fn units(self) -> u64 {
-        let [a, b, c, d, e, f] = self.0;
-        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
-    }
-
-    /// Whether a value that was touched `before` is forgotten by now.
-    #[must_use]
-    pub fn has_forgotten(self, before: Self, idle: Duration) -> bool {
-        u128::from(self.units().saturating_sub(before.units())) > idle.as_nanos().div_ceil(1 << 15)
-    }
-}
-
 /// Handle of a per-flow object with values of type `T`.
 pub struct Flow<T>(ObjectId, PhantomData<fn() -> T>);
 /// Handle of a coalesced counter: the object, which of its cells, and its number among the cells of all the
@@ -665,7 +641,7 @@ impl Declarations {
         )
     }
 
-    /// Declares a cross-flow value that custom operations change.
+    /// Declares a cross-flow value that custom operations change. `limits` as for [`Self::basic`].
     ///
     /// # Panics
     /// If it is [`Consistency::Delayed`], as only [`Self::replicated`] values are, or `T` is longer than
@@ -677,15 +653,15 @@ impl Declarations {
         consistency: Consistency,
         initial: T,
         ops: &'static [CustomOp],
-        (packet_ops_max, timer_ops_max): (u8, u8),
+        limits: (u8, u8),
     ) -> Shared<T> {
         let kind = ObjectKind::Value { initial: ValueBytes::of(&initial), ops };
-        Shared(self.basic(name, scope, consistency, kind, (packet_ops_max, timer_ops_max)), PhantomData)
+        Shared(self.basic(name, scope, consistency, kind, limits), PhantomData)
     }
 
     /// Declares a cross-flow value that packets read from a copy in their instance, as it was a window of clocks before
     /// ([`Consistency::Delayed`]), and change by set and by custom operations. At most `keys_max` keys have another
-    /// value than `initial`: an operation on a further one is refused.
+    /// value than `initial`: an operation on a further one is refused. `limits` as for [`Self::basic`].
     ///
     /// # Panics
     /// If `T` is longer than [`VALUE_LEN_MAX`]: a mistake in the network function's code.
@@ -696,25 +672,14 @@ impl Declarations {
         initial: T,
         ops: &'static [CustomOp],
         keys_max: usize,
-        (packet_ops_max, timer_ops_max): (u8, u8),
+        limits: (u8, u8),
     ) -> Replicated<T> {
-        let (access, consistency) = (Access::ReadMostly, Consistency::Delayed);
         let kind = ObjectKind::Value { initial: ValueBytes::of(&initial), ops };
-        let (idle, keys_max) = (None, Some(keys_max));
-        Replicated(
-            self.add(ObjectSpec {
-                name,
-                scope,
-                access,
-                consistency,
-                kind,
-                packet_ops_max,
-                timer_ops_max,
-                idle,
-                keys_max,
-            }),
-            PhantomData,
-        )
+        let id = self.value(name, scope, kind, limits);
+        let spec = &mut self.objects[usize::from(id.0)];
+        (spec.access, spec.consistency) = (Access::ReadMostly, Consistency::Delayed);
+        spec.keys_max = Some(keys_max);
+        Replicated(id, PhantomData)
     }
 
     /// Declares a family of pools of owned resources.
@@ -732,7 +697,8 @@ impl Declarations {
         }))
     }
 
-    /// Declares an integer or a list ([`ObjectKind::Int`], [`ObjectKind::List`]).
+    /// Declares an integer or a list ([`ObjectKind::Int`], [`ObjectKind::List`]). `limits`: most operations on it with a
+    /// place in the order by one packet, and by one timer.
     ///
     /// # Panics
     /// If it is [`Consistency::Delayed`], as only [`Self::replicated`] values are.
@@ -742,20 +708,32 @@ impl Declarations {
         scope: Scope,
         consistency: Consistency,
         kind: ObjectKind,
-        (packet_ops_max, timer_ops_max): (u8, u8),
+        limits: (u8, u8),
     ) -> ObjectId {
         assert!(consistency != Consistency::Delayed, "{name} is declared by replicated()");
-        let (access, idle, keys_max) = (Access::WriteReadOften, None, None);
+        let id = self.value(name, scope, kind, limits);
+        self.objects[usize::from(id.0)].consistency = consistency;
+        id
+    }
+
+    /// An integer, list or value in position order.
+    fn value(
+        &mut self,
+        name: &'static str,
+        scope: Scope,
+        kind: ObjectKind,
+        (packet_ops_max, timer_ops_max): (u8, u8),
+    ) -> ObjectId {
         self.add(ObjectSpec {
             name,
             scope,
-            access,
-            consistency,
+            access: Access::WriteReadOften,
+            consistency: Consistency::Clock,
             kind,
             packet_ops_max,
             timer_ops_max,
-            idle,
-            keys_max,
+            idle: None,
+            keys_max: None,
         })
     }
 
