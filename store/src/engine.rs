@@ -326,12 +326,6 @@ impl<P: Protections> ShardEngine<P> {
         out.push(ShardEffect::Logged(self.packets.add(batch)));
     }
 
-    /// The packets in flight, if the root has them logged here.
-    #[must_use]
-    pub fn packets(&self) -> &PacketLog {
-        &self.packets
-    }
-
     /// Clocks below this may have been stamped.
     #[must_use]
     pub fn reserved(&self) -> Clock {
