@@ -6,8 +6,10 @@
 pub mod chain;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod egress;
 pub mod functions;
+pub mod gateway;
 pub mod ideal;
 pub mod instance;
 pub mod manager;

@@ -14,7 +14,7 @@ use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed};
 use chc_api::packet::protocol;
 use chc_api::state::ValueBytes;
-use chc_api::{Clock, Event, Path, Position, Time};
+use chc_api::{Clock, Event, Path, Position, Side, Time};
 use parking_lot::Mutex;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -48,6 +48,8 @@ pub struct Meta {
     pub captured: Time,
     /// 1-based number of the input packet.
     pub number: u64,
+    /// Where it comes from: it leaves by the other side, where sides are all there is to go by.
+    pub side: Side,
     /// What is attached to the packet: 1 more than its place among the attachments of the block this lies in,
     /// 0 for nothing. Set by the builder.
     attachment: u16,
@@ -61,7 +63,14 @@ impl Meta {
     #[inline(always)]
     #[must_use]
     pub fn new(parsed: Parsed, link: LinkType, time: Time, captured: Time, number: u64) -> Self {
-        Self { parsed, link, time, captured, number, attachment: 0 }
+        Self { parsed, link, time, captured, number, side: Side::Inside, attachment: 0 }
+    }
+
+    /// The same of a packet that comes from a side.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_side(self, side: Side) -> Self {
+        Self { side, ..self }
     }
 }
 

@@ -5,7 +5,7 @@
 //! Paper: section 5 (logging), 7.2.
 
 use chc_api::packet::link::LinkType;
-use chc_api::{Clock, Time};
+use chc_api::{Clock, Side, Time};
 use std::collections::VecDeque;
 
 /// One packet as it was stamped.
@@ -17,6 +17,8 @@ pub struct LogEntry {
     pub time: Time,
     /// When it arrived.
     pub arrival: Time,
+    /// Where it came from.
+    pub side: Side,
     /// What the frame begins with.
     pub link: LinkType,
     /// Length on the wire, in bytes.
@@ -81,6 +83,7 @@ mod tests {
             clock: Clock(clock),
             time: Time(clock),
             arrival: Time(clock),
+            side: Side::Inside,
             link: LinkType::ETHERNET,
             wire_len: 60,
             len,

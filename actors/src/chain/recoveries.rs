@@ -11,7 +11,8 @@ use chc_api::InstanceId;
 use chc_runtime::actor::Cause;
 use chc_runtime::supervision::{Event, EventKind};
 use flume::Receiver;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -21,12 +22,12 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 const SETTLE_PERIOD: Duration = Duration::from_millis(5);
 
 /// A recovery, as reported.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Recovery {
     /// The actor that failed.
     pub actor: String,
     /// `kill` or `panic`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// From the failure to its detection, in microseconds.
     pub detected_us: u64,
     /// From the failure until its successor had caught up, in microseconds.
@@ -59,6 +60,11 @@ pub(super) struct Recoveries {
 }
 
 impl Recoveries {
+    /// Those that are over and were not taken yet.
+    pub(super) fn take_finished(&mut self) -> Vec<Recovery> {
+        std::mem::take(&mut self.finished)
+    }
+
     /// Takes the events there are.
     pub(super) fn hear(&mut self, plan: &ChainPlan, news: &Receiver<Event>) -> anyhow::Result<()> {
         while let Ok(event) = news.try_recv() {
@@ -132,7 +138,7 @@ impl Recoveries {
             let open = self.open.remove(found);
             self.finished.push(Recovery {
                 actor: open.actor,
-                kind: open.kind,
+                kind: open.kind.into(),
                 detected_us: open.detected_us,
                 recovered_us: at.saturating_duration_since(open.failed).as_micros() as u64,
                 replayed,

@@ -3,7 +3,7 @@
 use crate::egress::core::Sink;
 use crate::root::actor::PacketSource;
 use crate::root::core::Arrival;
-use chc_api::{Event, EventKind, Identity, InstanceId, Position, Time};
+use chc_api::{Event, EventKind, Identity, InstanceId, Position, Side, Time};
 use chc_runtime::block::{Block, Desc, DropRecord, EventRecord};
 use chc_runtime::capture::{CaptureReader, CaptureWriter};
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ impl PacketSource for CaptureSource {
         let record = self.0.next().map_err(|e| e.to_string())?;
         Ok(record.map(|r| Arrival {
             time: Time(r.time_ns),
+            side: Side::Inside,
             link: r.link,
             wire_len: r.wire_len,
             frame: r.data,
@@ -50,6 +51,15 @@ impl FileSink {
         failure: Failure,
     ) -> Self {
         Self { packets, events: events.map(BufWriter::new), vertices, alerts, failure }
+    }
+
+    /// Writes out the events there are, for whoever follows the file.
+    pub fn flush_events(&mut self) {
+        let flushed = self.events.as_mut().filter(|file| !file.buffer().is_empty()).map(Write::flush);
+        if let Some(Err(error)) = flushed {
+            self.events = None;
+            self.fail("the event file", &error);
+        }
     }
 
     fn fail(&self, what: &str, error: &dyn std::fmt::Display) {

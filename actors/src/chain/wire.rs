@@ -3,7 +3,7 @@
 use crate::egress::actor::EgressControl;
 use crate::instance::core::LocalState;
 use crate::messages::{Data, Destination, InstanceEvent, RootEvent};
-use crate::root::actor::{NoData, RootReport};
+use crate::root::actor::{NoData, RootReport, RootStatus};
 use crate::shard::actor::{BatchMessage, ShardControl};
 use chc_api::{Clock, Generation, InstanceId, ShardId, VertexId};
 use chc_runtime::mailbox::{Address, Handle, Packets};
@@ -36,6 +36,10 @@ pub enum RootControl {
     Event(RootEvent),
     /// Go on after a stop.
     Resume,
+    /// Accept no further packets; what was accepted is finished.
+    Shut,
+    /// Somebody wants to know what was counted.
+    Status(flume::Sender<RootStatus>),
 }
 
 /// What actors tell whoever runs the chain.
@@ -177,6 +181,12 @@ impl Links {
         {
             tracing::debug!("instance {id} not told: {lost}");
         }
+    }
+
+    /// The root's own handle, if there is one.
+    #[must_use]
+    pub fn own_root(&self) -> Option<Handle<RootControl, NoData>> {
+        self.to.root.current()
     }
 
     /// Tells the root.

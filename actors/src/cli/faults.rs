@@ -1,6 +1,7 @@
 //! The faults an operator can ask for on the command line.
 
 use super::Exit;
+use crate::chain::changes;
 use crate::chain::compile::ChainPlan;
 use crate::chain::run::{Kill, Turn};
 use crate::config::INSTANCES_MAX;
@@ -81,32 +82,20 @@ fn at(text: &str, packets: u64, expected: &str) -> Result<(String, u64), String>
     Ok((what.to_owned(), (packets as f64 * percent / 100.0) as u64))
 }
 
-fn vertex<'a>(plan: &'a mut ChainPlan, name: &str) -> Result<&'a mut Route, String> {
-    if !plan.mode.is_stored() {
-        return Err("in mode traditional no state can change hands; use a mode with a store".into());
-    }
-    let names = plan.vertices.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
-    match plan.vertices.iter_mut().find(|v| v.name == name) {
-        Some(found) => Ok(&mut found.route),
-        None => Err(format!("there is no vertex \"{name}\"; the chain has {names}")),
-    }
-}
-
 fn scale(plan: &mut ChainPlan, text: &str, packets: u64) -> Result<Turn, String> {
     let (what, after) = at(text, packets, "VERTEX=N@PERCENT, such as nat=3@50")?;
     let (name, instances) = what.split_once('=').ok_or("expected VERTEX=N@PERCENT, such as nat=3@50")?;
-    let route = vertex(plan, name)?;
-    let most = INSTANCES_MAX.min(route.owners.len() as u16);
+    let route = changes::route(plan, name)?;
+    let (vertex, most) = (route.vertex, INSTANCES_MAX.min(route.owners.len() as u16));
     let instances: u16 =
         instances.parse().map_err(|_| format!("\"{instances}\" is no number of instances"))?;
-    if !(1..=most).contains(&instances) {
-        return Err(format!("{instances} instances; give 1 to {most}"));
-    }
+    let how = changes::scale(instances, most)?;
+    let route = &mut plan.vertices[usize::from(vertex.0)].route;
     route.instances = route.instances.max(instances);
-    Ok(Turn { vertex: route.vertex, how: Repartition::Scale(instances), after })
+    Ok(Turn { vertex, how, after })
 }
 
-fn moves(plan: &mut ChainPlan, text: &str, packets: u64) -> Result<Turn, String> {
+fn moves(plan: &ChainPlan, text: &str, packets: u64) -> Result<Turn, String> {
     const EXPECTED: &str = "VERTEX:I>J[:SHARE]@PERCENT, such as nat:0>1:0.5@50";
     let (what, after) = at(text, packets, EXPECTED)?;
     let mut parts = what.split(':');
@@ -116,25 +105,12 @@ fn moves(plan: &mut ChainPlan, text: &str, packets: u64) -> Result<Turn, String>
     if parts.next().is_some() {
         return Err(format!("expected {EXPECTED}"));
     }
-    let route = vertex(plan, name)?;
-    let instance = |text: &str| -> Result<u16, String> {
-        let index: u16 = text.parse().map_err(|_| format!("\"{text}\" is no number of an instance"))?;
-        let last = route.instances - 1;
-        if index > last {
-            Err(format!("there is no {name}/{index}; the last is {name}/{last}"))
-        } else {
-            Ok(index)
-        }
-    };
+    let route = changes::route(plan, name)?;
+    let instance =
+        |text: &str| text.parse::<u16>().map_err(|_| format!("\"{text}\" is no number of an instance"));
     let (from, to) = (instance(from)?, instance(to)?);
-    if from == to {
-        return Err("both are the same instance; give two".into());
-    }
     let share: f64 = share.parse().map_err(|_| format!("\"{share}\" is no share"))?;
-    if !(share > 0.0 && share <= 1.0) {
-        return Err(format!("a share of {share}; give more than 0 and at most 1"));
-    }
-    Ok(Turn { vertex: route.vertex, how: Repartition::Move { from, to, share }, after })
+    Ok(Turn { vertex: route.vertex, how: changes::moves(name, route, from, to, share)?, after })
 }
 
 /// How many instances of a vertex have slots at some time, as far as that is known.
@@ -150,29 +126,6 @@ fn instances_used(route: &Route, turns: &[Turn]) -> u16 {
 
 fn kill(plan: &ChainPlan, turns: &[Turn], text: &str, packets: u64) -> Result<Kill, String> {
     let (actor, after) = at(text, packets, "ACTOR@PERCENT, such as nat/0@50")?;
-    let mut parts = actor.split('/');
-    let (vertex, child, rest) = (parts.next().unwrap_or(""), parts.next(), parts.next());
-    if ["root", "store", "egress", "node"].contains(&vertex) {
-        return Err(format!("not available in this version: a death of {actor} cannot be recovered yet"));
-    }
-    let names = || plan.vertices.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
-    let Some(found) = plan.vertices.iter().find(|v| v.name == vertex) else {
-        return Err(format!("there is no vertex \"{vertex}\"; the chain has {}", names()));
-    };
-    let child = child.ok_or_else(|| format!("say which of its actors: {vertex}/0 or {vertex}/manager"))?;
-    if child == "manager" && rest.is_none() {
-        return Ok(Kill { vertex: vertex.into(), child: child.into(), after });
-    }
-    let index: u16 =
-        child.parse().map_err(|_| format!("\"{child}\" is neither an instance's number nor manager"))?;
-    let instances = instances_used(&found.route, turns);
-    if index >= instances {
-        let last = instances - 1;
-        return Err(format!("{vertex} has {instances} instances, the last is {vertex}/{last}"));
-    }
-    match rest {
-        // A splitter lives and dies with its instance.
-        None | Some("splitter") => Ok(Kill { vertex: vertex.into(), child: index.to_string(), after }),
-        Some(other) => Err(format!("an instance has a splitter, not \"{other}\"")),
-    }
+    let (vertex, child) = changes::victim(plan, &actor, |route| instances_used(route, turns))?;
+    Ok(Kill { vertex, child, after })
 }

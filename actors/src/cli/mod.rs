@@ -2,9 +2,11 @@
 //! is no; 2 bad arguments or configuration; 3 failed to run.
 
 mod faults;
+mod operate;
 mod report;
 mod state;
 mod trace;
+mod up;
 
 use crate::chain::compile::{ChainPlan, compile};
 use crate::chain::run::{RunOptions, RunOutcome, run};
@@ -72,6 +74,20 @@ enum Command {
     Run(RunArgs),
     /// Run a chain and the ideal chain on the same capture and compare everything.
     Verify(VerifyArgs),
+    /// Put a chain between two live interfaces, until it is told to end.
+    Up(up::UpArgs),
+    /// Show a chain that is up.
+    Status(operate::StatusArgs),
+    /// Spread a vertex's traffic over so many instances.
+    Scale(operate::ScaleArgs),
+    /// Move traffic from one instance to another.
+    Move(operate::MoveArgs),
+    /// Take all traffic away from an instance.
+    Drain(operate::DrainArgs),
+    /// Kill an actor, to see it recovered.
+    Kill(operate::KillArgs),
+    /// End a chain that is up, when all it has accepted has left.
+    Down(operate::DownArgs),
     /// Show what the objects of a chain hold that runs or has run.
     State(state::StateArgs),
     /// Generate captures and describe them.
@@ -139,6 +155,13 @@ pub fn main() -> ExitCode {
         Command::Check { files, explain, overrides } => check(&files, explain, &overrides.set),
         Command::Run(args) => run_command(&args),
         Command::Verify(args) => verify_command(&args),
+        Command::Up(args) => up::execute(&args),
+        Command::Status(args) => operate::status(&args),
+        Command::Scale(args) => operate::scale(&args),
+        Command::Move(args) => operate::moves(&args),
+        Command::Drain(args) => operate::drain(&args),
+        Command::Kill(args) => operate::kill(&args),
+        Command::Down(args) => operate::down(&args),
         Command::State(args) => state::execute(args),
         Command::Trace(command) => trace::execute(command),
     };

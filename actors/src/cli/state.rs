@@ -1,14 +1,16 @@
 //! `chc state`: what the objects of a chain hold.
 
+use super::up::socket;
 use super::{Exit, Overrides, config, report};
 use crate::chain::compile::{ChainPlan, compile};
-use crate::chain::control::ask;
+use crate::chain::kept;
 use crate::chain::listing::{Cursor, LIMIT_MAX, Page, Query};
+use crate::control::client::{self, AskError};
 use crate::functions::Catalog;
 use clap::Args;
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Longest list that is shown in a table.
 const LIST_SHOWN: usize = 8;
@@ -16,7 +18,7 @@ const LIST_SHOWN: usize = 8;
 /// What to show.
 #[derive(Args)]
 pub struct StateArgs {
-    /// The chain file; its store.checkpoint_dir says where the chain runs or has run.
+    /// The chain file; its store.checkpoint_dir, or else its api.socket, says where the chain runs or has run.
     chain: PathBuf,
     /// Objects of this vertex alone.
     #[arg(long)]
@@ -42,14 +44,23 @@ pub fn execute(args: StateArgs) -> Result<(), Exit> {
     let config = config(&args.chain, &args.overrides.set)?;
     let plan = compile(&config, &Catalog)?;
     check_names(&plan, &args)?;
-    let Some(dir) = &config.store.checkpoint_dir else {
-        return Err(Exit::Usage(format!(
-            "{}: the chain keeps no state that could be shown; set store.checkpoint_dir, for the run, too",
-            args.chain.display()
-        )));
-    };
     let query = Query { vertex: args.vertex, object: args.object, limit: args.limit, cursor: args.cursor };
-    let page = ask(Path::new(dir), &query)?;
+    let page = match config.store.checkpoint_dir.as_ref().map(PathBuf::from) {
+        Some(dir) => match client::state(&kept::socket_of(&dir), &query) {
+            Err(AskError::NoChain(_)) => kept::read(&dir, &query)?,
+            other => other?,
+        },
+        None => match client::state(&socket(&config), &query) {
+            Err(AskError::NoChain(error)) => {
+                return Err(Exit::Usage(format!(
+                    "{}: it keeps no state when it has run, and does not run now ({error:#}); set \
+                     store.checkpoint_dir, for the run, too",
+                    args.chain.display()
+                )));
+            }
+            other => other?,
+        },
+    };
     if args.json { report::print_json(&page) } else { report::print_text(&table(&page)) }
 }
 

@@ -4,8 +4,8 @@ use super::check;
 use super::diagnostic::{Diagnostics, Place, Report};
 use super::file::Node;
 use super::model::{
-    ChainConfig, Edge, EgressConfig, IoConfig, PolicyConfig, RootConfig, RuntimeConfig, StoreConfig,
-    VertexConfig,
+    ApiConfig, ChainConfig, Edge, EgressConfig, IoConfig, PolicyConfig, RootConfig, RuntimeConfig,
+    StoreConfig, VertexConfig,
 };
 use crate::functions::NfRegistry;
 use crate::manager::policy::Load;
@@ -49,6 +49,7 @@ impl ChainBuilder {
                 store: StoreConfig::default(),
                 egress: EgressConfig::default(),
                 io: IoConfig::default(),
+                api: ApiConfig::default(),
                 runtime: RuntimeConfig::default(),
             },
         }

@@ -7,9 +7,10 @@
 use super::diagnostic::{Place, Report, suggest};
 use super::file::{Node, Value};
 use super::graph::{self, PlacedVertex};
+use super::interfaces;
 use super::model::{
-    ChainConfig, EgressConfig, INSTANCES_MAX, IoConfig, Next, PolicyConfig, RootConfig, RootLog,
-    RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
+    ChainConfig, EgressConfig, INSTANCES_MAX, Next, PolicyConfig, RootConfig, RootLog, RuntimeConfig,
+    StoreConfig, StoreMode, VertexConfig,
 };
 use super::section::{PlacedEdge, Section, integer};
 use crate::chain::compile::{SEED, in_order, topology};
@@ -18,7 +19,7 @@ use crate::manager::policy::Condition;
 use crate::topology::ShapeError;
 use chc_api::Declarations;
 
-const SECTIONS: [(&str, &[&str]); 6] = [
+const SECTIONS: [(&str, &[&str]); 7] = [
     ("chain", &["name", "entry"]),
     ("root", &["instances", "window", "log", "clock_lease", "tick_us"]),
     (
@@ -35,7 +36,21 @@ const SECTIONS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("egress", &["delete"]),
-    ("io", &["input", "output", "inside", "outside", "backend"]),
+    (
+        "io",
+        &[
+            "input",
+            "output",
+            "inside",
+            "outside",
+            "mode",
+            "inside_addresses",
+            "outside_addresses",
+            "gateways",
+            "backend",
+        ],
+    ),
+    ("api", &["socket", "listen", "token_file"]),
     ("runtime", &["arbiters", "pins", "burst", "nf_panics_max"]),
 ];
 const VERTEX_KEYS: &[&str] =
@@ -45,8 +60,8 @@ const IMBALANCE_MAX: f64 = 64.0;
 /// Keys of `[vertex.X.policy]`.
 const POLICY_KEYS: &[&str] =
     &["period_ms", "scale_up", "scale_down", "instances_max", "straggler", "imbalance"];
-const TOP_KEYS: &[&str] = &["chain", "vertex", "root", "store", "egress", "io", "runtime"];
-const CLUSTER_KEYS: &[&str] = &["cluster", "node", "tls", "api"];
+const TOP_KEYS: &[&str] = &["chain", "vertex", "root", "store", "egress", "io", "api", "runtime"];
+const CLUSTER_KEYS: &[&str] = &["cluster", "node", "tls"];
 /// Actors are called `root/0`, `node/2`, and so on; a vertex of that name would make them ambiguous.
 const RESERVED_NAMES: &[&str] = &["root", "store", "egress", "node"];
 const NAME_LEN_MAX: usize = 64;
@@ -67,7 +82,8 @@ pub(crate) fn check(root: &Node, registry: &dyn NfRegistry, report: &mut Report)
         root,
         store,
         egress: egress(&file, report),
-        io: io(&file, report),
+        io: interfaces::io(&file, report),
+        api: interfaces::api(&file, report),
         runtime: runtime(&file, report),
     };
     if report.is_empty() {
@@ -384,18 +400,6 @@ fn egress(file: &Section<'_>, report: &mut Report) -> EgressConfig {
     EgressConfig { delete: section.choice("delete", EgressConfig::default().delete, report) }
 }
 
-fn io(file: &Section<'_>, report: &mut Report) -> IoConfig {
-    let section = known(file, "io", report);
-    for key in ["inside", "outside"] {
-        section.refuse(key, "remove it; give captures with input and output", report);
-    }
-    IoConfig {
-        input: section.text("input", report),
-        output: section.text("output", report),
-        backend: section.choice("backend", IoConfig::default().backend, report),
-    }
-}
-
 fn runtime(file: &Section<'_>, report: &mut Report) -> RuntimeConfig {
     let section = known(file, "runtime", report);
     let defaults = RuntimeConfig::default();
@@ -425,7 +429,7 @@ fn runtime(file: &Section<'_>, report: &mut Report) -> RuntimeConfig {
 }
 
 /// The section `name` of the file, its keys checked against the known ones.
-fn known<'a>(file: &Section<'a>, name: &str, report: &mut Report) -> Section<'a> {
+pub(super) fn known<'a>(file: &Section<'a>, name: &str, report: &mut Report) -> Section<'a> {
     let section = file.section(name, report);
     for (_, keys) in SECTIONS.iter().filter(|(section, _)| *section == name) {
         known_keys(&section, keys, report);

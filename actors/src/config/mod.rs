@@ -14,6 +14,7 @@ mod check;
 mod diagnostic;
 mod file;
 mod graph;
+mod interfaces;
 mod model;
 mod section;
 #[cfg(test)]
@@ -23,8 +24,8 @@ pub use builder::{ChainBuilder, VertexBuilder};
 pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use file::Format;
 pub use model::{
-    Backend, ChainConfig, Delete, Edge, EgressConfig, INSTANCES_MAX, IoConfig, Next, Order, Placement,
-    PolicyConfig, RootConfig, RootLog, RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
+    ApiConfig, Backend, ChainConfig, Delete, Edge, EgressConfig, INSTANCES_MAX, IoConfig, IoMode, Next,
+    Order, Placement, PolicyConfig, RootConfig, RootLog, RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
 };
 
 use crate::functions::NfRegistry;

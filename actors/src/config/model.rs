@@ -3,11 +3,13 @@
 //! Serialised, a [`ChainConfig`] is the chain file again with every default written out: reading it back
 //! gives an equal model. Reports carry it as the effective configuration.
 
+use crate::gateway::Prefix;
 use crate::manager::policy::PolicyCode;
 use chc_api::matching::Match;
 use chc_api::state::FIRST_OUTPUT;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use std::net::{IpAddr, SocketAddr};
 
 /// A setting with a closed list of values.
 pub(crate) trait Choice: Copy + 'static {
@@ -112,10 +114,23 @@ choice! {
 choice! {
     /// How packets get in and out.
     Backend {
-        /// Whatever fits `input` and `output`.
+        /// The best that works.
         Auto = "auto",
+        /// A packet socket: every Ethernet interface of a stock Linux.
+        AfPacket = "af_packet",
     }
-    not yet: ["netmap", "af_xdp", "af_packet", "tap"]
+    not yet: ["netmap", "af_xdp", "tap"]
+}
+
+choice! {
+    /// What a chain between two interfaces is to the hosts on both sides.
+    IoMode {
+        /// A wire.
+        Bridge = "bridge",
+        /// A router with addresses of its own.
+        Routed = "routed",
+    }
+    not yet: []
 }
 
 /// One edge of the chain.
@@ -335,14 +350,52 @@ pub struct IoConfig {
     /// Path of the capture to write, unless the command names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+    /// The interface of the hosts that are protected or translated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inside: Option<String>,
+    /// The interface of the rest of the world.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outside: Option<String>,
+    /// What the chain is to both.
+    pub mode: IoMode,
+    /// A router's addresses inside.
+    pub inside_addresses: Vec<Prefix>,
+    /// A router's addresses outside, those a NAT translates to among them.
+    pub outside_addresses: Vec<Prefix>,
+    /// Where packets go on whose destination is on neither side's wire, at most one of each family.
+    pub gateways: Vec<IpAddr>,
     /// How packets get in and out.
     pub backend: Backend,
 }
 
 impl Default for IoConfig {
     fn default() -> Self {
-        Self { input: None, output: None, backend: Backend::Auto }
+        Self {
+            input: None,
+            output: None,
+            inside: None,
+            outside: None,
+            mode: IoMode::Bridge,
+            inside_addresses: Vec::new(),
+            outside_addresses: Vec::new(),
+            gateways: Vec::new(),
+            backend: Backend::Auto,
+        }
     }
+}
+
+/// `[api]`: how a running chain is controlled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ApiConfig {
+    /// Path of the socket for commands on this machine; without, the user's usual place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Loopback address for HTTP, for who looks on and for scripts; without, there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// File with the token that HTTP requests need that change anything; without, none is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<String>,
 }
 
 /// `[runtime]`.
@@ -381,6 +434,8 @@ pub struct ChainConfig {
     pub egress: EgressConfig,
     /// Packet input and output.
     pub io: IoConfig,
+    /// Control while it runs.
+    pub api: ApiConfig,
     /// Threads and limits.
     pub runtime: RuntimeConfig,
 }
@@ -411,13 +466,14 @@ impl Serialize for ChainConfig {
                 serializer.collect_map(self.0.iter().map(|vertex| (&vertex.name, vertex)))
             }
         }
-        let mut file = serializer.serialize_map(Some(7))?;
+        let mut file = serializer.serialize_map(Some(8))?;
         file.serialize_entry("chain", &Chain { name: &self.name, entry: &self.entry })?;
         file.serialize_entry("vertex", &Vertices(&self.vertices))?;
         file.serialize_entry("root", &self.root)?;
         file.serialize_entry("store", &self.store)?;
         file.serialize_entry("egress", &self.egress)?;
         file.serialize_entry("io", &self.io)?;
+        file.serialize_entry("api", &self.api)?;
         file.serialize_entry("runtime", &self.runtime)?;
         file.end()
     }

@@ -441,6 +441,70 @@ fn packets_are_logged_in_the_store_only_where_there_is_one() {
 }
 
 #[test]
+fn a_chain_lies_between_two_interfaces_as_a_bridge_or_as_a_router() {
+    assert_eq!(appended("[io]\ninside = \"eth0\"\noutside = \"eth1\""), [""; 0]);
+    let routed = "[io]\ninside = \"a\"\noutside = \"b\"\nmode = \"routed\"\n\
+                  inside_addresses = [\"10.0.0.1/8\"]\noutside_addresses = [\"192.0.2.2/24\"]\n";
+    assert_eq!(appended(&format!("{routed}gateways = [\"192.0.2.1\"]")), [""; 0]);
+    for (text, expected) in [
+        (
+            "[io]\ninside = \"eth0\"",
+            vec![
+                "21: io.inside: a chain between interfaces has two, and \"outside\" is missing; add outside = \"...\"",
+            ],
+        ),
+        (
+            "[io]\ninside = \"a\"\noutside = \"a\"",
+            vec!["22: io.outside: \"a\" is the inside, too; give two interfaces"],
+        ),
+        (
+            "[io]\ninside = \"a-name-too-long-\"\noutside = \"a\"",
+            vec![
+                "21: io.inside: \"a-name-too-long-\" is no name of an interface; give 1 to 15 bytes, as the system lists it",
+            ],
+        ),
+        (
+            "[io]\ninside_addresses = [\"10.0.0.1/8\"]",
+            vec![
+                "21: io.inside_addresses: a bridge has no addresses of its own; set mode = \"routed\", or remove it",
+            ],
+        ),
+        (
+            "[io]\nmode = \"routed\"\ninside_addresses = [\"10.0.0.1\"]",
+            vec![
+                "22: io.inside_addresses[0]: the string \"10.0.0.1\" is not what is expected; write an address with the length of its network's prefix, such as 192.0.2.1/24",
+                "21: io.inside_addresses: a router needs an address on each side; add inside_addresses = [\"ADDRESS/PREFIX\"]",
+                "21: io.outside_addresses: a router needs an address on each side; add outside_addresses = [\"ADDRESS/PREFIX\"]",
+            ],
+        ),
+        (
+            "[api]\nlisten = \"192.0.2.1:80\"",
+            vec![
+                "21: api.listen: \"192.0.2.1:80\" is no loopback address with a port; write listen = \"127.0.0.1:9180\"",
+            ],
+        ),
+        (
+            "[api]\ntoken_file = \"t\"",
+            vec!["21: api.token_file: a token is for HTTP, and there is none; add listen, or remove it"],
+        ),
+    ] {
+        let mut expected: Vec<String> = expected.iter().map(|line| format!("chain.toml:{line}")).collect();
+        let mut found = appended(text);
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected, "{text}");
+    }
+    for (gateways, expected) in [
+        ("\"198.51.100.1\"", "is on neither side's wire"),
+        ("\"192.0.2.2\"", "is the router's own"),
+        ("\"192.0.2.1\", \"192.0.2.3\"", "is the second gateway of its family"),
+    ] {
+        let found = appended(&format!("{routed}gateways = [{gateways}]"));
+        assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
+    }
+}
+
+#[test]
 fn what_is_not_available_yet_is_refused_with_what_is() {
     for (text, expected) in [
         ("[root]\ninstances = 2", "21: root.instances: 2 is not available yet; use 1"),
@@ -451,14 +515,9 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
         ),
         ("[egress]\ndelete = \"sync\"", r#"21: egress.delete: "sync" is not available yet; use "egress""#),
         (
-            "[io]\ninside = \"eth0\"",
-            r#"21: io.inside: "inside" is not available yet; remove it; give captures with input and output"#,
+            "[io]\nbackend = \"netmap\"",
+            r#"21: io.backend: "netmap" is not available yet; use "auto" or "af_packet""#,
         ),
-        (
-            "[io]\noutside = \"eth1\"",
-            r#"21: io.outside: "outside" is not available yet; remove it; give captures with input and output"#,
-        ),
-        ("[io]\nbackend = \"netmap\"", r#"21: io.backend: "netmap" is not available yet; use "auto""#),
         (
             "[vertex.portscan.policy]\nstraggler = \"cpu > 0.5\"",
             r#"21: vertex.portscan.policy.straggler: "straggler" is not available yet; remove it; scale_up, scale_down and imbalance are obeyed"#,

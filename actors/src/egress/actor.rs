@@ -10,6 +10,8 @@ use chc_runtime::actor::{Actor, Cx};
 pub enum EgressControl {
     /// The chain's cut moved.
     Cut(Clock),
+    /// Somebody wants to know what was counted.
+    Status(flume::Sender<EgressCounts>),
     /// Everything has left: finish the sink and say what was counted.
     Finish(flume::Sender<EgressCounts>),
 }
@@ -35,6 +37,8 @@ impl<S: Sink + Send + 'static> Actor for EgressActor<S> {
     fn on_control(&mut self, message: EgressControl, _cx: &mut Cx) {
         match message {
             EgressControl::Cut(cut) => self.core.trim(cut),
+            // Whoever asked may have given up.
+            EgressControl::Status(reply) => drop(reply.send(self.core.counts.clone())),
             EgressControl::Finish(reply) => {
                 self.sink.finish();
                 // Whoever asked may have given up.
@@ -48,6 +52,7 @@ impl<S: Sink + Send + 'static> Actor for EgressActor<S> {
     }
 
     fn drained(&mut self, _cx: &mut Cx) {
+        self.sink.flush();
         if let Some(boundary) = self.core.close() {
             self.links.tell_root(RootControl::Event(RootEvent::EgressClosed(boundary)));
         }

@@ -21,6 +21,8 @@ pub trait Sink {
     fn event(&mut self, from: InstanceId, event: &EventRecord);
     /// A packet that ended in the chain.
     fn dropped(&mut self, from: InstanceId, record: &DropRecord);
+    /// What was handed over can go out together.
+    fn flush(&mut self) {}
     /// Nothing more will come.
     fn finish(&mut self) {}
 }

@@ -5,18 +5,48 @@ use super::core::{Arrival, RootCore, RootCounts, Stamp};
 use crate::chain::wire::{InstanceControl, Links, Notice, RootControl};
 use crate::messages::{InstanceEvent, RootEffect};
 use crate::shard::actor::ShardControl;
-use chc_api::{All, ShardId};
+use chc_api::{All, ShardId, Time};
 use chc_runtime::actor::{Actor, Cx, Progress};
 use chc_runtime::mailbox::Packets;
 use std::time::{Duration, Instant};
 
+/// Has the root look at its source again. It may be called from anywhere; `false`: the root has ended.
+pub type Wake = Box<dyn Fn() -> bool + Send>;
+
 /// Where input packets come from.
 pub trait PacketSource: Send + 'static {
-    /// The next packet; `None` at the end.
+    /// The next packet; `None` if there is none now, which is for good if the source is not [open](Self::is_open).
     ///
     /// # Errors
     /// Why the source broke; everything before was given.
     fn next(&mut self) -> Result<Option<Arrival<'_>>, String>;
+
+    /// Whether more may come when there is none. A capture has all there will be; an interface is open until it is
+    /// [shut](Self::shut) and what it had accepted was taken.
+    fn is_open(&self) -> bool {
+        false
+    }
+
+    /// Called once, on the root's arbiter: `wake` is to be called whenever there may be packets again.
+    ///
+    /// # Errors
+    /// Why the source cannot be watched.
+    fn attach(&mut self, _wake: impl Fn() -> Wake) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Accepts nothing more.
+    fn shut(&mut self) {}
+
+    /// The time that packets which came now would have; `None` where time passes with packets only.
+    fn now(&self) -> Option<Time> {
+        None
+    }
+
+    /// Packets that were lost before they could be read, so far.
+    fn overruns(&mut self) -> u64 {
+        0
+    }
 }
 
 /// What a root did, when it is done.
@@ -74,6 +104,31 @@ impl Packets for NoData {
 
 /// How long the root sleeps between packets when a rate is given.
 const RATE_PERIOD: Duration = Duration::from_millis(1);
+/// How long nothing may come from an open source before what is in flight is closed.
+const PAUSE_AFTER: Duration = Duration::from_millis(1);
+/// How often time passes while nothing comes: how late timers may be then.
+const MARK_PERIOD: Duration = Duration::from_millis(100);
+
+/// What the root of a running chain has counted.
+#[derive(Clone, Debug, Default)]
+pub struct RootStatus {
+    /// What its core has.
+    pub counts: RootCounts,
+    /// Packets lost before they could be read, or for want of room.
+    pub ingest_drops: u64,
+    /// Whether every instance has started, so that packets are taken.
+    pub is_ready: bool,
+    /// Clocks in flight: above the cut.
+    pub in_flight: u64,
+}
+
+/// An open source from which nothing comes.
+#[derive(Clone, Copy)]
+struct Quiet {
+    /// What is to be done next, and when.
+    next: Instant,
+    closed: bool,
+}
 
 /// The actor.
 pub struct RootActor<S> {
@@ -87,6 +142,8 @@ pub struct RootActor<S> {
     ingest_drops: u64,
     /// Changes of routing tables whose outcome was published.
     published: Option<u64>,
+    /// While an open source has nothing.
+    quiet: Option<Quiet>,
     input_error: Option<String>,
     stopped: bool,
     exhausted: bool,
@@ -106,6 +163,7 @@ impl<S: PacketSource> RootActor<S> {
             offered: 0,
             ingest_drops: 0,
             published: None,
+            quiet: None,
             input_error: None,
             stopped: false,
             exhausted: false,
@@ -174,7 +232,14 @@ impl<S: PacketSource> RootActor<S> {
                         self.ingest_drops += 1;
                     }
                 }
-                Ok(None) => self.exhausted = true,
+                Ok(None) => {
+                    if self.source.is_open() {
+                        let first = Quiet { next: Instant::now() + PAUSE_AFTER, closed: false };
+                        self.quiet.get_or_insert(first);
+                        break;
+                    }
+                    self.exhausted = true;
+                }
                 Err(error) => {
                     self.input_error = Some(error);
                     self.exhausted = true;
@@ -182,7 +247,32 @@ impl<S: PacketSource> RootActor<S> {
             }
         }
         self.links.progress(self.offered);
+        if read > 0 {
+            self.quiet = None;
+        }
         read > 0
+    }
+
+    /// Does what is due while nothing comes: lets everything in flight close, then lets time pass now and then.
+    fn be_quiet(&mut self) {
+        let now = Instant::now();
+        let Some(quiet) = self.quiet.filter(|quiet| quiet.next <= now) else { return };
+        if !quiet.closed {
+            self.core.pause();
+        } else if let Some(time) = self.source.now() {
+            self.core.time_mark(time);
+        }
+        let after = if quiet.closed { PAUSE_AFTER } else { MARK_PERIOD };
+        self.quiet = Some(Quiet { next: now + after, closed: !quiet.closed });
+    }
+
+    fn status(&mut self) -> RootStatus {
+        RootStatus {
+            counts: self.core.counts().clone(),
+            ingest_drops: self.ingest_drops + self.source.overruns(),
+            is_ready: self.core.is_ready(),
+            in_flight: self.core.next_clock().0 - self.core.cut().0,
+        }
     }
 
     fn finish_if_done(&mut self) {
@@ -193,7 +283,7 @@ impl<S: PacketSource> RootActor<S> {
             self.reported = true;
             self.links.notify(Notice::Done(Box::new(RootReport {
                 counts: self.core.counts().clone(),
-                ingest_drops: self.ingest_drops,
+                ingest_drops: self.ingest_drops + self.source.overruns(),
                 input_error: self.input_error.take(),
                 stamps: self.core.take_stamps(),
                 owners: self.core.owners().map(<[u16]>::to_vec).collect(),
@@ -208,10 +298,27 @@ impl<S: PacketSource> Actor for RootActor<S> {
     type Control = RootControl;
     type Data = NoData;
 
+    fn started(&mut self, cx: &mut Cx) {
+        let Some(own) = self.links.own_root() else { return };
+        let wake = || -> Wake {
+            let own = own.clone();
+            Box::new(move || {
+                own.wake();
+                own.is_alive()
+            })
+        };
+        if let Err(error) = self.source.attach(wake) {
+            cx.fail(error);
+        }
+    }
+
     fn on_control(&mut self, message: RootControl, _cx: &mut Cx) {
         match message {
             RootControl::Event(event) => self.core.on_event(event, &mut self.effects),
             RootControl::Resume => self.stopped = false,
+            RootControl::Shut => self.source.shut(),
+            // Whoever asked may have given up.
+            RootControl::Status(reply) => drop(reply.send(self.status())),
         }
         self.execute();
     }
@@ -225,9 +332,14 @@ impl<S: PacketSource> Actor for RootActor<S> {
             return Progress::Idle;
         }
         let read = !self.exhausted && self.read();
-        if !read && !self.stopped && !self.core.awaits_lease() && (self.exhausted || !self.core.has_room()) {
-            // Nothing comes now: let everything in flight close.
-            self.core.pause();
+        if !read && !self.stopped && !self.core.awaits_lease() {
+            if self.exhausted || !self.core.has_room() {
+                // Nothing comes now: let everything in flight close.
+                self.quiet = None;
+                self.core.pause();
+            } else {
+                self.be_quiet();
+            }
         }
         self.finish_if_done();
         self.core.flush(&mut self.effects);
@@ -236,7 +348,10 @@ impl<S: PacketSource> Actor for RootActor<S> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let waits = self.options.rate.is_some() && !self.exhausted && self.core.is_ready();
-        waits.then(|| Instant::now() + RATE_PERIOD)
+        if self.exhausted || !self.core.is_ready() {
+            return None;
+        }
+        let quiet = self.quiet.filter(|_| !self.core.awaits_lease()).map(|quiet| quiet.next);
+        self.options.rate.map(|_| Instant::now() + RATE_PERIOD).or(quiet)
     }
 }

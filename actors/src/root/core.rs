@@ -31,7 +31,7 @@ use chc_api::packet::ParseReason;
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed, parse};
 use chc_api::{
-    Clock, Generation, InstanceId, Output, Path, Position, Protection, Protections, Slot, Step, Time,
+    Clock, Generation, InstanceId, Output, Path, Position, Protection, Protections, Side, Slot, Step, Time,
     VertexId,
 };
 use chc_runtime::block::{BlockPool, Desc, Ingest, Meta};
@@ -70,6 +70,8 @@ pub struct RootConfig {
 pub struct Arrival<'a> {
     /// Arrival time.
     pub time: Time,
+    /// Where it comes from.
+    pub side: Side,
     /// Link type of the frame.
     pub link: LinkType,
     /// Length on the wire, in bytes.
@@ -244,7 +246,8 @@ impl<P: Protections> RootCore<P> {
         }
 
         let hash = parsed.key.hash(self.config.seed);
-        let meta = Meta::new(parsed, arrival.link, self.time, arrival.time, self.number);
+        let meta =
+            Meta::new(parsed, arrival.link, self.time, arrival.time, self.number).from_side(arrival.side);
         let ingest = Ingest {
             clock,
             path: Path::FIRST,

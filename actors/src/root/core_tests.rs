@@ -35,7 +35,7 @@ pub(super) fn root(config: RootConfig) -> RootCore<All> {
 
 fn ingest_frame(root: &mut RootCore<All>, time: u64, frame: &[u8]) {
     let wire_len = frame.len() as u32;
-    root.ingest(&Arrival { time: Time(time), link: LinkType::RAW, wire_len, frame });
+    root.ingest(&Arrival { time: Time(time), side: Side::Inside, link: LinkType::RAW, wire_len, frame });
     root.check_invariants();
 }
 

@@ -230,7 +230,13 @@ impl Bed {
                 self.packets.insert(self.root.next_clock(), port);
                 let bytes = frame(port, "");
                 let wire_len = bytes.len() as u32;
-                self.root.ingest(&Arrival { time: Time(1), link: LinkType::RAW, wire_len, frame: &bytes });
+                self.root.ingest(&Arrival {
+                    time: Time(1),
+                    side: Side::Inside,
+                    link: LinkType::RAW,
+                    wire_len,
+                    frame: &bytes,
+                });
             }
             Happens::Packet(_) => {}
             Happens::Flush => self.flush(),

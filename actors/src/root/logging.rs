@@ -26,6 +26,7 @@ impl Logging {
             clock,
             time,
             arrival: arrival.time,
+            side: arrival.side,
             link: arrival.link,
             wire_len: arrival.wire_len,
             len: arrival.frame.len() as u32,

@@ -19,6 +19,7 @@ pub mod op;
 pub mod packet;
 pub mod position;
 pub mod protection;
+mod side;
 pub mod state;
 pub mod time;
 mod touched;
@@ -29,6 +30,7 @@ pub use ids::{Generation, InstanceId, ObjectId, ShardId, Slot, VertexId};
 pub use nf::{Attachment, Context, NetworkFunction, Passing, Resolution, TimerEvent, Verdict};
 pub use position::{Clock, Path, Position, Step, TimerOrigin};
 pub use protection::{All, Protection, Protections};
+pub use side::Side;
 pub use state::{
     Consistency, Counter, CounterArray, CustomOp, Declarations, Flow, ObjectKey, Op, OpValue, Output, Pool,
     Replicated, Scope, Shared, StateError,

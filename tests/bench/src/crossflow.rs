@@ -19,7 +19,7 @@ use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::Arrival;
 use chc_actors::routing::Repartition;
 use chc_api::packet::LinkType;
-use chc_api::{Time, VertexId};
+use chc_api::{Side, Time, VertexId};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use serde_json::json;
@@ -129,7 +129,13 @@ impl PacketSource for Syns {
         let frame = self.traffic.syn(self.read % FLOWS);
         self.read += 1;
         let time = Time(self.read as u64);
-        Ok(Some(Arrival { time, link: LinkType::ETHERNET, wire_len: frame.len() as u32, frame }))
+        Ok(Some(Arrival {
+            time,
+            side: Side::Inside,
+            link: LinkType::ETHERNET,
+            wire_len: frame.len() as u32,
+            frame,
+        }))
     }
 }
 

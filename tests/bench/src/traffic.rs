@@ -15,9 +15,9 @@
 
 use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::Arrival;
-use chc_api::Time;
 use chc_api::packet::link::LinkType;
 use chc_api::packet::{Checksum, protocol, tcp};
+use chc_api::{Side, Time};
 use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -248,7 +248,13 @@ impl Feed {
         };
         self.at += 1;
         self.bytes += frame.len() as u64;
-        Some(Arrival { time, link: LinkType::ETHERNET, wire_len: frame.len() as u32, frame })
+        Some(Arrival {
+            time,
+            side: Side::Inside,
+            link: LinkType::ETHERNET,
+            wire_len: frame.len() as u32,
+            frame,
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::Arrival;
 use chc_actors::topology::Topology;
 use chc_api::packet::{LinkType, Parsed, parse};
-use chc_api::{Clock, Event, EventKind, ObjectKey, Time, VertexId};
+use chc_api::{Clock, Event, EventKind, ObjectKey, Side, Time, VertexId};
 use chc_nf_catalog::portscan::Host;
 use chc_runtime::capture::CaptureReader;
 use serde_json::json;
@@ -120,6 +120,7 @@ impl PacketSource for Replay {
         self.next += 1;
         Ok(packet.map(|packet| Arrival {
             time: packet.time,
+            side: Side::Inside,
             link: packet.link,
             wire_len: packet.wire_len,
             frame: &packet.frame,

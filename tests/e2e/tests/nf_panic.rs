@@ -11,7 +11,7 @@ use chc_api::packet::LinkType;
 use chc_api::state::{FlowOptions, ObjectKind};
 use chc_api::{
     All, Consistency, Context, Counter, Declarations, Flow, NetworkFunction, ObjectId, ObjectKey, Op, Scope,
-    Time, TimerEvent, Verdict,
+    Side, Time, TimerEvent, Verdict,
 };
 use chc_e2e::chain::{assert_balanced, keep, kill, plan};
 use chc_e2e::driver::udp;
@@ -98,6 +98,7 @@ impl PacketSource for Traffic {
         self.frame = udp(([10, 0, 0, host], 5000), ([198, 51, 100, 1], port));
         Ok(Some(Arrival {
             time: Time(1_000_000_000 + self.number * 1_000_000),
+            side: Side::Inside,
             link: LinkType::ETHERNET,
             wire_len: self.frame.len() as u32,
             frame: &self.frame,

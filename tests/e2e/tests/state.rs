@@ -90,7 +90,7 @@ fn a_directory_is_of_one_run_at_a_time() {
     let chain = chain.to_str().unwrap();
     let mut running = scratch.spawn(&run(chain, &["--rate", "3000"]));
     while !scratch.path("kept/control.sock").exists() && running.try_wait().unwrap().is_none() {}
-    let _ = scratch.chc(&run(chain, &[])).expect(3).says(&["another run uses this directory"]);
+    let _ = scratch.chc(&run(chain, &[])).expect(3).says(&["it is in use"]);
     assert!(running.wait().unwrap().success());
 }
 

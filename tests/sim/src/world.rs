@@ -19,7 +19,7 @@ use chc_actors::root::core::{Arrival, RootConfig, RootCore};
 use chc_actors::routing::{Repartition, Route};
 use chc_actors::splitter::Ways;
 use chc_actors::topology::Topology;
-use chc_api::{EventKind, Generation, InstanceId, Path, VertexId};
+use chc_api::{EventKind, Generation, InstanceId, Path, Side, VertexId};
 use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
 use chc_store::engine::{ShardConfig, ShardEngine, VertexSpec};
@@ -340,7 +340,7 @@ impl World {
         let wire_len = frame.len() as u32 + self.rng.pick(&[0, 0, 0, 700]);
         let link = self.setup.traffic.link;
         self.note(|| format!("in {} at {}: {frame:02x?}", self.input.len() + 1, time.0));
-        self.root.ingest(&Arrival { time, link, wire_len, frame: &frame });
+        self.root.ingest(&Arrival { time, side: Side::Inside, link, wire_len, frame: &frame });
         self.input.push(InPacket { wire_len, frame });
         self.unflushed += 1;
         if self.unflushed >= self.setup.burst_max {

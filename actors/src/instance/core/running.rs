@@ -266,7 +266,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             for (at, (output, direction, frame)) in job.extra.iter().enumerate() {
                 let mut parsed = parse(meta.link, frame);
                 (parsed.key, parsed.direction) = (job.identity.key, *direction);
-                let meta = Meta::new(parsed, meta.link, meta.time, meta.captured, meta.number);
+                // What goes the other way than the packet that caused it leaves where that one came from.
+                let side = if *direction == job.identity.direction { meta.side } else { meta.side.other() };
+                let meta =
+                    Meta::new(parsed, meta.link, meta.time, meta.captured, meta.number).from_side(side);
                 let hash = job.hash;
                 let (clock, wire_len, bits) = (desc.clock, frame.len() as u32, Desc::bits_of(&parsed, frame));
                 let ingest = Ingest { clock, path: desc.path, hash, wire_len, bits };

@@ -1,0 +1,169 @@
+//! `chc up`: a chain between live interfaces.
+
+use super::{Exit, Overrides, config, report};
+use crate::chain::compile::{ChainPlan, compile};
+use crate::chain::kept;
+use crate::chain::sinks::{Failure, FileSink};
+use crate::chain::up::{UpOptions, up};
+use crate::config::{ChainConfig, IoConfig, IoMode, PolicyConfig};
+use crate::control::server::Endpoints;
+use crate::control::usual_socket;
+use crate::control::view::Interfaces;
+use crate::functions::Catalog;
+use crate::gateway::router::{Router, RouterSide};
+use crate::gateway::{LiveSink, LiveSource, Ports, Prefix};
+use chc_api::packet::LinkType;
+use chc_runtime::capture::{CaptureWriter, Format};
+use chc_runtime::io::af_packet::{Receiver, Transmitter};
+use chc_runtime::io::{Interface, OpenError, Receive, Transmit};
+use chc_runtime::signals::on_end;
+use clap::Args;
+use parking_lot::Mutex;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A chain to put between two interfaces.
+#[derive(Args)]
+pub struct UpArgs {
+    /// The chain file; its io.inside and io.outside name the interfaces.
+    chain: PathBuf,
+    /// A capture to write of what leaves, too.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// The event file to write: one JSON object a line.
+    #[arg(long)]
+    events: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Print one JSON object at the end instead of a summary.
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<OpenError> for Exit {
+    fn from(error: OpenError) -> Self {
+        // Its text has its causes already.
+        Exit::Failed(anyhow::Error::msg(error.to_string()))
+    }
+}
+
+/// Where a chain is controlled while it is up.
+#[must_use]
+pub fn socket(config: &ChainConfig) -> PathBuf {
+    config.api.socket.as_ref().map_or_else(usual_socket, PathBuf::from)
+}
+
+/// The interfaces that a chain file names.
+fn interfaces(args: &UpArgs, io: &IoConfig) -> Result<[Interface; 2], Exit> {
+    let (Some(inside), Some(outside)) = (&io.inside, &io.outside) else {
+        return Err(Exit::Usage(format!(
+            "{}: io.inside, io.outside: missing; name the two interfaces the chain lies between, in the file or with \
+             --set io.inside=NAME --set io.outside=NAME (for a capture: chc run)",
+            args.chain.display()
+        )));
+    };
+    Ok([Interface::find(inside)?, Interface::find(outside)?])
+}
+
+fn router(io: &IoConfig, [inside, outside]: &[Interface; 2]) -> Option<Router> {
+    let side = |interface: &Interface, addresses: &[Prefix]| RouterSide {
+        mac: interface.mac,
+        mtu: interface.mtu,
+        addresses: addresses.to_vec(),
+        gateways: io
+            .gateways
+            .iter()
+            .copied()
+            .filter(|gateway| addresses.iter().any(|prefix| prefix.contains(*gateway)))
+            .collect(),
+    };
+    let sides = [side(inside, &io.inside_addresses), side(outside, &io.outside_addresses)];
+    (io.mode == IoMode::Routed).then(|| Router::new(sides))
+}
+
+/// A chain that is up can be scaled: instances without traffic wait for that.
+fn with_spares(plan: &mut ChainPlan) {
+    for vertex in plan.vertices.iter_mut().filter(|_| plan.mode.is_stored()) {
+        let most =
+            if vertex.policy == PolicyConfig::default() { SPARED } else { vertex.policy.instances_max };
+        let most = most.min(vertex.route.owners.len() as u16);
+        vertex.route.instances = vertex.route.instances.max(most);
+    }
+}
+
+/// Instances a vertex without a policy can be scaled to.
+const SPARED: u16 = 4;
+
+/// Runs the command.
+pub fn execute(args: &UpArgs) -> Result<(), Exit> {
+    let config = config(&args.chain, &args.overrides.set)?;
+    let mut plan = compile(&config, &Catalog)?;
+    with_spares(&mut plan);
+    let interfaces = interfaces(args, &config.io)?;
+    let open = |at: usize| Receiver::open(&interfaces[at]).map(|end| Box::new(end) as Box<dyn Receive>);
+    let receivers = [open(0)?, open(1)?];
+    let open = |at: usize| Transmitter::open(&interfaces[at]).map(|end| Box::new(end) as Box<dyn Transmit>);
+    let ports = Ports::new([open(0)?, open(1)?], router(&config.io, &interfaces));
+
+    let created = |path: &PathBuf| {
+        File::create(path).map_err(|e| Exit::Failed(anyhow::anyhow!("{}: {e}", path.display())))
+    };
+    let write = |path: &PathBuf| CaptureWriter::create(path, Format::Pcap, LinkType::ETHERNET);
+    let (writer, events) =
+        (args.output.as_ref().map(write).transpose()?, args.events.as_ref().map(created).transpose()?);
+    let names = plan.vertices.iter().map(|v| v.name.clone()).collect();
+    let (alerts, failure) = (Arc::new(Mutex::new(0)), Failure::default());
+    let files = FileSink::new(writer, events, names, alerts.clone(), failure.clone());
+
+    let keep_in = config.store.checkpoint_dir.as_ref().map(PathBuf::from);
+    let mut sockets = vec![socket(&config)];
+    sockets.extend(keep_in.as_deref().map(kept::socket_of).filter(|other| *other != sockets[0]));
+    let token_file = config.api.token_file.as_ref().map(PathBuf::from);
+    let endpoints = Endpoints { sockets: sockets.clone(), listen: config.api.listen, token_file };
+    let seen = Interfaces { names: interfaces.clone().map(|interface| interface.name), ports: ports.clone() };
+    let options = UpOptions { endpoints, keep_in, interfaces: seen, alerts: alerts.clone() };
+    let source = LiveSource::new(receivers, ports.clone());
+    let told = plan.clone();
+    let outcome = up(
+        &plan,
+        source,
+        LiveSink::new(ports, files),
+        options,
+        |end| {
+            eprintln!("{}", greeting(&config, &interfaces, &sockets[0]));
+            if let Err(error) = on_end(end) {
+                tracing::error!("signals cannot be watched: {error}; end it with chc down");
+            }
+        },
+        |outcome| {
+            let report = report::RunReport::new(&told, outcome, *alerts.lock());
+            serde_json::to_value(&report).unwrap_or_default()
+        },
+    )?;
+    let report = report::RunReport::new(&plan, &outcome, *alerts.lock());
+    report.print(args.json)?;
+    if let Some(error) = failure.lock().take() {
+        return Err(Exit::Failed(anyhow::anyhow!(error)));
+    }
+    super::input_error(&outcome)
+}
+
+fn greeting(config: &ChainConfig, [inside, outside]: &[Interface; 2], socket: &std::path::Path) -> String {
+    let shown = |interface: &Interface| {
+        let state = if interface.is_up { "" } else { ", down" };
+        format!("{} ({}, MTU {}{state})", interface.name, interface.mac, interface.mtu)
+    };
+    let kind = match config.io.mode {
+        IoMode::Bridge => "a bridge",
+        IoMode::Routed => "a router",
+    };
+    let http = config.api.listen.map_or_else(String::new, |address| format!("; http://{address}/v1/status"));
+    format!(
+        "chain {} is {kind} between {} inside and {} outside; chc status --socket {}{http}; end it with Ctrl-C or chc down",
+        config.name,
+        shown(inside),
+        shown(outside),
+        socket.display(),
+    )
+}

@@ -1,0 +1,303 @@
+//! A chain between two live interfaces: what the root reads and where the egress writes.
+//!
+//! ```text
+//!   inside                                                        outside
+//!  receiver ──┐                                             ┌── receiver
+//!             ├──► LiveSource ──► root ... egress ──► LiveSink ──► transmitters
+//!             └────── Ports: what both ends share ─────────────┘
+//! ```
+//!
+//! As a **bridge** the chain is a wire: what comes in on one side leaves on the other as it is. As a **router**
+//! ([`router`]) it has addresses of its own on both sides, answers for them, and finds out where a packet goes on.
+
+mod neighbours;
+mod prefix;
+pub mod router;
+
+use crate::chain::sinks::FileSink;
+use crate::egress::core::Sink;
+use crate::root::actor::{PacketSource, Wake};
+use crate::root::core::Arrival;
+use chc_api::packet::LinkType;
+use chc_api::{InstanceId, Side, Time};
+use chc_runtime::block::{Block, Desc, DropRecord, EventRecord};
+use chc_runtime::io::{Receive, RxCounters, Transmit, TxCounters, on_readable};
+use parking_lot::Mutex;
+pub use prefix::Prefix;
+use router::{Admission, Router, RouterCounts};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Frames taken from one side before the other has its turn.
+const TURN: usize = 64;
+/// How often counters are published and interfaces that were away are looked at again.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What the interfaces have counted, inside first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PortCounts {
+    /// What came in.
+    pub rx: [RxCounters; 2],
+    /// What went out.
+    pub tx: [TxCounters; 2],
+    /// What the router did, if there is one.
+    pub router: RouterCounts,
+}
+
+/// What the two ends of a chain share.
+pub struct Ports {
+    transmitters: [Box<dyn Transmit>; 2],
+    router: Option<Router>,
+    rx: [RxCounters; 2],
+}
+
+impl Ports {
+    /// The ports of a bridge, or of a router.
+    #[must_use]
+    pub fn new(transmitters: [Box<dyn Transmit>; 2], router: Option<Router>) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { transmitters, router, rx: Default::default() }))
+    }
+
+    /// What was counted; what receivers count is as of their last tick.
+    #[must_use]
+    pub fn counts(&self) -> PortCounts {
+        PortCounts {
+            rx: self.rx,
+            tx: [self.transmitters[0].counters(), self.transmitters[1].counters()],
+            router: self.router.as_ref().map(Router::counts).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a frame is the chain's; what is the router's own is done with.
+    fn admit(&mut self, now: Time, side: Side, frame: &[u8]) -> bool {
+        let Some(router) = &mut self.router else { return true };
+        let transmitters = &mut self.transmitters;
+        let admission =
+            router.admit(now, side, frame, &mut |to, frame| transmitters[to as usize].send(frame));
+        admission == Admission::Chain
+    }
+
+    /// Sends what left the chain on.
+    fn leave(&mut self, from: Side, now: Time, head: &[u8], tail: &[u8]) {
+        let transmitters = &mut self.transmitters;
+        match &mut self.router {
+            None => transmitters[from.other() as usize].send(&[head, tail]),
+            Some(router) => {
+                router.forward(now, head, tail, &mut |to, frame| transmitters[to as usize].send(frame));
+            }
+        }
+    }
+
+    /// Lets time pass.
+    fn tick(&mut self, now: Time) {
+        let transmitters = &mut self.transmitters;
+        if let Some(router) = &mut self.router {
+            router.on_time(now, &mut |to, frame| transmitters[to as usize].send(frame));
+        }
+        transmitters.iter_mut().for_each(|transmitter| transmitter.revive());
+    }
+
+    fn flush(&mut self) {
+        self.transmitters.iter_mut().for_each(|transmitter| transmitter.flush());
+    }
+}
+
+/// The time of arrivals: the wall clock's when it began, and steady from there.
+#[derive(Clone, Copy)]
+struct SteadyClock {
+    began: Instant,
+    at: Time,
+}
+
+impl SteadyClock {
+    fn begin() -> Self {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { began: Instant::now(), at: Time(at.as_nanos() as u64) }
+    }
+
+    fn read(&self) -> Time {
+        Time(self.at.0 + self.began.elapsed().as_nanos() as u64)
+    }
+}
+
+/// What comes in on both sides.
+pub struct LiveSource {
+    receivers: [Box<dyn Receive>; 2],
+    ports: Arc<Mutex<Ports>>,
+    is_routed: bool,
+    clock: SteadyClock,
+    /// Whose frames are at hand, which of them is next, how many there are, when they were taken.
+    side: Side,
+    at: usize,
+    taken: usize,
+    arrived: Time,
+    /// A frame of the router's that goes through the chain.
+    own: Vec<u8>,
+    ticked: Instant,
+    is_shut: bool,
+    is_drained: bool,
+}
+
+impl LiveSource {
+    /// A source that reads both sides in turn.
+    #[must_use]
+    pub fn new(receivers: [Box<dyn Receive>; 2], ports: Arc<Mutex<Ports>>) -> Self {
+        let clock = SteadyClock::begin();
+        let is_routed = ports.lock().router.is_some();
+        Self {
+            receivers,
+            ports,
+            is_routed,
+            clock,
+            side: Side::Outside,
+            at: 0,
+            taken: 0,
+            arrived: clock.read(),
+            own: Vec::new(),
+            ticked: clock.began,
+            is_shut: false,
+            is_drained: false,
+        }
+    }
+
+    /// Has frames at hand, if any wait; the side that was not read last is asked first.
+    fn take(&mut self) -> Result<bool, String> {
+        self.tick();
+        for side in [self.side.other(), self.side] {
+            let taken = self.receivers[side as usize].fill(TURN).map_err(|error| error.to_string())?;
+            if taken > 0 {
+                (self.side, self.at, self.taken, self.arrived) = (side, 0, taken, self.clock.read());
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn tick(&mut self) {
+        if self.ticked.elapsed() < TICK {
+            return;
+        }
+        self.ticked = Instant::now();
+        self.receivers.iter_mut().for_each(|receiver| receiver.revive());
+        let rx = [self.receivers[0].counters(), self.receivers[1].counters()];
+        let mut ports = self.ports.lock();
+        ports.rx = rx;
+        ports.tick(self.clock.read());
+    }
+
+    /// The next frame that is the chain's: whether it is one at hand, or the router's.
+    fn find(&mut self) -> Result<Option<Side>, String> {
+        loop {
+            if self.is_routed
+                && let Some((side, frame)) = self.ports.lock().take_own()
+            {
+                self.own = frame;
+                return Ok(Some(side));
+            }
+            if self.at == self.taken && !self.take()? {
+                if self.is_routed {
+                    self.ports.lock().flush();
+                }
+                self.is_drained = self.is_shut;
+                return Ok(None);
+            }
+            self.at += 1;
+            let frame = self.receivers[self.side as usize].frame(self.at - 1);
+            if !self.is_routed || self.ports.lock().admit(self.arrived, self.side, frame) {
+                self.own.clear();
+                return Ok(Some(self.side));
+            }
+        }
+    }
+}
+
+impl Ports {
+    /// A frame of the router's own that goes through the chain as if it had come in on a side.
+    fn take_own(&mut self) -> Option<(Side, Vec<u8>)> {
+        self.router.as_mut()?.take_own()
+    }
+}
+
+impl PacketSource for LiveSource {
+    fn next(&mut self) -> Result<Option<Arrival<'_>>, String> {
+        let Some(side) = self.find()? else { return Ok(None) };
+        let frame = match self.own.as_slice() {
+            [] => self.receivers[self.side as usize].frame(self.at - 1),
+            own => own,
+        };
+        let wire_len = frame.len() as u32;
+        Ok(Some(Arrival { time: self.arrived, side, link: LinkType::ETHERNET, wire_len, frame }))
+    }
+
+    fn is_open(&self) -> bool {
+        !self.is_drained
+    }
+
+    fn attach(&mut self, wake: impl Fn() -> Wake) -> Result<(), String> {
+        for receiver in &self.receivers {
+            let watched = receiver.readiness().and_then(|fd| on_readable(fd, wake()));
+            watched.map_err(|error| format!("the interfaces cannot be watched: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn shut(&mut self) {
+        for receiver in &mut self.receivers {
+            if let Err(error) = receiver.shut() {
+                tracing::warn!("an interface cannot be shut: {error}");
+            }
+        }
+        self.is_shut = true;
+    }
+
+    fn now(&self) -> Option<Time> {
+        Some(self.clock.read())
+    }
+
+    fn overruns(&mut self) -> u64 {
+        self.receivers.iter_mut().map(|receiver| receiver.counters().overruns).sum()
+    }
+}
+
+/// What goes out: packets by the interfaces, events (and, if asked for, packets, too) into files.
+pub struct LiveSink {
+    ports: Arc<Mutex<Ports>>,
+    files: FileSink,
+    clock: SteadyClock,
+    is_routed: bool,
+}
+
+impl LiveSink {
+    /// A sink behind a chain.
+    #[must_use]
+    pub fn new(ports: Arc<Mutex<Ports>>, files: FileSink) -> Self {
+        let is_routed = ports.lock().router.is_some();
+        Self { ports, files, clock: SteadyClock::begin(), is_routed }
+    }
+}
+
+impl Sink for LiveSink {
+    fn packet(&mut self, block: &Block, desc: &Desc) {
+        let now = if self.is_routed { self.clock.read() } else { Time(0) };
+        self.ports.lock().leave(block.meta(desc).side, now, block.head(desc), block.tail(desc));
+        self.files.packet(block, desc);
+    }
+
+    fn event(&mut self, from: InstanceId, event: &EventRecord) {
+        self.files.event(from, event);
+    }
+
+    fn dropped(&mut self, from: InstanceId, record: &DropRecord) {
+        self.files.dropped(from, record);
+    }
+
+    fn flush(&mut self) {
+        self.ports.lock().flush();
+        self.files.flush_events();
+    }
+
+    fn finish(&mut self) {
+        self.ports.lock().flush();
+        self.files.finish();
+    }
+}

@@ -1,0 +1,96 @@
+//! What the system says of its interfaces.
+
+use super::OpenError;
+use super::socket;
+use std::fmt;
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// To everybody on the wire.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// Whether it is a group's.
+    #[must_use]
+    pub fn is_multicast(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An interface, as it was when it was looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// Its address.
+    pub mac: Mac,
+    /// Longest packet it takes, in bytes behind the Ethernet header.
+    pub mtu: u32,
+    /// Whether it is switched on and has a carrier.
+    pub is_up: bool,
+}
+
+impl Interface {
+    /// Looks an Ethernet interface up.
+    ///
+    /// # Errors
+    /// If there is none, or it is of another kind.
+    pub fn find(name: &str) -> Result<Self, OpenError> {
+        let Some(index) = socket::index_of(name) else {
+            let available = Self::names().join(", ");
+            return Err(OpenError::NoInterface { name: name.to_owned(), available });
+        };
+        let facts = socket::facts(name).map_err(|e| OpenError::of(name, "asking for its address", e))?;
+        if !facts.is_ethernet {
+            return Err(OpenError::NotEthernet { name: name.to_owned() });
+        }
+        let (mac, mtu, is_up) = (Mac(facts.mac), facts.mtu, facts.is_up);
+        Ok(Self { name: name.to_owned(), index, mac, mtu, is_up })
+    }
+
+    /// The names of all interfaces.
+    #[must_use]
+    pub fn names() -> Vec<String> {
+        let mut names = socket::names();
+        names.sort_unstable();
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_interface_is_named_with_those_there_are() {
+        let error = Interface::find("no-such-if").expect_err("there is none");
+        assert!(error.to_string().contains("lo"), "{error}");
+    }
+
+    #[test]
+    fn the_loopback_is_no_ethernet() {
+        assert!(matches!(Interface::find("lo"), Err(OpenError::NotEthernet { .. })));
+    }
+
+    #[test]
+    fn addresses_are_written_as_everybody_does() {
+        assert_eq!(Mac([2, 0, 0xab, 0, 0, 0xff]).to_string(), "02:00:ab:00:00:ff");
+    }
+}

@@ -1,0 +1,306 @@
+//! The system calls packet I/O needs: the only place of it with `unsafe`.
+//!
+//! Every pointer given to the system is to memory that is borrowed for the length of the call, with its length beside it.
+#![allow(unsafe_code)]
+
+use super::BATCH_MAX;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::io;
+use std::mem::{MaybeUninit, size_of, size_of_val};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// An option of packet sockets that libc has no name for on all systems.
+const PACKET_IGNORE_OUTGOING: c_int = 23;
+/// Bits of a frame's status.
+const VLAN_VALID: u32 = 1 << 4;
+const VLAN_TPID_VALID: u32 = 1 << 6;
+/// An EtherType nobody uses: bound to it, a socket gets nothing more.
+const RESERVED_TYPE: u16 = 0xffff;
+/// What the driver says about a frame's checksum and segments, in front of it.
+pub(super) const OFFLOAD_LEN: usize = 10;
+/// Longest frame a slot holds: the longest IP packet, and its Ethernet header with tags.
+pub(super) const SLOT_LEN: usize = 65_536 + 64;
+/// Room in front of the frame for a VLAN tag the system took out.
+pub(super) const TAG_LEN: usize = 4;
+
+/// Room for one frame that comes in.
+pub(super) struct Slot {
+    /// `TAG_LEN` bytes of room, then the frame.
+    pub(super) bytes: Box<[u8]>,
+    /// Length of the frame.
+    pub(super) len: usize,
+    /// What the driver says of it.
+    pub(super) offload: [u8; OFFLOAD_LEN],
+    /// Whether it was longer than its room.
+    pub(super) is_cut: bool,
+    /// The tag the system took out: EtherType and tag.
+    pub(super) vlan: Option<(u16, u16)>,
+}
+
+impl Slot {
+    pub(super) fn new() -> Self {
+        let bytes = vec![0; TAG_LEN + SLOT_LEN].into_boxed_slice();
+        Self { bytes, len: 0, offload: [0; OFFLOAD_LEN], is_cut: false, vlan: None }
+    }
+}
+
+/// What the system says of an interface.
+pub(super) struct Facts {
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: u32,
+    pub(super) is_up: bool,
+    pub(super) is_ethernet: bool,
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The number of the interface of a name.
+pub(super) fn index_of(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name is a terminated string.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
+}
+
+/// The names of all interfaces.
+pub(super) fn names() -> Vec<String> {
+    let mut names = Vec::new();
+    // SAFETY: the list ends with an entry of number 0 and is given back to where it came from.
+    unsafe {
+        let list = libc::if_nameindex();
+        if list.is_null() {
+            return names;
+        }
+        let mut at = list;
+        while (*at).if_index != 0 {
+            names.push(CStr::from_ptr((*at).if_name).to_string_lossy().into_owned());
+            at = at.add(1);
+        }
+        libc::if_freenameindex(list);
+    }
+    names
+}
+
+/// Asks for the facts of an interface.
+pub(super) fn facts(name: &str) -> io::Result<Facts> {
+    // SAFETY: plain calls without pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let ask = |what: libc::c_ulong| -> io::Result<libc::ifreq> {
+        // SAFETY: all zeros is a value of this structure.
+        let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+        let room = request.ifr_name.len() - 1;
+        for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        // SAFETY: the structure is the one these requests read and write.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), what as _, &mut request) })?;
+        Ok(request)
+    };
+    let (address, mtu, flags) =
+        (ask(libc::SIOCGIFHWADDR as _)?, ask(libc::SIOCGIFMTU as _)?, ask(libc::SIOCGIFFLAGS as _)?);
+    // SAFETY: each request has filled the field that is read here.
+    let (address, mtu, flags) = unsafe {
+        (address.ifr_ifru.ifru_hwaddr, mtu.ifr_ifru.ifru_mtu, c_int::from(flags.ifr_ifru.ifru_flags))
+    };
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(address.sa_data) {
+        *to = from as u8;
+    }
+    let up = libc::IFF_UP | libc::IFF_RUNNING;
+    Ok(Facts {
+        mac,
+        mtu: u32::try_from(mtu).unwrap_or(0),
+        is_up: flags & up == up,
+        is_ethernet: address.sa_family == libc::ARPHRD_ETHER,
+    })
+}
+
+/// A packet socket.
+pub(super) struct PacketSocket {
+    fd: OwnedFd,
+}
+
+impl PacketSocket {
+    /// A socket that gets nothing yet.
+    pub(super) fn new() -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        // SAFETY: a plain call without pointers.
+        let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+        // SAFETY: the descriptor is new and nobody else's.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// Another descriptor of the same socket.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
+    fn set<T>(&self, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+        let (at, len) = ((&raw const *value).cast::<c_void>(), size_of_val(value) as libc::socklen_t);
+        // SAFETY: the value is borrowed for the call, with its length.
+        check(unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, option, at, len) }).map(drop)
+    }
+
+    /// Has frames come with what is needed to complete them, and none that this machine sends itself.
+    pub(super) fn prepare_to_receive(&self) -> io::Result<()> {
+        let on: c_int = 1;
+        self.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, &on)?;
+        self.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, &on)?;
+        self.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &on)
+    }
+
+    /// Sets the bytes of frames that may wait in each direction, beyond the system's limit if this process may.
+    pub(super) fn set_buffers(&self, bytes: usize) {
+        let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+        for (beyond, within) in
+            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+        {
+            if self.set(libc::SOL_SOCKET, beyond, &bytes).is_err() {
+                // The default stays if this is refused as well.
+                let _ = self.set(libc::SOL_SOCKET, within, &bytes);
+            }
+        }
+    }
+
+    /// Has the interface take frames for other hosts, for as long as this socket is open.
+    pub(super) fn be_promiscuous(&self, index: u32) -> io::Result<()> {
+        let request = libc::packet_mreq {
+            mr_ifindex: index as c_int,
+            mr_type: libc::PACKET_MR_PROMISC as _,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        self.set(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
+    }
+
+    fn bind(&self, index: u32, ether_type: u16) -> io::Result<()> {
+        // SAFETY: all zeros is a value of this structure.
+        let mut address: libc::sockaddr_ll = unsafe { MaybeUninit::zeroed().assume_init() };
+        address.sll_family = libc::AF_PACKET as _;
+        address.sll_protocol = ether_type.to_be();
+        address.sll_ifindex = index as c_int;
+        let (at, len) =
+            ((&raw const address).cast::<libc::sockaddr>(), size_of_val(&address) as libc::socklen_t);
+        // SAFETY: the address is borrowed for the call, with its length.
+        check(unsafe { libc::bind(self.fd.as_raw_fd(), at, len) }).map(drop)
+    }
+
+    /// Gets all frames of an interface from now on.
+    pub(super) fn bind_to_all(&self, index: u32) -> io::Result<()> {
+        self.bind(index, libc::ETH_P_ALL as u16)
+    }
+
+    /// Gets no frames (any more), and sends by an interface.
+    pub(super) fn bind_to_none(&self, index: u32) -> io::Result<()> {
+        self.bind(index, RESERVED_TYPE)
+    }
+
+    /// Takes frames that wait, at most [`BATCH_MAX`]; how many.
+    pub(super) fn receive(&self, slots: &mut [Slot]) -> io::Result<usize> {
+        #[repr(C, align(8))]
+        struct Control([u8; 64]);
+        let count = slots.len().min(BATCH_MAX);
+        let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH_MAX];
+        // SAFETY: arrays of structures of which all zeros is a value.
+        let mut pieces: [[libc::iovec; 2]; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: as above.
+        let mut messages: [libc::mmsghdr; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
+        for (at, slot) in slots[..count].iter_mut().enumerate() {
+            let room = &mut slot.bytes[TAG_LEN..];
+            pieces[at] = [
+                libc::iovec { iov_base: slot.offload.as_mut_ptr().cast(), iov_len: OFFLOAD_LEN },
+                libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
+            ];
+            let header = &mut messages[at].msg_hdr;
+            header.msg_iov = pieces[at].as_mut_ptr();
+            header.msg_iovlen = 2;
+            header.msg_control = controls[at].as_mut_ptr().cast();
+            header.msg_controllen = size_of::<Control>() as _;
+        }
+        let (fd, flags) = (self.fd.as_raw_fd(), libc::MSG_DONTWAIT as _);
+        // SAFETY: every message points at pieces and control room above and at the slots' own memory, all of which is
+        // borrowed until the call returns.
+        let taken =
+            unsafe { libc::recvmmsg(fd, messages.as_mut_ptr(), count as _, flags, std::ptr::null_mut()) };
+        let taken = check(taken)? as usize;
+        for (slot, message) in slots.iter_mut().zip(&messages[..taken]) {
+            slot.len = (message.msg_len as usize).saturating_sub(OFFLOAD_LEN);
+            slot.is_cut = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            slot.vlan = vlan(&message.msg_hdr);
+        }
+        Ok(taken)
+    }
+
+    /// Sends frames in their order, at most [`BATCH_MAX`]; how many were sent. An error is that of the first.
+    pub(super) fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
+        // SAFETY: arrays of structures of which all zeros is a value.
+        let mut pieces: [libc::iovec; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: as above.
+        let mut messages: [libc::mmsghdr; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut count = 0;
+        for (at, frame) in frames.take(BATCH_MAX).enumerate() {
+            // The system only reads what is sent.
+            pieces[at] = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
+            messages[at].msg_hdr.msg_iov = &raw mut pieces[at];
+            messages[at].msg_hdr.msg_iovlen = 1;
+            count = at + 1;
+        }
+        let (fd, flags) = (self.fd.as_raw_fd(), libc::MSG_DONTWAIT as _);
+        // SAFETY: every message points at a frame that is borrowed until the call returns.
+        let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count as _, flags) };
+        Ok(check(sent)? as usize)
+    }
+
+    /// Waits until frames can be sent again, for so many milliseconds at most.
+    pub(super) fn await_room(&self, millis: c_int) {
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one structure, borrowed for the call. Whatever comes of it, sending tells.
+        let _ = unsafe { libc::poll(&mut poll, 1, millis) };
+    }
+
+    /// Frames that found no room since this was last asked.
+    pub(super) fn overruns(&self) -> io::Result<u64> {
+        // SAFETY: all zeros is a value of this structure.
+        let mut counts: libc::tpacket_stats = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut len = size_of_val(&counts) as libc::socklen_t;
+        let at = (&raw mut counts).cast::<c_void>();
+        // SAFETY: the structure is borrowed for the call, with its length.
+        check(unsafe {
+            libc::getsockopt(self.fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, at, &mut len)
+        })?;
+        Ok(u64::from(counts.tp_drops))
+    }
+}
+
+/// Has the arbiter's event loop watch a descriptor for being readable.
+pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: what watches the descriptor owns it, so it stays open for as long as it is watched.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// The tag the system took out of a frame.
+fn vlan(message: &libc::msghdr) -> Option<(u16, u16)> {
+    // SAFETY: the system has filled the control room of this message, and these functions stay within it.
+    let data = unsafe {
+        let mut control = libc::CMSG_FIRSTHDR(message);
+        while !control.is_null()
+            && ((*control).cmsg_level, (*control).cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA)
+        {
+            control = libc::CMSG_NXTHDR(message, control);
+        }
+        if control.is_null() {
+            return None;
+        }
+        libc::CMSG_DATA(control).cast::<libc::tpacket_auxdata>().read_unaligned()
+    };
+    let tpid = if data.tp_status & VLAN_TPID_VALID != 0 { data.tp_vlan_tpid } else { 0x8100 };
+    (data.tp_status & VLAN_VALID != 0).then_some((tpid, data.tp_vlan_tci))
+}

@@ -1,0 +1,92 @@
+//! Wires in memory: what an interface's two ends are to a chain, over a pair of datagram sockets. A host at the other end
+//! sends and receives frames; it waits while the chain has not taken what it sent.
+
+use chc_runtime::io::{Receive, RxCounters, Transmit, TxCounters};
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+
+/// Longest frame.
+const FRAME_MAX: usize = 2048;
+
+/// A wire: the chain's two ends, and the host's.
+///
+/// # Panics
+/// If the system gives no sockets.
+#[must_use]
+pub fn wire() -> (Box<dyn Receive>, Box<dyn Transmit>, UnixDatagram) {
+    let (chain, host) = UnixDatagram::pair().expect("the system gives sockets");
+    let sender = chain.try_clone().expect("the system gives sockets");
+    let receiver = Receiver { socket: chain, frames: Vec::new(), counters: RxCounters::default() };
+    (Box::new(receiver), Box::new(Transmitter { socket: sender, counters: TxCounters::default() }), host)
+}
+
+struct Receiver {
+    socket: UnixDatagram,
+    frames: Vec<Vec<u8>>,
+    counters: RxCounters,
+}
+
+impl Receive for Receiver {
+    fn fill(&mut self, max: usize) -> io::Result<usize> {
+        self.frames.clear();
+        // The mode is that of both ends: what is sent waits for its reader.
+        self.socket.set_nonblocking(true)?;
+        while self.frames.len() < max {
+            let mut frame = vec![0; FRAME_MAX];
+            match self.socket.recv(&mut frame) {
+                Ok(0) => break,
+                Ok(len) => {
+                    frame.truncate(len);
+                    self.frames.push(frame);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.socket.set_nonblocking(false)?;
+        self.counters.packets += self.frames.len() as u64;
+        Ok(self.frames.len())
+    }
+
+    fn frame(&self, at: usize) -> &[u8] {
+        &self.frames[at]
+    }
+
+    fn readiness(&self) -> io::Result<OwnedFd> {
+        Ok(self.socket.try_clone()?.into())
+    }
+
+    fn shut(&mut self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Read)
+    }
+
+    fn revive(&mut self) {}
+
+    fn counters(&mut self) -> RxCounters {
+        self.counters
+    }
+}
+
+struct Transmitter {
+    socket: UnixDatagram,
+    counters: TxCounters,
+}
+
+impl Transmit for Transmitter {
+    fn send(&mut self, frame: &[&[u8]]) {
+        match self.socket.send(&frame.concat()) {
+            Ok(_) => self.counters.packets += 1,
+            Err(_) => self.counters.refused += 1,
+        }
+    }
+
+    fn flush(&mut self) {}
+
+    fn counters(&self) -> TxCounters {
+        self.counters
+    }
+
+    fn revive(&mut self) {}
+}

@@ -1,0 +1,240 @@
+//! `chc up` between two hosts in network namespaces, over AF_PACKET. Needs root and `ip`; skipped, visibly, without.
+
+use chc_e2e::command::{Scratch, config};
+use chc_e2e::hosts::Hosts;
+use serde_json::Value;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Child;
+use std::sync::mpsc::channel;
+
+/// Bytes of a download.
+const BYTES: usize = 32 << 20;
+const CONNECTIONS: usize = 50;
+
+fn hosts(tag: &str) -> Option<Hosts> {
+    match Hosts::new(tag) {
+        Ok(hosts) => Some(hosts),
+        Err(error) => {
+            eprintln!("skipped: no network namespaces here ({error})");
+            None
+        }
+    }
+}
+
+/// So many bytes that tell their place.
+fn content(len: usize) -> Vec<u8> {
+    (0..len as u64 / 8).flat_map(|at| (at * 0x9e37_79b9).to_le_bytes()).collect()
+}
+
+/// A chain that is up, controlled over a socket of its own.
+struct Up<'a> {
+    scratch: &'a Scratch,
+    chain: Child,
+}
+
+impl<'a> Up<'a> {
+    fn new(scratch: &'a Scratch, hosts: &Hosts, settings: &[&str]) -> Self {
+        let chain = config("gateway");
+        let sides = [("io.inside", "a"), ("io.outside", "b")];
+        let sides = sides.map(|(key, host)| format!("{key}={}", hosts.interface(host)));
+        let mut arguments = vec!["up", chain.to_str().unwrap(), "--events", "eve.json"];
+        // Nobody else's.
+        let own = ["api.socket=control.sock", "api.listen=127.0.0.1:0"];
+        for setting in sides.iter().map(String::as_str).chain(own).chain(settings.iter().copied()) {
+            arguments.extend(["--set", setting]);
+        }
+        let up = Self { scratch, chain: scratch.spawn(&arguments) };
+        while !scratch.path("control.sock").exists() || up.status()["phase"] != "up" {}
+        up
+    }
+
+    fn chc(&self, arguments: &[&str]) -> chc_e2e::command::Answer {
+        self.scratch.chc(&[arguments, &["--socket", "control.sock"]].concat())
+    }
+
+    fn status(&self) -> Value {
+        let answer = self.chc(&["status", "-o", "json"]);
+        if answer.stdout.is_empty() { Value::Null } else { answer.json() }
+    }
+
+    fn down(mut self) -> Value {
+        let status = self.status();
+        let _ = self.chc(&["down"]).expect(0);
+        assert!(self.chain.wait().unwrap().success());
+        status
+    }
+}
+
+/// Serves the content to everybody who connects, and echoes datagrams.
+fn serve(address: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).expect("the host has this address");
+    let datagrams = UdpSocket::bind(listener.local_addr().unwrap()).unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let mut wanted = [0; 8];
+                stream.read_exact(&mut wanted).unwrap();
+                let wanted = u64::from_le_bytes(wanted) as usize;
+                stream.write_all(&content(wanted)).unwrap();
+                let _ = stream.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    std::thread::spawn(move || {
+        let mut datagram = [0; 2000];
+        while let Ok((len, from)) = datagrams.recv_from(&mut datagram) {
+            // Who asked is told as whom it was seen.
+            let told = format!("{from} {len}");
+            datagrams.send_to(told.as_bytes(), from).unwrap();
+        }
+    });
+    at
+}
+
+fn download(from: SocketAddr, len: usize) -> Vec<u8> {
+    let mut stream = TcpStream::connect(from).expect("the server is reached");
+    stream.write_all(&(len as u64).to_le_bytes()).unwrap();
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).expect("the connection survives");
+    got
+}
+
+/// Asks until there is an answer: datagrams may be lost while neighbours are looked for.
+fn ask(server: SocketAddr) -> String {
+    let local: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    let socket = UdpSocket::bind((local, 0)).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+    let mut answer = [0; 100];
+    loop {
+        socket.send_to(&[7; 1200], server).unwrap();
+        if let Ok((len, _)) = socket.recv_from(&mut answer) {
+            return String::from_utf8_lossy(&answer[..len]).into_owned();
+        }
+    }
+}
+
+/// Downloads over one connection, then over many at once, while `meanwhile` is done.
+fn talk(hosts: &Hosts, server: SocketAddr, meanwhile: impl FnOnce()) {
+    let client = hosts.on("a", move || {
+        assert_eq!(download(server, BYTES).len(), BYTES);
+        let many: Vec<_> = (0..CONNECTIONS)
+            .map(|at| std::thread::spawn(move || (at, download(server, (at + 1) << 12))))
+            .collect();
+        let whole = download(server, BYTES);
+        assert!(whole == content(BYTES), "no byte is wrong");
+        for thread in many {
+            let (at, got) = thread.join().unwrap();
+            assert!(got == content((at + 1) << 12), "of connection {at}");
+        }
+    });
+    meanwhile();
+    client.join().expect("every connection survives");
+}
+
+#[test]
+fn hosts_talk_through_a_translating_router_while_its_instances_die() {
+    let Some(hosts) = hosts("chcr") else { return };
+    for (host, address, other) in
+        [("a", "192.168.77.10/24", "fd77::10/64"), ("b", "203.0.113.1/24", "2001:db8:77::1/64")]
+    {
+        hosts.configure(host, &format!("addr add {address} dev DEV"));
+        hosts.configure(host, &format!("addr add {other} dev DEV nodad"));
+    }
+    hosts.configure("a", "route add default via 192.168.77.1");
+    hosts.configure("a", "-6 route add default via fd77::1");
+    hosts.configure("b", "addr add 198.51.100.7/32 dev lo");
+    hosts.configure("b", "-6 route add fd77::/64 via 2001:db8:77::2");
+    let scratch = Scratch::new();
+    let up = Up::new(&scratch, &hosts, &[]);
+    let (tell, told) = channel();
+    hosts
+        .on("b", move || {
+            tell.send(serve([198, 51, 100, 7].into())).unwrap();
+            tell.send(serve("2001:db8:77::1".parse().unwrap())).unwrap();
+        })
+        .join()
+        .unwrap();
+    let (v4, v6) = (told.recv().unwrap(), told.recv().unwrap());
+    let seen = hosts.on("a", move || (ask(v4), ask(v6))).join().unwrap();
+    assert!(seen.0.starts_with("203.0.113.2:") && seen.0.ends_with(" 1200"), "translated: {}", seen.0);
+    assert!(seen.1.starts_with("[fd77::10]:"), "not translated: {}", seen.1);
+    talk(&hosts, v4, || {
+        for actor in ["nat/0", "nat/1", "portscan/0", "portscan/1", "nat/manager"] {
+            let _ = up.chc(&["kill", actor]).expect(0);
+        }
+        let _ = up.chc(&["scale", "nat", "4"]).expect(0);
+        let _ = up.chc(&["kill", "nat/0"]).expect(0);
+        let _ = up.chc(&["move", "portscan", "--from", "0", "--to", "1", "--share", "0.5"]).expect(0);
+        let _ = up.chc(&["drain", "nat/3"]).expect(0);
+        let _ = up.chc(&["scale", "nat", "1"]).expect(0);
+    });
+    let status = up.down();
+    let number = |value: &Value| value.as_u64().unwrap();
+    assert_eq!((number(&status["recovered"]), number(&status["ingest_drops"])), (6, 0), "{status}");
+    assert_eq!(status["interfaces"][1]["tx_lost"], serde_json::json!({}), "{status}");
+    let events = String::from_utf8(scratch.read("eve.json")).unwrap();
+    assert!(
+        events.lines().filter(|line| line.contains("\"nat\"") && line.contains("open")).count() > CONNECTIONS
+    );
+}
+
+/// Brings a bridge up between two hosts of one network and has them talk.
+fn talk_over_a_bridge(hosts: &Hosts, network: u8) {
+    let scratch = Scratch::new();
+    let nobody = "vertex.nat.config.internal=[\"172.16.0.0/12\"]";
+    let bridge =
+        ["io.mode=bridge", "io.inside_addresses=[]", "io.outside_addresses=[]", "io.gateways=[]", nobody];
+    let up = Up::new(&scratch, hosts, &bridge);
+    let (tell, told) = channel();
+    hosts.on("b", move || tell.send(serve([10, network, 0, 2].into())).unwrap()).join().unwrap();
+    let server = told.recv().unwrap();
+    let seen = hosts.on("a", move || ask(server)).join().unwrap();
+    assert!(seen.starts_with(&format!("10.{network}.0.1:")), "{seen}");
+    talk(hosts, server, || drop(up.chc(&["kill", "portscan/0"]).expect(0)));
+    let status = up.down();
+    assert_eq!(status["recovered"], 1);
+    // What goes out is no longer than a wire takes, whatever came in.
+    assert_eq!(status["interfaces"][0]["tx_lost"], serde_json::json!({}), "{status}");
+}
+
+#[test]
+fn a_bridge_is_a_wire() {
+    let Some(hosts) = hosts("chcb") else { return };
+    hosts.configure("a", "addr add 10.77.0.1/24 dev DEV");
+    hosts.configure("b", "addr add 10.77.0.2/24 dev DEV");
+    talk_over_a_bridge(&hosts, 77);
+}
+
+#[test]
+fn a_bridge_keeps_tags() {
+    let Some(hosts) = hosts("chct") else { return };
+    for (host, address) in [("a", 1), ("b", 2)] {
+        if let Err(error) = hosts.try_configure(host, "link add link DEV name tagged type vlan id 7") {
+            return eprintln!("skipped: no tagged interfaces here ({error})");
+        }
+        hosts.configure(host, &format!("addr add 10.78.0.{address}/24 dev tagged"));
+        hosts.configure(host, "link set tagged up");
+    }
+    talk_over_a_bridge(&hosts, 78);
+}
+
+#[test]
+fn what_cannot_be_brought_up_says_why() {
+    let scratch = Scratch::new();
+    let chain = config("gateway");
+    let up = |settings: &[&str]| {
+        let mut arguments = vec!["up", chain.to_str().unwrap()];
+        settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
+        scratch.chc(&arguments)
+    };
+    let _ = up(&["io.inside=no-such-if"]).expect(3).says(&["interface no-such-if", "there are", "lo"]);
+    let _ = up(&["io.inside=lo"]).expect(3).says(&["interface lo: it carries no Ethernet"]);
+    let nat = config("nat");
+    let none = scratch.chc(&["up", nat.to_str().unwrap()]);
+    let _ = none.expect(2).says(&["io.inside, io.outside: missing", "chc run"]);
+    let lonely = scratch.chc(&["status", "--socket", "no.sock"]);
+    let _ = lonely.expect(3).says(&["no.sock: no chain runs with this socket"]);
+}

@@ -1,0 +1,287 @@
+//! A chain between live interfaces, whose wires are in memory: operated while it runs, drained when it ends.
+
+use chc_actors::chain::run::RunOutcome;
+use chc_actors::chain::sinks::{Failure, FileSink};
+use chc_actors::chain::up::{UpOptions, up};
+use chc_actors::config::PolicyConfig;
+use chc_actors::control::Change;
+use chc_actors::control::client::{AskError, change, get};
+use chc_actors::control::server::Endpoints;
+use chc_actors::control::view::{Interfaces, Status};
+use chc_actors::gateway::{LiveSink, LiveSource, Ports};
+use chc_e2e::chain::{assert_balanced, plan};
+use chc_e2e::wire::wire;
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tempfile::TempDir;
+
+const SPARE: u16 = 4;
+const TOKEN: &str = "a token of this test";
+
+/// A chain that is up, and the hosts on both sides of it.
+struct Up {
+    directory: TempDir,
+    inside: UnixDatagram,
+    outside: UnixDatagram,
+    http: SocketAddr,
+    chain: JoinHandle<anyhow::Result<RunOutcome>>,
+}
+
+impl Up {
+    /// The quickstart's chain, as a bridge.
+    fn new() -> Self {
+        let mut plan = plan("quickstart", &[""; 0]);
+        for vertex in &mut plan.vertices {
+            // Nobody else changes it.
+            vertex.policy = PolicyConfig::default();
+            vertex.route.instances = SPARE;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (rx_inside, tx_inside, inside) = wire();
+        let (rx_outside, tx_outside, outside) = wire();
+        let ports = Ports::new([tx_inside, tx_outside], None);
+        let token_file = directory.path().join("token");
+        fs::write(&token_file, TOKEN).unwrap();
+        fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600)).unwrap();
+        // The system has chosen a port that is free.
+        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let sockets = vec![directory.path().join("run/control.sock")];
+        let endpoints = Endpoints { sockets, listen: Some(http), token_file: Some(token_file) };
+        let interfaces = Interfaces { names: ["in".into(), "out".into()], ports: ports.clone() };
+        let alerts = Arc::default();
+        let options = UpOptions { endpoints, keep_in: None, interfaces, alerts: Arc::clone(&alerts) };
+        let names = plan.vertices.iter().map(|v| v.name.clone()).collect();
+        let sink = LiveSink::new(ports.clone(), FileSink::new(None, None, names, alerts, Failure::default()));
+        let source = LiveSource::new([rx_inside, rx_outside], ports);
+        let (tell, started) = std::sync::mpsc::channel();
+        let run = move || {
+            let report = |outcome: &RunOutcome| json!({ "packets_in": outcome.root.counts.packets });
+            up(&plan, source, sink, options, move |_| tell.send(()).unwrap(), report)
+        };
+        let chain = std::thread::spawn(run);
+        started.recv().expect("the chain comes up");
+        Self { directory, inside, outside, http, chain }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("run/control.sock")
+    }
+
+    fn change(&self, wanted: &Change) -> Result<serde_json::Value, AskError> {
+        change(&self.socket(), wanted)
+    }
+
+    fn status(&self) -> Status {
+        get(&self.socket(), "/v1/status").expect("it answers")
+    }
+
+    /// Ends it; what it did.
+    fn down(self) -> RunOutcome {
+        let told = self.change(&Change::Down {}).expect("it ends");
+        let outcome = self.chain.join().expect("no panic").expect("no failure");
+        assert_eq!(told["packets_in"], outcome.root.counts.packets);
+        assert_balanced(&outcome);
+        outcome
+    }
+
+    /// The status and body of what HTTP answers to this.
+    fn http(&self, request: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.http).unwrap();
+        // It may be cut off before all was sent.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.http(format!("GET {path} HTTP/1.1\r\nhost: chc\r\n\r\n").as_bytes())
+    }
+
+    fn post(&self, token: Option<&str>, body: &str) -> (u16, String) {
+        let token = token.map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
+        let head =
+            format!("POST /v1/change HTTP/1.1\r\nhost: chc\r\n{token}content-length: {}\r\n\r\n", body.len());
+        self.http((head + body).as_bytes())
+    }
+}
+
+const FLOWS: u16 = 40;
+
+/// Packet `number` of all; flows take turns.
+fn frame(number: u32) -> Vec<u8> {
+    let flow = (number % u32::from(FLOWS)) as u16;
+    let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let mut frame = Vec::new();
+    let ip = ip.ipv4([10, 0, 0, (flow % 7) as u8 + 1], [198, 51, 100, 1], 64);
+    ip.udp(2000 + flow, 53).write(&mut frame, &number.to_be_bytes()).unwrap();
+    frame
+}
+
+/// Reads what reaches a host.
+struct Reader {
+    host: UnixDatagram,
+    thread: JoinHandle<Vec<(SocketAddrV4, u32)>>,
+}
+
+impl Reader {
+    fn new(host: &UnixDatagram) -> Self {
+        let (host, reads) = (host.try_clone().unwrap(), host.try_clone().unwrap());
+        let thread = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            let mut frame = [0; 2048];
+            while let Ok(len @ 1..) = reads.recv(&mut frame) {
+                let parsed = SlicedPacket::from_ethernet(&frame[..len]).expect("a packet");
+                let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) =
+                    (&parsed.net, &parsed.transport)
+                else {
+                    panic!("no UDP: {parsed:?}")
+                };
+                let number = udp.payload().first_chunk::<4>().expect("a number");
+                let from = SocketAddrV4::new(ip.header().source_addr(), udp.source_port());
+                all.push((from, u32::from_be_bytes(*number)));
+            }
+            all
+        });
+        Self { host, thread }
+    }
+
+    /// Once nothing more comes: the numbers in the payloads of all that has, each with where it came from.
+    fn end(self) -> Vec<(SocketAddrV4, u32)> {
+        self.host.shutdown(Shutdown::Read).unwrap();
+        self.thread.join().unwrap()
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_reordered_while_a_chain_that_is_up_is_operated() {
+    const PACKETS: u32 = 20_000;
+    let chain = Up::new();
+    let reader = Reader::new(&chain.outside);
+    let instance = |name: &str| Change::Drain { instance: name.into() };
+    let kill = |name: &str| Change::Kill { actor: name.into() };
+    let scale = |vertex: &str, instances| Change::Scale { vertex: vertex.into(), instances };
+    let share = Change::Move { vertex: "nat".into(), from: 0, to: 1, share: 0.5 };
+    let changes = [
+        kill("nat/0"),
+        scale("nat", 4),
+        kill("portscan/1"),
+        share,
+        kill("nat/1"),
+        instance("nat/2"),
+        scale("portscan", 1),
+        kill("portscan/0"),
+        kill("nat/manager"),
+        scale("nat", 1),
+    ];
+    for number in 0..PACKETS {
+        chain.inside.send(&frame(number)).unwrap();
+        let at = number as usize / (PACKETS as usize / 10);
+        if number % (PACKETS / 10) == PACKETS / 20 {
+            let answer =
+                chain.change(&changes[at]).unwrap_or_else(|error| panic!("{:?}: {error:?}", changes[at]));
+            assert_eq!(
+                answer.get("recovered").is_some(),
+                matches!(changes[at], Change::Kill { .. }),
+                "{answer}"
+            );
+        }
+    }
+    let status = chain.status();
+    assert_eq!((status.phase.as_str(), status.recovered, status.recoveries.len()), ("up", 5, 5));
+    assert!(status.handovers >= 4 && status.slots_moved > 64, "{status:?}");
+    let instances = |name: &str| status.vertices.iter().find(|v| v.name == name).unwrap().instances.len();
+    assert_eq!((instances("nat"), instances("portscan")), (1, 1));
+    let outcome = chain.down();
+    let received = reader.end();
+    assert_eq!((outcome.root.counts.packets, received.len()), (u64::from(PACKETS), PACKETS as usize));
+    let mut flows: BTreeMap<SocketAddrV4, Vec<u32>> = BTreeMap::new();
+    for (from, number) in received {
+        flows.entry(from).or_default().push(number);
+    }
+    assert_eq!(flows.len(), usize::from(FLOWS), "a flow keeps its port");
+    for numbers in flows.values() {
+        let first = numbers[0] % u32::from(FLOWS);
+        let expected: Vec<u32> = (0..PACKETS).filter(|n| n % u32::from(FLOWS) == first).collect();
+        assert_eq!(*numbers, expected, "in its order");
+    }
+}
+
+#[test]
+fn a_chain_that_is_ended_sends_on_all_it_has_accepted() {
+    let chain = Up::new();
+    let reader = Reader::new(&chain.outside);
+    let host = chain.inside.try_clone().unwrap();
+    let sender =
+        std::thread::spawn(move || (0..u32::MAX).take_while(|n| host.send(&frame(*n)).is_ok()).count());
+    while chain.status().packets_in < 1000 {}
+    let outcome = chain.down();
+    let (sent, received) = (sender.join().unwrap(), reader.end());
+    assert!(sent >= 1000);
+    assert_eq!((outcome.root.counts.packets, received.len()), (sent as u64, sent));
+}
+
+#[test]
+fn http_tells_everybody_and_obeys_who_has_the_token() {
+    let chain = Up::new();
+    let mode = fs::metadata(chain.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    while chain.get("/readyz").0 != 200 {}
+    assert_eq!(chain.get("/livez"), (200, "alive\n".into()));
+    let (status, metrics) = chain.get("/metrics");
+    assert!(
+        status == 200 && metrics.contains("chc_up 1\n") && metrics.contains("chc_rx_packets_total"),
+        "{metrics}"
+    );
+    let (status, page) = chain.get("/v1/state?vertex=nat&limit=1");
+    assert!(status == 200 && page.contains("\"objects\""), "{page}");
+    assert_eq!((chain.get("/v1/state?limit=0").0, chain.get("/nothing").0), (400, 404));
+
+    let scale = r#"{"scale":{"vertex":"nat","instances":3}}"#;
+    assert_eq!((chain.post(None, scale).0, chain.post(Some("another"), scale).0), (401, 401));
+    assert_eq!(chain.status().handovers, 0, "nothing has changed");
+    assert_eq!(chain.post(Some(TOKEN), scale).0, 200);
+    while chain.status().handovers != 1 {}
+    for (change, says) in [
+        ("{", "this is no change"),
+        (r#"{"scale":{"vertex":"nat","instances":3,"more":1}}"#, "this is no change"),
+        (r#"{"scale":{"vertex":"nut","instances":3}}"#, "there is no vertex"),
+        (r#"{"scale":{"vertex":"nat","instances":5}}"#, "give 1 to 4"),
+        (r#"{"scale":{"vertex":"nat","instances":0}}"#, "give 1 to 4"),
+        (r#"{"move":{"vertex":"nat","from":0,"to":9,"share":1}}"#, "there is no nat/9"),
+        (r#"{"kill":{"actor":"root/0"}}"#, "cannot be recovered"),
+        (r#"{"drain":{"instance":"nat"}}"#, "is no instance"),
+        (r#"{"drain":{"instance":"nat/3"}}"#, "it has no traffic"),
+    ] {
+        let (status, body) = chain.post(Some(TOKEN), change);
+        assert!(status == 400 && body.contains(says), "{change}: {status} {body}");
+    }
+    let _ = chain.down();
+}
+
+#[test]
+fn requests_that_are_none_do_no_harm() {
+    let chain = Up::new();
+    assert_eq!(chain.http(b"\x16\x03\x01 this is no HTTP\r\n\r\n").0, 400);
+    let long = format!("GET /{} HTTP/1.1\r\nhost: chc\r\n\r\n", "x".repeat(1 << 20));
+    assert!(matches!(chain.http(long.as_bytes()).0, 0 | 400..=431), "too long a head");
+    assert_eq!(chain.post(Some(TOKEN), &"x".repeat(1 << 20)).0, 413);
+    assert_eq!(chain.http(b"DELETE / HTTP/1.1\r\nhost: chc\r\n\r\n").0, 405);
+    // Connections that say nothing leave room for others, though not for all.
+    let silent: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(chain.http).unwrap()).collect();
+    assert_eq!(chain.get("/livez").0, 200);
+    drop(silent);
+    let outcome = chain.down();
+    assert_eq!(outcome.root.counts.packets, 0);
+}
