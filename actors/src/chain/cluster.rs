@@ -265,8 +265,10 @@ fn root_child<S: PacketSource>(
     record: bool,
 ) -> ChildSpec {
     let (config, links) = (plan.root(pool), addresses.clone());
+    // A source that ends has the root busy anyway.
+    let turns = ActorOptions { busy_poll: plan.is_busy && source.is_open(), ..ActorOptions::default() };
     let source = Mutex::new(Some(source));
-    ChildSpec::actor("root", home, ActorOptions::default(), &addresses.root, move |_: Birth<_, _>| {
+    ChildSpec::actor("root", home, turns, &addresses.root, move |_: Birth<_, _>| {
         // A second generation would need the first one's log; its supervisor tolerates none.
         let source = source.lock().take().expect("the root is built once");
         let core = RootCore::new(config.clone(), record);

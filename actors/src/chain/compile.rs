@@ -2,7 +2,8 @@
 //! and factories of their network functions.
 
 use crate::config::{
-    ChainConfig, Edge, Order, Placement as ObjectPlacement, PolicyConfig, RootLog, StoreMode, VertexConfig,
+    ChainConfig, Edge, Order, Placement as ObjectPlacement, PolicyConfig, Poll, RootLog, StoreMode,
+    VertexConfig,
 };
 use crate::functions::{Function, NfRegistry};
 use crate::instance::core::InstanceConfig;
@@ -71,6 +72,8 @@ pub struct ChainPlan {
     pub pins: Vec<usize>,
     /// How often a packet may panic a function before it is dropped.
     pub nf_panics_max: u32,
+    /// Whether the root of a chain between interfaces never parks.
+    pub is_busy: bool,
 }
 
 /// Seed of all hashes of a chain. One value: runs are repeatable, and slots are the same everywhere.
@@ -118,6 +121,7 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         arbiters: usize::from(config.runtime.arbiters),
         pins: config.runtime.pins.iter().map(|p| usize::from(*p)).collect(),
         nf_panics_max: u32::from(config.runtime.nf_panics_max),
+        is_busy: config.runtime.poll == Poll::Busy,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit codes out. Exit codes: 0 done and true; 1 ran, and the answer
 //! is no; 2 bad arguments or configuration; 3 failed to run.
 
+mod doctor;
 mod faults;
 mod operate;
 mod report;
@@ -76,6 +77,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Put a chain between two live interfaces, until it is told to end.
     Up(up::UpArgs),
+    /// Say what this machine offers to chc up, and what to do about what it does not.
+    Doctor(doctor::DoctorArgs),
     /// Show a chain that is up.
     Status(operate::StatusArgs),
     /// Spread a vertex's traffic over so many instances.
@@ -147,15 +150,15 @@ struct Common {
 /// Runs the command the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
+    let warnings = tracing_subscriber::filter::LevelFilter::WARN.into();
+    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(warnings).from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match Cli::parse().command {
         Command::Check { files, explain, overrides } => check(&files, explain, &overrides.set),
         Command::Run(args) => run_command(&args),
         Command::Verify(args) => verify_command(&args),
         Command::Up(args) => up::execute(&args),
+        Command::Doctor(args) => doctor::execute(&args),
         Command::Status(args) => operate::status(&args),
         Command::Scale(args) => operate::scale(&args),
         Command::Move(args) => operate::moves(&args),

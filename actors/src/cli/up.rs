@@ -63,7 +63,17 @@ fn interfaces(args: &UpArgs, io: &IoConfig) -> Result<[Interface; 2], Exit> {
             args.chain.display()
         )));
     };
-    Ok([Interface::find(inside)?, Interface::find(outside)?])
+    let found = [Interface::find(inside)?, Interface::find(outside)?];
+    for interface in &found {
+        let (name, addresses) = (&interface.name, interface.addresses());
+        if !addresses.is_empty() {
+            tracing::warn!(
+                "interface {name} has addresses of the machine's own ({addresses:?}), which answers there, too: ip addr \
+                 flush dev {name}"
+            );
+        }
+    }
+    Ok(found)
 }
 
 fn router(io: &IoConfig, [inside, outside]: &[Interface; 2]) -> Option<Router> {

@@ -51,7 +51,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
         ],
     ),
     ("api", &["socket", "listen", "token_file"]),
-    ("runtime", &["arbiters", "pins", "burst", "nf_panics_max"]),
+    ("runtime", &["arbiters", "pins", "burst", "nf_panics_max", "poll"]),
 ];
 const VERTEX_KEYS: &[&str] =
     &["nf", "instances", "next", "copy", "copy_in", "order", "slots", "config", "policy"];
@@ -425,6 +425,7 @@ fn runtime(file: &Section<'_>, report: &mut Report) -> RuntimeConfig {
         pins,
         burst: section.integer("burst", 1..=256, defaults.burst, report),
         nf_panics_max: section.integer("nf_panics_max", 1..=100, defaults.nf_panics_max, report),
+        poll: section.choice("poll", defaults.poll, report),
     }
 }
 

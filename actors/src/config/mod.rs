@@ -25,7 +25,8 @@ pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use file::Format;
 pub use model::{
     ApiConfig, Backend, ChainConfig, Delete, Edge, EgressConfig, INSTANCES_MAX, IoConfig, IoMode, Next,
-    Order, Placement, PolicyConfig, RootConfig, RootLog, RuntimeConfig, StoreConfig, StoreMode, VertexConfig,
+    Order, Placement, PolicyConfig, Poll, RootConfig, RootLog, RuntimeConfig, StoreConfig, StoreMode,
+    VertexConfig,
 };
 
 use crate::functions::NfRegistry;

@@ -133,6 +133,17 @@ choice! {
     not yet: []
 }
 
+choice! {
+    /// What a chain between interfaces does while nothing comes.
+    Poll {
+        /// It parks until something comes, which costs the first packet a wake-up.
+        Adaptive = "adaptive",
+        /// It looks again and again, for arbiters that have their cores for themselves.
+        Busy = "busy",
+    }
+    not yet: []
+}
+
 /// One edge of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edge {
@@ -409,11 +420,13 @@ pub struct RuntimeConfig {
     pub burst: u16,
     /// How often one packet may panic its network function before it is dropped as `nf_panic`, 1 to 100.
     pub nf_panics_max: u16,
+    /// What a chain between interfaces does while nothing comes.
+    pub poll: Poll,
 }
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { arbiters: 1, pins: Vec::new(), burst: 256, nf_panics_max: 3 }
+        Self { arbiters: 1, pins: Vec::new(), burst: 256, nf_panics_max: 3, poll: Poll::Adaptive }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::OpenError;
 use super::socket;
 use std::fmt;
+use std::net::IpAddr;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +66,12 @@ impl Interface {
         Ok(Self { name: name.to_owned(), index, mac, mtu, is_up })
     }
 
+    /// The machine's own addresses on it.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        socket::addresses(&self.name)
+    }
+
     /// The names of all interfaces.
     #[must_use]
     pub fn names() -> Vec<String> {
@@ -82,6 +89,13 @@ mod tests {
     fn an_unknown_interface_is_named_with_those_there_are() {
         let error = Interface::find("no-such-if").expect_err("there is none");
         assert!(error.to_string().contains("lo"), "{error}");
+    }
+
+    #[test]
+    fn the_addresses_of_an_interface_are_known() {
+        let found = socket::addresses("lo");
+        assert!(found.contains(&IpAddr::from([127, 0, 0, 1])), "{found:?}");
+        assert!(socket::addresses("no-such-if").is_empty());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::BATCH_MAX;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -121,6 +122,42 @@ pub(super) fn facts(name: &str) -> io::Result<Facts> {
         is_up: flags & up == up,
         is_ethernet: address.sa_family == libc::ARPHRD_ETHER,
     })
+}
+
+/// The machine's own addresses on an interface.
+pub(super) fn addresses(name: &str) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    let mut list = std::ptr::null_mut();
+    // SAFETY: the system fills in the list's first entry, or says that it has not.
+    if unsafe { libc::getifaddrs(&mut list) } != 0 {
+        return addresses;
+    }
+    let mut at = list;
+    while !at.is_null() {
+        // SAFETY: the entries are the system's until they are given back; each is a terminated name and, if there is an
+        // address, one of the family it says.
+        unsafe {
+            let entry = &*at;
+            at = entry.ifa_next;
+            if entry.ifa_addr.is_null() || CStr::from_ptr(entry.ifa_name).to_bytes() != name.as_bytes() {
+                continue;
+            }
+            match c_int::from((*entry.ifa_addr).sa_family) {
+                libc::AF_INET => {
+                    let v4 = entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned().sin_addr.s_addr;
+                    addresses.push(Ipv4Addr::from_bits(u32::from_be(v4)).into());
+                }
+                libc::AF_INET6 => {
+                    let v6 = entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned().sin6_addr.s6_addr;
+                    addresses.push(Ipv6Addr::from(v6).into());
+                }
+                _ => {}
+            }
+        }
+    }
+    // SAFETY: the list is the system's and nobody refers to it any more.
+    unsafe { libc::freeifaddrs(list) };
+    addresses
 }
 
 /// A packet socket.

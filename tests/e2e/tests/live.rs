@@ -222,6 +222,25 @@ fn a_bridge_keeps_tags() {
 }
 
 #[test]
+fn the_doctor_says_what_is_missing_and_what_to_do() {
+    let scratch = Scratch::new();
+    let chain = config("gateway");
+    let chain = chain.to_str().unwrap();
+    let doctor = |more: &[&str]| scratch.chc(&[&["doctor", chain, "--json"], more].concat());
+    let findings = doctor(&["--set", "io.inside=no-such-if"]).expect(1).json();
+    let checks = findings["checks"].as_array().unwrap();
+    let inside = checks.iter().find(|check| check["what"] == "inside no-such-if").expect("it is looked at");
+    assert_eq!((&findings["ready"], &inside["state"]), (&Value::Bool(false), &Value::from("bad")));
+    assert!(inside["remedy"].as_str().unwrap().contains("io.inside"), "{inside}");
+    assert!(checks.iter().any(|check| check["what"] == "capabilities"));
+    let Some(hosts) = hosts("chcd") else { return };
+    let sides = [("io.inside", "a"), ("io.outside", "b")]
+        .map(|(key, host)| format!("{key}={}", hosts.interface(host)));
+    let there = doctor(&["--set", &sides[0], "--set", &sides[1]]).expect(0).json();
+    assert_eq!(there["ready"], true, "{there}");
+}
+
+#[test]
 fn what_cannot_be_brought_up_says_why() {
     let scratch = Scratch::new();
     let chain = config("gateway");

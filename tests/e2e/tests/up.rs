@@ -1,11 +1,12 @@
 //! A chain between live interfaces, whose wires are in memory: operated while it runs, drained when it ends.
 
+use chc_actors::chain::listing::Query;
 use chc_actors::chain::run::RunOutcome;
 use chc_actors::chain::sinks::{Failure, FileSink};
 use chc_actors::chain::up::{UpOptions, up};
 use chc_actors::config::PolicyConfig;
 use chc_actors::control::Change;
-use chc_actors::control::client::{AskError, change, get};
+use chc_actors::control::client::{AskError, change, get, state};
 use chc_actors::control::server::Endpoints;
 use chc_actors::control::view::{Interfaces, Status};
 use chc_actors::gateway::{LiveSink, LiveSource, Ports};
@@ -22,6 +23,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const SPARE: u16 = 4;
@@ -39,7 +41,12 @@ struct Up {
 impl Up {
     /// The quickstart's chain, as a bridge.
     fn new() -> Self {
-        let mut plan = plan("quickstart", &[""; 0]);
+        Self::with(&[])
+    }
+
+    /// The same with keys overridden.
+    fn with(overrides: &[&str]) -> Self {
+        let mut plan = plan("quickstart", overrides);
         for vertex in &mut plan.vertices {
             // Nobody else changes it.
             vertex.policy = PolicyConfig::default();
@@ -78,6 +85,15 @@ impl Up {
 
     fn change(&self, wanted: &Change) -> Result<serde_json::Value, AskError> {
         change(&self.socket(), wanted)
+    }
+
+    /// Waits until something is so; it is, within seconds.
+    #[track_caller]
+    fn wait(&self, mut is_so: impl FnMut(&Self) -> bool) {
+        let late = Instant::now() + Duration::from_secs(60);
+        while !is_so(self) {
+            assert!(Instant::now() < late, "{:?}", self.status());
+        }
     }
 
     fn status(&self) -> Status {
@@ -225,7 +241,7 @@ fn a_chain_that_is_ended_sends_on_all_it_has_accepted() {
     let host = chain.inside.try_clone().unwrap();
     let sender =
         std::thread::spawn(move || (0..u32::MAX).take_while(|n| host.send(&frame(*n)).is_ok()).count());
-    while chain.status().packets_in < 1000 {}
+    chain.wait(|chain| chain.status().packets_in >= 1000);
     let outcome = chain.down();
     let (sent, received) = (sender.join().unwrap(), reader.end());
     assert!(sent >= 1000);
@@ -233,11 +249,26 @@ fn a_chain_that_is_ended_sends_on_all_it_has_accepted() {
 }
 
 #[test]
+fn a_quiet_chain_closes_what_is_in_flight_and_lets_time_pass() {
+    let chain = Up::with(&["vertex.nat.config.idle_s=1"]);
+    let reader = Reader::new(&chain.outside);
+    for number in 0..100 {
+        chain.inside.send(&frame(number)).unwrap();
+    }
+    let query = Query { object: Some("mapping".into()), limit: 1000, ..Query::default() };
+    let mappings = |chain: &Up| state(&chain.socket(), &query).expect("it answers").objects.len();
+    chain.wait(|chain| chain.status().packets_in == 100 && chain.status().in_flight == 0);
+    chain.wait(|chain| mappings(chain) == 0);
+    let outcome = chain.down();
+    assert_eq!((outcome.egress.packets, reader.end().len()), (100, 100));
+}
+
+#[test]
 fn http_tells_everybody_and_obeys_who_has_the_token() {
     let chain = Up::new();
     let mode = fs::metadata(chain.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    while chain.get("/readyz").0 != 200 {}
+    chain.wait(|chain| chain.get("/readyz").0 == 200);
     assert_eq!(chain.get("/livez"), (200, "alive\n".into()));
     let (status, metrics) = chain.get("/metrics");
     assert!(
@@ -252,7 +283,7 @@ fn http_tells_everybody_and_obeys_who_has_the_token() {
     assert_eq!((chain.post(None, scale).0, chain.post(Some("another"), scale).0), (401, 401));
     assert_eq!(chain.status().handovers, 0, "nothing has changed");
     assert_eq!(chain.post(Some(TOKEN), scale).0, 200);
-    while chain.status().handovers != 1 {}
+    chain.wait(|chain| chain.status().handovers == 1);
     for (change, says) in [
         ("{", "this is no change"),
         (r#"{"scale":{"vertex":"nat","instances":3,"more":1}}"#, "this is no change"),
