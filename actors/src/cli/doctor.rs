@@ -5,6 +5,7 @@ use crate::config::ChainConfig;
 use chc_runtime::arbiter::cores;
 use chc_runtime::io::Interface;
 use chc_runtime::io::af_packet::Receiver;
+use chc_runtime::io::netmap::DEVICE;
 use clap::Args;
 use serde::Serialize;
 use std::fs;
@@ -191,9 +192,9 @@ fn interface(side: &str, name: &str) -> Finding {
 
 /// Whether netmap is there.
 fn netmap() -> Finding {
-    if Path::new("/dev/netmap").exists() {
-        good("netmap", "/dev/netmap is there; this version does not use it")
+    if Path::new(DEVICE).exists() {
+        good("netmap", format!("{DEVICE} is there; io.backend = \"netmap\" uses it"))
     } else {
-        good("netmap", "not there; packets come by packet sockets")
+        good("netmap", format!("no {DEVICE}; packets come by packet sockets"))
     }
 }

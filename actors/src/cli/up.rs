@@ -5,7 +5,7 @@ use crate::chain::compile::{ChainPlan, compile};
 use crate::chain::kept;
 use crate::chain::sinks::{Failure, FileSink};
 use crate::chain::up::{UpOptions, up};
-use crate::config::{ChainConfig, IoConfig, IoMode, PolicyConfig};
+use crate::config::{Backend, ChainConfig, IoConfig, IoMode, PolicyConfig};
 use crate::control::server::Endpoints;
 use crate::control::usual_socket;
 use crate::control::view::Interfaces;
@@ -15,7 +15,7 @@ use crate::gateway::{LiveSink, LiveSource, Ports, Prefix};
 use chc_api::packet::LinkType;
 use chc_runtime::capture::{CaptureWriter, Format};
 use chc_runtime::io::af_packet::{Receiver, Transmitter};
-use chc_runtime::io::{Interface, OpenError, Receive, Transmit};
+use chc_runtime::io::{Interface, OpenError, Receive, Transmit, netmap};
 use chc_runtime::signals::on_end;
 use clap::Args;
 use parking_lot::Mutex;
@@ -92,6 +92,22 @@ fn router(io: &IoConfig, [inside, outside]: &[Interface; 2]) -> Option<Router> {
     (io.mode == IoMode::Routed).then(|| Router::new(sides))
 }
 
+/// Both ends of an interface.
+type Ends = (Box<dyn Receive>, Box<dyn Transmit>);
+
+/// Opens an interface.
+fn open(interface: &Interface, backend: Backend) -> Result<Ends, OpenError> {
+    Ok(match backend {
+        Backend::Auto | Backend::AfPacket => {
+            (Box::new(Receiver::open(interface)?), Box::new(Transmitter::open(interface)?))
+        }
+        Backend::Netmap => {
+            let (receiver, transmitter) = netmap::open(&interface.name)?;
+            (Box::new(receiver), Box::new(transmitter))
+        }
+    })
+}
+
 /// A chain that is up can be scaled: instances without traffic wait for that.
 fn with_spares(plan: &mut ChainPlan) {
     for vertex in plan.vertices.iter_mut().filter(|_| plan.mode.is_stored()) {
@@ -111,10 +127,9 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     let mut plan = compile(&config, &Catalog)?;
     with_spares(&mut plan);
     let interfaces = interfaces(args, &config.io)?;
-    let open = |at: usize| Receiver::open(&interfaces[at]).map(|end| Box::new(end) as Box<dyn Receive>);
-    let receivers = [open(0)?, open(1)?];
-    let open = |at: usize| Transmitter::open(&interfaces[at]).map(|end| Box::new(end) as Box<dyn Transmit>);
-    let ports = Ports::new([open(0)?, open(1)?], router(&config.io, &interfaces));
+    let open = |at: usize| open(&interfaces[at], config.io.backend);
+    let ((rx_inside, tx_inside), (rx_outside, tx_outside)) = (open(0)?, open(1)?);
+    let ports = Ports::new([tx_inside, tx_outside], router(&config.io, &interfaces));
 
     let created = |path: &PathBuf| {
         File::create(path).map_err(|e| Exit::Failed(anyhow::anyhow!("{}: {e}", path.display())))
@@ -133,7 +148,7 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     let endpoints = Endpoints { sockets: sockets.clone(), listen: config.api.listen, token_file };
     let seen = Interfaces { names: interfaces.clone().map(|interface| interface.name), ports: ports.clone() };
     let options = UpOptions { endpoints, keep_in, interfaces: seen, alerts: alerts.clone() };
-    let source = LiveSource::new(receivers, ports.clone());
+    let source = LiveSource::new([rx_inside, rx_outside], ports.clone());
     let told = plan.clone();
     let outcome = up(
         &plan,
@@ -152,6 +167,11 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
         },
     )?;
     let report = report::RunReport::new(&plan, &outcome, *alerts.lock());
+    if let Some(path) = &args.events
+        && let Err(error) = report.append_events(path)
+    {
+        failure.lock().get_or_insert_with(|| format!("the event file: {error}"));
+    }
     report.print(args.json)?;
     if let Some(error) = failure.lock().take() {
         return Err(Exit::Failed(anyhow::anyhow!(error)));
@@ -168,9 +188,13 @@ fn greeting(config: &ChainConfig, [inside, outside]: &[Interface; 2], socket: &s
         IoMode::Bridge => "a bridge",
         IoMode::Routed => "a router",
     };
+    let by = match config.io.backend {
+        Backend::Auto | Backend::AfPacket => "packet sockets",
+        Backend::Netmap => "netmap",
+    };
     let http = config.api.listen.map_or_else(String::new, |address| format!("; http://{address}/v1/status"));
     format!(
-        "chain {} is {kind} between {} inside and {} outside; chc status --socket {}{http}; end it with Ctrl-C or chc down",
+        "chain {} is {kind} between {} inside and {} outside, by {by}; chc status --socket {}{http}; end it with Ctrl-C or chc down",
         config.name,
         shown(inside),
         shown(outside),

@@ -114,12 +114,14 @@ choice! {
 choice! {
     /// How packets get in and out.
     Backend {
-        /// The best that works.
+        /// What works with every interface: packet sockets.
         Auto = "auto",
         /// A packet socket: every Ethernet interface of a stock Linux.
         AfPacket = "af_packet",
+        /// netmap, where its kernel module is loaded.
+        Netmap = "netmap",
     }
-    not yet: ["netmap", "af_xdp", "tap"]
+    not yet: ["af_xdp", "tap"]
 }
 
 choice! {

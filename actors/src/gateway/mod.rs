@@ -97,6 +97,11 @@ impl Ports {
         transmitters.iter_mut().for_each(|transmitter| transmitter.revive());
     }
 
+    /// A frame of the router's own that goes through the chain as if it had come in on a side.
+    fn take_own(&mut self) -> Option<(Side, Vec<u8>)> {
+        self.router.as_mut()?.take_own()
+    }
+
     fn flush(&mut self) {
         self.transmitters.iter_mut().for_each(|transmitter| transmitter.flush());
     }
@@ -208,13 +213,6 @@ impl LiveSource {
                 return Ok(Some(self.side));
             }
         }
-    }
-}
-
-impl Ports {
-    /// A frame of the router's own that goes through the chain as if it had come in on a side.
-    fn take_own(&mut self) -> Option<(Side, Vec<u8>)> {
-        self.router.as_mut()?.take_own()
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub mod af_packet;
 mod interface;
+pub mod netmap;
 pub mod offload;
 mod socket;
 

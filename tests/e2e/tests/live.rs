@@ -251,6 +251,14 @@ fn what_cannot_be_brought_up_says_why() {
     };
     let _ = up(&["io.inside=no-such-if"]).expect(3).says(&["interface no-such-if", "there are", "lo"]);
     let _ = up(&["io.inside=lo"]).expect(3).says(&["interface lo: it carries no Ethernet"]);
+    if !std::path::Path::new("/dev/netmap").exists()
+        && let Some(hosts) = hosts("chcn")
+    {
+        let sides = [("io.inside", "a"), ("io.outside", "b")];
+        let [inside, outside] = sides.map(|(key, host)| format!("{key}={}", hosts.interface(host)));
+        let refused = up(&[&inside, &outside, "io.backend=netmap"]).expect(3);
+        let _ = refused.says(&[&hosts.interface("a"), "opening /dev/netmap (is netmap's module loaded?)"]);
+    }
     let nat = config("nat");
     let none = scratch.chc(&["up", nat.to_str().unwrap()]);
     let _ = none.expect(2).says(&["io.inside, io.outside: missing", "chc run"]);

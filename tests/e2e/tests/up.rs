@@ -41,12 +41,12 @@ struct Up {
 impl Up {
     /// The quickstart's chain, as a bridge.
     fn new() -> Self {
-        Self::with(&[])
+        Self::of("quickstart", &[])
     }
 
-    /// The same with keys overridden.
-    fn with(overrides: &[&str]) -> Self {
-        let mut plan = plan("quickstart", overrides);
+    /// A chain of the repository's, with keys overridden.
+    fn of(name: &str, overrides: &[&str]) -> Self {
+        let mut plan = plan(name, overrides);
         for vertex in &mut plan.vertices {
             // Nobody else changes it.
             vertex.policy = PolicyConfig::default();
@@ -250,7 +250,7 @@ fn a_chain_that_is_ended_sends_on_all_it_has_accepted() {
 
 #[test]
 fn a_quiet_chain_closes_what_is_in_flight_and_lets_time_pass() {
-    let chain = Up::with(&["vertex.nat.config.idle_s=1"]);
+    let chain = Up::of("quickstart", &["vertex.nat.config.idle_s=1"]);
     let reader = Reader::new(&chain.outside);
     for number in 0..100 {
         chain.inside.send(&frame(number)).unwrap();
@@ -261,6 +261,31 @@ fn a_quiet_chain_closes_what_is_in_flight_and_lets_time_pass() {
     chain.wait(|chain| mappings(chain) == 0);
     let outcome = chain.down();
     assert_eq!((outcome.egress.packets, reader.end().len()), (100, 100));
+}
+
+#[test]
+fn what_a_function_answers_leaves_where_the_question_came_from() {
+    let services = "[{ match = \"tcp/80\", backends = [\"198.18.0.1\"], connections_max = 1 }]";
+    let services = format!("vertex.load_balancer.config.services={services}");
+    let chain = Up::of("load_balancer", &[&services]);
+    let syn = |port| {
+        let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let mut frame = Vec::new();
+        let ip = ip.ipv4([10, 0, 0, 1], [198, 51, 100, 1], 64);
+        ip.tcp(port, 80, 7, 1000).syn().write(&mut frame, &[]).unwrap();
+        frame
+    };
+    let mut left = [0; 2048];
+    chain.inside.send(&syn(2001)).unwrap();
+    let len = chain.outside.recv(&mut left).unwrap();
+    assert_eq!(left[30..34], [198, 18, 0, 1], "{:?}", &left[..len]);
+    chain.inside.send(&syn(2002)).unwrap();
+    let len = chain.inside.recv(&mut left).unwrap();
+    let parsed = SlicedPacket::from_ethernet(&left[..len]).unwrap();
+    let Some(TransportSlice::Tcp(reset)) = &parsed.transport else { panic!("no TCP: {parsed:?}") };
+    assert!(reset.rst() && reset.destination_port() == 2002, "{parsed:?}");
+    let outcome = chain.down();
+    assert_eq!((outcome.egress.packets, outcome.egress.extra), (2, 1));
 }
 
 #[test]

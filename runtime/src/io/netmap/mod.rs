@@ -1,0 +1,423 @@
+//! netmap: frames lie in rings of memory shared with the kernel, and a system call hands over all there are.
+//!
+//! A port is all hardware rings of an interface; the machine's own stack gets nothing of it while it is open. Frames are read
+//! where they lie and their slots given back when the next ones are asked for; what is sent is written into the slots of the
+//! first ring, so that its order is kept.
+//!
+//! Needs netmap's kernel module (`/dev/netmap`). Interfaces without a driver for it work through its emulation, which brings
+//! frames as the system has them: there, switch offloads off (`ethtool -K IF tx off tso off gso off gro off`).
+
+mod region;
+mod ring;
+
+use super::{OpenError, Receive, RxCounters, Transmit, TxCounters};
+use netmap_sys::netmap::{NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, NR_EXCLUSIVE, NR_REG_ALL_NIC, netmap_if, nmreq};
+use region::Region;
+use ring::{Ring, RingError};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::ops::Range;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::Arc;
+
+/// Where netmap is.
+pub const DEVICE: &str = "/dev/netmap";
+/// The version of the interface between user and kernel: older ones are refused.
+const VERSION: u32 = 14;
+/// Most rings of a port.
+const RINGS_MAX: u32 = 1024;
+
+/// Has the kernel look at what was given back and give more.
+trait Syncs: Send {
+    fn receive(&self) -> io::Result<()>;
+    fn transmit(&self) -> io::Result<()>;
+    fn descriptor(&self) -> io::Result<OwnedFd>;
+}
+
+impl Syncs for Arc<File> {
+    fn receive(&self) -> io::Result<()> {
+        sync(self, NIOCRXSYNC as libc::c_ulong)
+    }
+
+    fn transmit(&self) -> io::Result<()> {
+        sync(self, NIOCTXSYNC as libc::c_ulong)
+    }
+
+    fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
+    }
+}
+
+#[allow(unsafe_code)]
+fn sync(file: &File, what: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: a call without pointers; what it changes is in the region, which is read as shared memory.
+    match unsafe { libc::ioctl(file.as_raw_fd(), what as _) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Registers all hardware rings of an interface. Gives the request back, as the kernel has filled it in.
+#[allow(unsafe_code)]
+fn register(file: &File, name: &str) -> io::Result<nmreq> {
+    // SAFETY: all zeros is a value of this structure.
+    let mut request: nmreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.nr_name.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the name is too long for netmap"));
+    }
+    for (to, from) in request.nr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    (request.nr_version, request.nr_flags) = (VERSION, NR_REG_ALL_NIC | NR_EXCLUSIVE);
+    // SAFETY: the structure is the one this request reads and writes, borrowed for the call.
+    match unsafe { libc::ioctl(file.as_raw_fd(), NIOCREGIF as _, &mut request) } {
+        0 => Ok(request),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The offsets of a port's hardware rings: those to send by, and those that receive.
+#[allow(unsafe_code)]
+fn rings_of(region: &Region, at: usize) -> Result<(Vec<usize>, Vec<usize>), RingError> {
+    let table_at = offset_of!(netmap_if, ring_ofs);
+    let outside = |slots| RingError::Outside { offset: at, slots, region: region.len() };
+    if at.checked_add(table_at).is_none_or(|end| end > region.len()) || !at.is_multiple_of(8) {
+        return Err(outside(0));
+    }
+    // SAFETY: the structure lies within the region, aligned; its fields are plain numbers.
+    let (tx, rx, host) = unsafe {
+        let port = region.at(at).cast::<netmap_if>();
+        let field = |field: *const u32| field.read_volatile();
+        // Later versions have the number of host rings in the first spare word; earlier ones have one, and zero there.
+        let host = field((&raw const (*port).ni_spare1).cast::<u32>());
+        (field(&raw const (*port).ni_tx_rings), field(&raw const (*port).ni_rx_rings), host.max(1))
+    };
+    if [tx, rx, host].iter().any(|count| *count > RINGS_MAX) || tx == 0 || rx == 0 {
+        return Err(outside(tx));
+    }
+    let count = (tx + host + rx) as usize;
+    if at + table_at + count * size_of::<isize>() > region.len() {
+        return Err(outside(tx));
+    }
+    let offset = |index: u32| {
+        let entry = region.at(at + table_at + index as usize * size_of::<isize>()).cast::<isize>();
+        // SAFETY: the entry lies within the region, as was checked for all of them.
+        let from_port = unsafe { entry.read_volatile() };
+        at.checked_add_signed(from_port).filter(|ring| *ring < region.len()).ok_or_else(|| outside(index))
+    };
+    let all = |range: Range<u32>| range.map(offset).collect::<Result<Vec<_>, _>>();
+    Ok((all(0..tx)?, all(tx + host..tx + host + rx)?))
+}
+
+/// Opens an interface: both ends of its port.
+///
+/// # Errors
+/// If netmap is not there, or refuses the interface.
+pub fn open(name: &str) -> Result<(Receiver, Transmitter), OpenError> {
+    let failed = |what| move |error| OpenError::of(name, what, error);
+    let file = OpenOptions::new().read(true).write(true).open(DEVICE);
+    let file = file.map_err(failed("opening /dev/netmap (is netmap's module loaded?)"))?;
+    let request = register(&file, name).map_err(failed("registering it with netmap"))?;
+    let region = Region::map(file.as_fd(), request.nr_memsize as usize);
+    let region = Arc::new(region.map_err(failed("mapping netmap's memory"))?);
+    let file = Arc::new(file);
+    let ends = ends(&region, request.nr_offset as usize, || Box::new(file.clone()));
+    ends.map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))
+}
+
+/// Both ends of the port at an offset of a region.
+fn ends(
+    region: &Arc<Region>,
+    at: usize,
+    syncs: impl Fn() -> Box<dyn Syncs>,
+) -> Result<(Receiver, Transmitter), RingError> {
+    let (tx, rx) = rings_of(region, at)?;
+    let rings = rx.into_iter().map(|at| Ring::open(region.clone(), at)).collect::<Result<Vec<_>, _>>()?;
+    let receiver = Receiver {
+        rings,
+        syncs: syncs(),
+        frames: Vec::new(),
+        is_shut: false,
+        counters: RxCounters::default(),
+    };
+    let ring = Ring::open(region.clone(), tx[0])?;
+    Ok((receiver, Transmitter { ring, syncs: syncs(), counters: TxCounters::default() }))
+}
+
+/// The receiving end.
+pub struct Receiver {
+    rings: Vec<Ring>,
+    syncs: Box<dyn Syncs>,
+    /// Frames that were taken: in which ring, and where.
+    frames: Vec<(usize, Range<usize>)>,
+    is_shut: bool,
+    counters: RxCounters,
+}
+
+impl Receiver {
+    /// Takes frames that the rings have.
+    fn take(&mut self, max: usize) {
+        for (at, ring) in self.rings.iter_mut().enumerate() {
+            while self.frames.len() < max {
+                match ring.receive() {
+                    None => break,
+                    Some(Ok(range)) => {
+                        self.counters.packets += 1;
+                        self.counters.bytes += range.len() as u64;
+                        self.frames.push((at, range));
+                    }
+                    Some(Err(_)) => self.counters.malformed += 1,
+                }
+            }
+        }
+    }
+}
+
+impl Receive for Receiver {
+    fn fill(&mut self, max: usize) -> io::Result<usize> {
+        self.frames.clear();
+        self.rings.iter_mut().for_each(Ring::give_back);
+        self.take(max);
+        if self.frames.is_empty() && !self.is_shut {
+            self.syncs.receive()?;
+            self.take(max);
+        }
+        Ok(self.frames.len())
+    }
+
+    fn frame(&self, at: usize) -> &[u8] {
+        let (ring, range) = &self.frames[at];
+        self.rings[*ring].bytes(range)
+    }
+
+    fn readiness(&self) -> io::Result<OwnedFd> {
+        self.syncs.descriptor()
+    }
+
+    fn shut(&mut self) -> io::Result<()> {
+        // What the kernel has given is taken; no more is asked for.
+        self.is_shut = true;
+        Ok(())
+    }
+
+    fn revive(&mut self) {}
+
+    fn counters(&mut self) -> RxCounters {
+        self.counters
+    }
+}
+
+/// The sending end.
+pub struct Transmitter {
+    ring: Ring,
+    syncs: Box<dyn Syncs>,
+    counters: TxCounters,
+}
+
+impl Transmitter {
+    fn put(&mut self, frame: &[&[u8]]) -> bool {
+        match self.ring.send(frame) {
+            Ok(true) => {
+                self.counters.packets += 1;
+                self.counters.bytes += frame.iter().map(|piece| piece.len() as u64).sum::<u64>();
+                true
+            }
+            Ok(false) => false,
+            Err(_) => {
+                self.counters.too_long += 1;
+                true
+            }
+        }
+    }
+}
+
+impl Transmit for Transmitter {
+    fn send(&mut self, frame: &[&[u8]]) {
+        if self.put(frame) {
+            return;
+        }
+        // The kernel may have sent some by now.
+        self.flush();
+        self.counters.overruns += u64::from(!self.put(frame));
+    }
+
+    fn flush(&mut self) {
+        self.ring.give_back();
+        if let Err(error) = self.syncs.transmit() {
+            tracing::warn!("netmap does not send: {error}");
+        }
+    }
+
+    fn counters(&self) -> TxCounters {
+        self.counters
+    }
+
+    fn revive(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ring::tests::{Kernel, RING_LEN, lay_out_at};
+    use super::*;
+    use parking_lot::Mutex;
+    use std::os::unix::net::UnixDatagram;
+
+    const SLOTS: u32 = 8;
+
+    /// The kernel's side of a port with one sending, one host and two receiving rings.
+    #[derive(Default)]
+    struct Wire {
+        /// Frames that arrive, by ring, at the next sync.
+        arriving: [Vec<Vec<u8>>; 2],
+        sent: Vec<Vec<u8>>,
+    }
+
+    struct Fake {
+        wire: Arc<Mutex<Wire>>,
+        kernels: Arc<Mutex<[Kernel; 3]>>,
+    }
+
+    impl Syncs for Fake {
+        fn receive(&self) -> io::Result<()> {
+            let (mut wire, mut kernels) = (self.wire.lock(), self.kernels.lock());
+            for (frames, kernel) in wire.arriving.iter_mut().zip(&mut kernels[1..]) {
+                while frames.first().is_some_and(|frame| kernel.deliver(frame)) {
+                    frames.remove(0);
+                }
+            }
+            Ok(())
+        }
+
+        fn transmit(&self) -> io::Result<()> {
+            let sent = self.kernels.lock()[0].drain();
+            self.wire.lock().sent.extend(sent);
+            self.kernels.lock()[0].give_all();
+            Ok(())
+        }
+
+        fn descriptor(&self) -> io::Result<OwnedFd> {
+            Ok(UnixDatagram::unbound()?.into())
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn port(host_rings: u32) -> (Arc<Region>, usize) {
+        let count = 1 + host_rings.max(1) as usize + 2;
+        let rings_at = (size_of::<netmap_if>() + count * 8).next_multiple_of(256);
+        let region = Arc::new(Region::of_test(rings_at + count * RING_LEN));
+        for at in 0..count {
+            lay_out_at(&region, rings_at + at * RING_LEN, SLOTS);
+        }
+        // SAFETY: all of it is within the region of the test.
+        unsafe {
+            let port = region.at(0).cast::<netmap_if>();
+            (&raw mut (*port).ni_tx_rings).write(1);
+            (&raw mut (*port).ni_rx_rings).write(2);
+            (&raw mut (*port).ni_spare1).cast::<u32>().write(host_rings);
+            let table = region.at(offset_of!(netmap_if, ring_ofs)).cast::<isize>();
+            for at in 0..count {
+                table.add(at).write((rings_at + at * RING_LEN) as isize);
+            }
+        }
+        (region, rings_at)
+    }
+
+    fn opened(host_rings: u32) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
+        let (region, rings_at) = port(host_rings);
+        let first = 1 + host_rings.max(1) as usize;
+        let kernel = |at: usize| Kernel::at(&region, rings_at + at * RING_LEN);
+        let kernels = Arc::new(Mutex::new([kernel(0), kernel(first), kernel(first + 1)]));
+        let wire = Arc::new(Mutex::new(Wire::default()));
+        let syncs = || -> Box<dyn Syncs> { Box::new(Fake { wire: wire.clone(), kernels: kernels.clone() }) };
+        let (receiver, transmitter) = ends(&region, 0, syncs).expect("a port");
+        (receiver, transmitter, wire)
+    }
+
+    #[test]
+    fn frames_of_all_hardware_rings_are_received_whatever_host_rings_there_are() {
+        for host_rings in [0, 1, 3] {
+            let (mut receiver, _, wire) = opened(host_rings);
+            for ring in 0..2u8 {
+                wire.lock().arriving[usize::from(ring)] = (0..20).map(|at| vec![ring, at]).collect();
+            }
+            let mut all = [Vec::new(), Vec::new()];
+            loop {
+                let count = receiver.fill(5).expect("it can be read");
+                assert!(count <= 5);
+                if count == 0 {
+                    break;
+                }
+                for at in 0..count {
+                    let [ring, number] = *receiver.frame(at) else { panic!("another frame") };
+                    all[usize::from(ring)].push(number);
+                }
+            }
+            assert_eq!(all, [(0..20).collect::<Vec<u8>>(), (0..20).collect::<Vec<u8>>()]);
+            assert_eq!((receiver.counters().packets, receiver.counters().bytes), (40, 80));
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_the_rest_keeps_its_order() {
+        let (_, mut transmitter, wire) = opened(1);
+        // The first sync gives it slots.
+        (0..20u8).for_each(|at| transmitter.send(&[&[at], &[7]]));
+        transmitter.send(&[&[0; 3000]]);
+        transmitter.flush();
+        let expected: Vec<Vec<u8>> = (0..20).map(|at| vec![at, 7]).collect();
+        assert_eq!(wire.lock().sent, expected);
+        let counters = transmitter.counters();
+        assert_eq!((counters.packets, counters.too_long, counters.overruns), (20, 1, 0));
+    }
+
+    #[test]
+    fn a_port_that_is_shut_gives_what_it_has_and_asks_for_no_more() {
+        let (mut receiver, _, wire) = opened(1);
+        wire.lock().arriving[0] = (0..20).map(|at| vec![at]).collect();
+        assert_eq!(receiver.fill(2).unwrap(), 2);
+        receiver.shut().unwrap();
+        let left: Vec<usize> =
+            std::iter::from_fn(|| receiver.fill(2).ok().filter(|count| *count > 0)).collect();
+        assert_eq!(left.iter().sum::<usize>(), SLOTS as usize - 1 - 2);
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_port_that_is_none_is_refused() {
+        let (region, _) = port(1);
+        assert!(rings_of(&region, region.len()).is_err() && rings_of(&region, 4).is_err());
+        // SAFETY: within the region of the test.
+        unsafe { (&raw mut (*region.at(0).cast::<netmap_if>()).ni_rx_rings).write(1 << 20) };
+        assert!(rings_of(&region, 0).is_err());
+        let (region, _) = port(1);
+        // SAFETY: as above.
+        unsafe { region.at(offset_of!(netmap_if, ring_ofs)).cast::<isize>().write(-64) };
+        assert!(rings_of(&region, 0).is_err());
+    }
+
+    #[test]
+    fn a_million_frames_pass_a_pipe() {
+        if !std::path::Path::new(DEVICE).exists() {
+            return eprintln!("skipped: {DEVICE} is not there");
+        }
+        let (_, mut transmitter) = open("chctest{1").expect("netmap makes pipes");
+        let (mut receiver, _) = open("chctest}1").expect("it has two ends");
+        let (mut sent, mut received) = (0u64, 0u64);
+        while received < 1_000_000 {
+            if sent < 1_000_000 {
+                let before = transmitter.counters().packets;
+                transmitter.send(&[&[0; 52], &sent.to_be_bytes()]);
+                sent += transmitter.counters().packets - before;
+            }
+            if sent.is_multiple_of(64) || sent == 1_000_000 {
+                transmitter.flush();
+                let count = receiver.fill(64).expect("it can be read");
+                for at in 0..count {
+                    assert_eq!(receiver.frame(at)[52..60], received.to_be_bytes());
+                    received += 1;
+                }
+            }
+        }
+    }
+}
