@@ -150,9 +150,14 @@ struct Common {
 /// Runs the command the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let warnings = tracing_subscriber::filter::LevelFilter::WARN.into();
-    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(warnings).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A death is reported with its recovery.
+    let usual = "warn,chc_runtime::supervision=error";
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| usual.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let result = match Cli::parse().command {
         Command::Check { files, explain, overrides } => check(&files, explain, &overrides.set),
         Command::Run(args) => run_command(&args),
