@@ -54,6 +54,12 @@ impl<'a> Keys<'a> {
         self.map?.get(key)
     }
 
+    /// Whether a key is there.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.map.is_some_and(|map| map.contains_key(key))
+    }
+
     /// One of several words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)], default: T) -> T {
         let Some(value) = self.value(key) else { return default };
@@ -95,7 +101,7 @@ impl<'a> Keys<'a> {
 
     /// How long something is kept, in seconds from a millisecond to a year; `None`, for ever, when the key is missing.
     pub fn kept_seconds(&mut self, key: &'static str) -> Option<Duration> {
-        let is_there = self.map.is_some_and(|map| map.contains_key(key));
+        let is_there = self.has(key);
         let seconds = self.number(key, 1.0, 0.001..=31_622_400.0);
         is_there.then(|| Duration::from_secs_f64(seconds))
     }

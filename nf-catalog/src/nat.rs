@@ -2,13 +2,16 @@
 //!
 //! **Ports.** One input, one output. Packets of internal hosts to the outside leave with an external
 //! address and port; packets to an external address are translated back, or dropped
-//! (`nat_no_mapping`) when nothing is translated to it. Everything else passes unchanged: what stays
+//! (`nat_no_mapping`) when nothing is translated to it, and (`nat_filtered`) when it may not be used from there. What an internal
+//! host sends to an external address leaves translated, too, and comes back from outside (hairpinning). Everything else passes unchanged: what stays
 //! inside or outside, other protocols, tunnels, IPv6; it is counted. A packet that arrives for an
 //! internal host without having been translated belongs to its connection and passes unchanged, too.
 //!
 //! **Keys.** `internal`: prefixes of internal hosts. `external`: addresses to translate to. `ports`:
-//! range of external ports (and echo identifiers). `idle_s`: how long a translation may be idle.
-//! `linger_s`: how long a closed TCP connection keeps its own. `port_order`: whether ports are taken in
+//! range of external ports (and echo identifiers). `mapping`: whether every connection has a port of its own
+//! (`address_and_port_dependent`) or all of an internal endpoint have one ([`endpoints`]). `filtering`: what may use it.
+//! `idle_s`: how long a translation may be idle; `tcp_idle_s`, `tcp_transitory_s` (nothing has come back yet) and
+//! `icmp_idle_s` say otherwise for some. `linger_s`: how long a closed TCP connection keeps its own. `port_order`: whether ports are taken in
 //! the order of packets (`clock`) or in any serial order (`serial`).
 //!
 //! **State** (the paper's Table 4).
@@ -18,20 +21,23 @@
 //! | `free_ports`: available ports | global | write/read often | `port_order` |
 //! | `packets_total`, `packets_tcp`, `passed_ipv6`, `passed_unchanged` | global | write mostly, read rarely | commutative |
 //! | `mapping`: port mapping of a connection | 5-tuple | write rarely, read mostly | clock |
+//! | `binding`, `peer`: see [`endpoints`] | internal endpoint | write rarely, read rarely | clock |
 //!
 //! **Theory.** The external address of an internal host is always the same, given by a hash of the
 //! host; only the port is a choice. Ports are drawn, per external address and protocol, from the share
 //! of the slot the connection belongs to: the slot of a packet from outside follows from its port
 //! alone. A mapping serves one connection (RFC 4787's address- and port-dependent mapping and
-//! filtering). A TCP connection is closed by a RST, or by a FIN of each side; its port is given back
-//! after `linger_s`, that of any connection after `idle_s` without packets. The idle timer moves only
+//! filtering), as in the paper, unless `mapping = "endpoint_independent"`. A TCP connection is closed by a RST, or by a FIN of each side; its port is given back
+//! after `linger_s`, that of any connection when it was idle too long. The idle timer moves only
 //! when it would move by more than 1/16 of the idle time, so ordinary packets write nothing. ICMP
 //! errors are translated with what they quote (RFC 5508), and neither refresh nor close a mapping
 //! (its REQ-6). Fragments behind the first have no ports: only their address changes.
 
 mod config;
+mod endpoints;
 
 pub use config::NatConfig;
+pub use endpoints::Filtering;
 
 use crate::closing::{self, CLOSED, FIN_IN, FIN_OUT};
 use crate::config::Prefix;
@@ -39,21 +45,26 @@ use crate::locate::{Place, Shape, class, ends, locate, plain, travelling};
 use crate::rewrite::{self, Address, End};
 use chc_api::nf::FlowLookup;
 use chc_api::packet::{Ipv4Header, PacketKind, protocol, tcp, view};
-use chc_api::state::FlowOptions;
+use chc_api::state::{FlowIndexFn, FlowOptions};
 use chc_api::{
     Context, Counter, Declarations, Direction, Event, EventKind, Flow, FlowKey, Identity, NetworkFunction,
     ObjectKey, Passing, Pool, Resolution, Scope, Slot, Time, TimerEvent, Verdict,
 };
+use endpoints::Endpoints;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const NO_MAPPING: Verdict = Verdict::Drop("nat_no_mapping");
+const FILTERED: Verdict = Verdict::Drop("nat_filtered");
 const PORTS_EXHAUSTED: Verdict = Verdict::Drop("nat_ports_exhausted");
 
 /// The only timer of a mapping: idle, or lingering after the close.
 const IDLE: u8 = 0;
+
+/// A TCP segment has come from outside.
+const ANSWERED: u16 = 16;
 
 /// The translation of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -63,7 +74,7 @@ pub struct Mapping {
     pub external: u32,
     /// External port or echo identifier.
     pub port: u16,
-    /// TCP state: 1 and 2 after a FIN from inside and outside, 4 when closed.
+    /// TCP state: 1 and 2 after a FIN from inside and outside, 4 when closed, 16 when it was answered.
     pub state: u16,
     /// Clock of the packet that acquired the port.
     pub owner: u64,
@@ -114,6 +125,35 @@ impl Shares {
     }
 }
 
+/// How long translations may be idle.
+#[derive(Clone, Copy, Debug)]
+pub struct Idle {
+    /// TCP connections that were answered.
+    pub tcp: Duration,
+    /// TCP connections that were not.
+    pub transitory: Duration,
+    /// UDP.
+    pub udp: Duration,
+    /// ICMP echoes.
+    pub icmp: Duration,
+}
+
+impl Idle {
+    #[inline]
+    fn of(&self, protocol: u8, state: u16) -> Duration {
+        match protocol {
+            protocol::TCP if state & ANSWERED != 0 => self.tcp,
+            protocol::TCP => self.transitory,
+            protocol::UDP => self.udp,
+            _ => self.icmp,
+        }
+    }
+
+    fn min(&self) -> Duration {
+        self.tcp.min(self.transitory).min(self.udp).min(self.icmp)
+    }
+}
+
 /// The translator.
 #[derive(Clone)]
 pub struct Nat {
@@ -123,9 +163,10 @@ pub struct Nat {
     shares: Shares,
     slots: u16,
     seed: u64,
-    idle: Duration,
+    idle: Idle,
     linger: Duration,
     mapping: Flow<Mapping>,
+    endpoints: Option<Endpoints>,
     free_ports: Pool,
     packets_total: Counter,
     packets_tcp: Counter,
@@ -140,17 +181,24 @@ impl Nat {
         let (low, high) = config.ports;
         let len = u64::from(high - low) + 1;
         let shares = Shares { first: u64::from(low), len, slots: u64::from(slots.max(1)) };
-        let timeout_min = config.idle.min(config.linger);
+        let timeout_min = config.idle.min().min(config.linger);
+        let internal: Arc<[Prefix]> = config.internal.clone().into();
+        let is_shared = config.filtering.is_some();
+        let index = (!is_shared).then_some(index_of as FlowIndexFn);
+        // The first object is that which most packets look at.
+        let mapping = declarations.flow("mapping", FlowOptions { timers: 1, timeout_min, index });
         Self {
-            internal: config.internal.clone().into(),
+            endpoints: config
+                .filtering
+                .map(|filtering| Endpoints::new(Arc::clone(&internal), filtering, timeout_min, declarations)),
+            internal,
             external: config.external.iter().map(|address| address.to_bits()).collect(),
             shares,
             slots: slots.max(1),
             seed,
             idle: config.idle,
             linger: config.linger,
-            mapping: declarations
-                .flow("mapping", FlowOptions { timers: 1, timeout_min, index: Some(index_of) }),
+            mapping,
             free_ports: declarations.pool(
                 "free_ports",
                 config.port_order,
@@ -177,8 +225,8 @@ impl Nat {
     #[inline(always)]
     fn way(&self, from: u32, to: u32) -> Way {
         match (self.is_internal(from), self.is_internal(to)) {
-            _ if self.is_external(to) => Way::Back,
             (true, false) => Way::Out,
+            _ if self.is_external(to) => Way::Back,
             (false, true) => Way::In,
             _ => Way::Other,
         }
@@ -212,13 +260,20 @@ impl Nat {
             return None;
         }
         let (mapping, due) = cx.record(self.mapping, IDLE)?;
-        if mapping.state & CLOSED == 0 && self.moves(cx.now(), due) {
+        if mapping.state & CLOSED == 0
+            && self.moves(cx.now(), due, self.idle.of(parsed.protocol, mapping.state))
+        {
             return None;
         }
         // By the addresses it has now: another function may have changed them.
         let header = view::<Ipv4Header>(cx.header(), place.l3)?;
         let way = self.way(header.src.get(), header.dst.get());
-        if !matches!(way, Way::Out | Way::In) {
+        let changes_nothing = match way {
+            Way::Out => true,
+            Way::In => !is_tcp || mapping.state & ANSWERED != 0,
+            Way::Back | Way::Other => false,
+        };
+        if !changes_nothing {
             return None;
         }
         cx.count(self.packets_total, 1);
@@ -234,9 +289,9 @@ impl Nat {
 
     /// Whether the idle timer must be moved: by more than 1/16 of its length, so ordinary packets write nothing.
     #[inline]
-    fn moves(&self, now: Time, due: Option<Time>) -> bool {
-        let deadline = now + self.idle;
-        due.is_none_or(|due| deadline.0.saturating_sub(due.0) > self.idle.as_nanos() as u64 / 16)
+    fn moves(&self, now: Time, due: Option<Time>, idle: Duration) -> bool {
+        let deadline = now + idle;
+        due.is_none_or(|due| deadline.0.saturating_sub(due.0) > idle.as_nanos() as u64 / 16)
     }
 
     /// A packet from inside to outside.
@@ -255,7 +310,10 @@ impl Nat {
                 return Verdict::Forward;
             }
             // RFC 5508, REQ-5.
-            (None, Shape::Error) => return NO_MAPPING,
+            (None, Shape::Error) => match self.bound(cx) {
+                Some(mapping) => mapping,
+                None => return NO_MAPPING,
+            },
         };
         let by = Address { ip: mapping.external, port: mapping.port };
         if let (Shape::Error, Some(quoted)) = (at.shape, at.quoted) {
@@ -265,7 +323,7 @@ impl Nat {
             });
         } else {
             let due = due.or_else(|| cx.armed(self.mapping, IDLE));
-            self.advance(cx, mapping, due, at.tcp_flags, FIN_OUT);
+            self.advance(cx, mapping, due, at, FIN_OUT);
             cx.rewrite(|header| rewrite::replace_end(header, at.places, End::Source, by));
         }
         Verdict::Forward
@@ -274,11 +332,17 @@ impl Nat {
     /// A packet to an external address, whose identity is the internal host's connection if there is
     /// one.
     fn inbound<C: Context>(&self, cx: &C, at: &Place, to: u32) -> Verdict {
-        let known = cx.get_with_timer(self.mapping, IDLE);
-        let Some((mapping, due)) = known.filter(|(mapping, _)| mapping.external == to) else {
-            return NO_MAPPING;
-        };
+        let known = cx.get_with_timer(self.mapping, IDLE).filter(|(mapping, _)| mapping.external == to);
         let identity = cx.identity();
+        if known.is_none() {
+            let Some(endpoints) = &self.endpoints else { return NO_MAPPING };
+            if self.bound(cx).is_none_or(|mapping| mapping.external != to) {
+                return NO_MAPPING;
+            }
+            if !endpoints.admits(cx, &identity.key) {
+                return FILTERED;
+            }
+        }
         let Some((_, inner)) = travelling(&identity) else { return NO_MAPPING };
         if let (Shape::Error, Some(quoted)) = (at.shape, at.quoted) {
             cx.rewrite(|header| {
@@ -286,34 +350,56 @@ impl Nat {
                 rewrite::replace_quoted(header, at.l4, quoted, End::Source, inner);
             });
         } else {
-            self.advance(cx, mapping, due, at.tcp_flags, FIN_IN);
+            if let Some((mapping, due)) = known {
+                self.advance(cx, mapping, due, at, FIN_IN);
+            }
             cx.rewrite(|header| rewrite::replace_end(header, at.places, End::Destination, inner));
         }
         Verdict::Forward
+    }
+
+    /// What the internal endpoint of this packet's connection is mapped to, whatever the connection.
+    fn bound<C: Context>(&self, cx: &C) -> Option<Mapping> {
+        self.endpoints.as_ref()?.mapping(cx, &cx.identity().key)
     }
 
     /// Gives this connection of host `from` a port.
     async fn open<C: Context>(&self, cx: &C, from: u32) -> Option<Mapping> {
         let identity = cx.identity();
         let key = identity.key;
-        let slot = Scope::FiveTuple.slot(&key, key.hash(self.seed), self.seed, self.slots);
-        let external = self.external_of(from);
-        let pool = Self::pool_key(external, class(key.protocol())?, u64::from(slot));
-        let port = cx.acquire(self.free_ports, pool).await?;
-        let owner = cx.position().clock.0;
-        let mapping = Mapping { external: self.external[external], port: port as u16, state: 0, owner };
+        let mapping = match self.bound(cx) {
+            Some(mapping) => mapping,
+            None => self.acquire(cx, from).await?,
+        };
+        if let Some(endpoints) = &self.endpoints {
+            endpoints.join(cx, &key, mapping);
+        }
         cx.put(self.mapping, mapping);
-        cx.arm(self.mapping, IDLE, cx.now() + self.idle, false);
+        cx.arm(self.mapping, IDLE, cx.now() + self.idle.of(key.protocol(), mapping.state), false);
         let kind = EventKind::Nat { opened: true, external: mapping.external, port: mapping.port };
         cx.event(Event { kind, key, direction: identity.direction });
         Some(mapping)
     }
 
-    /// What a packet's TCP flags (0 for other protocols) and its mere arrival do to the mapping.
-    /// `fin` tells the side it comes from.
+    /// Takes a port from the share of this connection's slot.
+    async fn acquire<C: Context>(&self, cx: &C, from: u32) -> Option<Mapping> {
+        let key = cx.identity().key;
+        let by_hash = || Scope::FiveTuple.slot(&key, key.hash(self.seed), self.seed, self.slots);
+        let slot = self.connection_slot(&key).map_or_else(by_hash, |slot| slot.0);
+        let external = self.external_of(from);
+        let pool = Self::pool_key(external, class(key.protocol())?, u64::from(slot));
+        let port = cx.acquire(self.free_ports, pool).await?;
+        let owner = cx.position().clock.0;
+        Some(Mapping { external: self.external[external], port: port as u16, state: 0, owner })
+    }
+
+    /// What a packet's TCP flags and its mere arrival do to the mapping. `fin` tells the side it comes from.
     #[inline]
-    fn advance<C: Context>(&self, cx: &C, mapping: Mapping, due: Option<Time>, tcp_flags: u8, fin: u16) {
-        let state = closing::after(mapping.state, tcp_flags, fin);
+    fn advance<C: Context>(&self, cx: &C, mapping: Mapping, due: Option<Time>, at: &Place, fin: u16) {
+        let mut state = closing::after(mapping.state, at.tcp_flags, fin);
+        if at.places.protocol == protocol::TCP && fin == FIN_IN && state & CLOSED == 0 {
+            state |= ANSWERED;
+        }
         let was_closed = mapping.state & CLOSED != 0;
         let is_closed = state & CLOSED != 0;
         if state != mapping.state {
@@ -325,8 +411,9 @@ impl Nat {
             }
             return;
         }
-        if was_closed || self.moves(cx.now(), due) {
-            cx.arm(self.mapping, IDLE, cx.now() + self.idle, false);
+        let idle = self.idle.of(at.places.protocol, state);
+        if state != mapping.state || self.moves(cx.now(), due, idle) {
+            cx.arm(self.mapping, IDLE, cx.now() + idle, false);
         }
     }
 }
@@ -352,7 +439,7 @@ impl NetworkFunction for Nat {
                 Way::In => {
                     let known = cx.get_with_timer(self.mapping, IDLE);
                     if let (Some((mapping, due)), true) = (known, at.shape != Shape::Error) {
-                        self.advance(&cx, mapping, due, at.tcp_flags, FIN_IN);
+                        self.advance(&cx, mapping, due, &at, FIN_IN);
                     }
                     return Verdict::Forward;
                 }
@@ -368,8 +455,10 @@ impl NetworkFunction for Nat {
         let Some(mapping) = cx.get(self.mapping) else { return };
         let key = cx.identity().key;
         let external = self.external.iter().position(|address| *address == mapping.external);
-        if let (Some(external), Some(class), Some(slot)) =
-            (external, class(key.protocol()), self.shares.slot_of(mapping.port))
+        let is_last = self.endpoints.as_ref().is_none_or(|endpoints| endpoints.leave(&cx, &key));
+        if is_last
+            && let (Some(external), Some(class), Some(slot)) =
+                (external, class(key.protocol()), self.shares.slot_of(mapping.port))
         {
             let pool = Self::pool_key(external, class, slot);
             cx.release(self.free_ports, pool, u64::from(mapping.port), mapping.owner);
@@ -382,18 +471,33 @@ impl NetworkFunction for Nat {
     fn owner(&self, identity: &Identity) -> Option<Slot> {
         let (source, destination) = travelling(identity)?;
         class(identity.key.protocol())?;
+        if self.is_internal(source.ip) || self.is_internal(destination.ip) {
+            return None;
+        }
         let external = [destination, source].into_iter().find(|end| self.is_external(end.ip))?;
         self.shares.slot_of(external.port).map(|slot| Slot(slot as u16))
     }
 
+    fn connection_slot(&self, key: &FlowKey) -> Option<Slot> {
+        let endpoint = self.endpoints.as_ref()?.key(key)?;
+        Some(Slot(Scope::FiveTuple.slot(&endpoint, endpoint.hash(self.seed), self.seed, self.slots)))
+    }
+
     fn resolve<L: FlowLookup>(&self, identity: &Identity, records: &L) -> Resolution {
         let Some((source, destination)) = travelling(identity) else { return Resolution::Known };
-        if !self.is_external(destination.ip) {
+        if !self.is_external(destination.ip) || self.is_internal(source.ip) {
             return Resolution::Known;
         }
         let protocol = identity.key.protocol();
         let Some(class) = class(protocol) else { return Resolution::Known };
-        let found = records.find(self.mapping, index(destination.ip, class, destination.port));
+        let index = index(destination.ip, class, destination.port);
+        if let Some(endpoints) = &self.endpoints {
+            let Some(inner) = endpoints.find(records, index) else { return Resolution::Unmapped };
+            let port = if protocol == protocol::ICMP { inner.port } else { source.port };
+            let (key, direction) = FlowKey::v4(protocol, source.ip, port, inner.ip, inner.port);
+            return Resolution::Translated(Identity { key, direction });
+        }
+        let found = records.find(self.mapping, index);
         let Some(key) = found else { return Resolution::Unmapped };
         let direction = self.outwards(&key).reverse();
         let remote = travelling(&Identity { key, direction }).map(|(remote, _)| remote);

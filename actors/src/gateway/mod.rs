@@ -30,6 +30,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Frames taken from one side before the other has its turn.
 const TURN: usize = 64;
+/// Frames that are none of the chain's, before whoever shares the source's thread has its turn.
+const OWN_TURN: usize = 256;
 /// How often counters are published and interfaces that were away are looked at again.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -49,13 +51,15 @@ pub struct Ports {
     transmitters: [Box<dyn Transmit>; 2],
     router: Option<Router>,
     rx: [RxCounters; 2],
+    /// Has the source look for what the router has for the chain.
+    wake: Option<Wake>,
 }
 
 impl Ports {
     /// The ports of a bridge, or of a router.
     #[must_use]
     pub fn new(transmitters: [Box<dyn Transmit>; 2], router: Option<Router>) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { transmitters, router, rx: Default::default() }))
+        Arc::new(Mutex::new(Self { transmitters, router, rx: Default::default(), wake: None }))
     }
 
     /// What was counted; what receivers count is as of their last tick.
@@ -83,7 +87,13 @@ impl Ports {
         match &mut self.router {
             None => transmitters[from.other() as usize].send(&[head, tail]),
             Some(router) => {
-                router.forward(now, head, tail, &mut |to, frame| transmitters[to as usize].send(frame));
+                let had_own = router.has_own();
+                router.forward(now, from, (head, tail), &mut |to, frame| {
+                    transmitters[to as usize].send(frame);
+                });
+                if let (false, true, Some(wake)) = (had_own, router.has_own(), &self.wake) {
+                    wake();
+                }
             }
         }
     }
@@ -139,6 +149,8 @@ pub struct LiveSource {
     /// A frame of the router's that goes through the chain.
     own: Vec<u8>,
     ticked: Instant,
+    /// Has the source asked again.
+    wake: Option<Wake>,
     is_shut: bool,
     is_drained: bool,
 }
@@ -160,6 +172,7 @@ impl LiveSource {
             arrived: clock.read(),
             own: Vec::new(),
             ticked: clock.began,
+            wake: None,
             is_shut: false,
             is_drained: false,
         }
@@ -192,7 +205,7 @@ impl LiveSource {
 
     /// The next frame that is the chain's: whether it is one at hand, or the router's.
     fn find(&mut self) -> Result<Option<Side>, String> {
-        loop {
+        for _ in 0..OWN_TURN {
             if self.is_routed
                 && let Some((side, frame)) = self.ports.lock().take_own()
             {
@@ -200,10 +213,8 @@ impl LiveSource {
                 return Ok(Some(side));
             }
             if self.at == self.taken && !self.take()? {
-                if self.is_routed {
-                    self.ports.lock().flush();
-                }
                 self.is_drained = self.is_shut;
+                self.flush_own();
                 return Ok(None);
             }
             self.at += 1;
@@ -212,6 +223,18 @@ impl LiveSource {
                 self.own.clear();
                 return Ok(Some(self.side));
             }
+        }
+        self.flush_own();
+        if let Some(wake) = &self.wake {
+            wake();
+        }
+        Ok(None)
+    }
+
+    /// Sends what the router has answered.
+    fn flush_own(&self) {
+        if self.is_routed {
+            self.ports.lock().flush();
         }
     }
 }
@@ -236,6 +259,8 @@ impl PacketSource for LiveSource {
             let watched = receiver.readiness().and_then(|fd| on_readable(fd, wake()));
             watched.map_err(|error| format!("the interfaces cannot be watched: {error}"))?;
         }
+        self.wake = Some(wake());
+        self.ports.lock().wake = Some(wake());
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 //!
 //! It has addresses on both sides, answers ARP requests and neighbour solicitations for them, and finds its neighbours the
 //! same way. What comes in for the router itself ends there: an echo to an inside address is answered. Outside addresses
-//! are the chain's (a NAT translates to them), so packets to them go through it. Everything else goes through the chain,
+//! are the chain's (a NAT translates to them), so packets to them go through it; one that leaves the chain from inside for such
+//! an address comes back as if it had come in outside, so that internal hosts reach each other there. Everything else goes through the chain,
 //! then on by destination: to a network of one of its addresses, or to the gateway of a side.
 //!
 //! A packet whose time to live ends is answered where it came in (RFC 1812, 5.3.1; RFC 4443, 3.3). One that is too long for
@@ -28,8 +29,8 @@ const IPV6: [u8; 2] = [0x86, 0xdd];
 const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
 const ICMP_LEN: usize = 8;
-/// Most packets of the router's own that wait for the chain.
-const OWN_MAX: usize = 64;
+/// Most packets that wait for the chain without having come in.
+const OWN_MAX: usize = 1024;
 /// Answers about packets, at most so many in a tenth of a second.
 const ERRORS_MAX: u32 = 100;
 const ERRORS_NS: u64 = 100_000_000;
@@ -71,6 +72,8 @@ pub struct RouterCounts {
     pub too_long: u64,
     /// Packets whose next hop did not answer, or that found no room while it was asked for.
     pub unreachable: u64,
+    /// Packets from inside for an outside address that found no room on their way back through the chain.
+    pub turned_away: u64,
     /// Packets that were fragmented.
     pub fragmented: u64,
 }
@@ -78,7 +81,7 @@ pub struct RouterCounts {
 impl RouterCounts {
     /// What ended at the router, by reason.
     #[must_use]
-    pub fn by_reason(&self) -> [(&'static str, u64); 8] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 9] {
         [
             ("not_for_it", self.not_for_it),
             ("own", self.own),
@@ -88,6 +91,7 @@ impl RouterCounts {
             ("no_route", self.no_route),
             ("too_long", self.too_long),
             ("unreachable", self.unreachable),
+            ("turned_away", self.turned_away),
         ]
     }
 }
@@ -371,22 +375,26 @@ impl Router {
         }
     }
 
-    /// Sends a packet on that has left the chain; its frame is as it came in, but for what the chain has changed.
-    pub fn forward(&mut self, now: Time, head: &[u8], tail: &[u8], send: Send<'_>) {
+    /// Sends a packet on that has left the chain, on its way from a side; its frame is as it came in, but for what the chain
+    /// has changed.
+    pub fn forward(&mut self, now: Time, from: Side, (head, tail): (&[u8], &[u8]), send: Send<'_>) {
         let ip = head.get(ETHERNET..).unwrap_or_default();
         let to: IpAddr = match head.get(12..ETHERNET) {
             Some(kind) if *kind == IPV4 && is_v4(ip) => v4_at(ip, 16).into(),
             Some(kind) if *kind == IPV6 && is_v6(ip) => v6_at(ip, 24).into(),
             _ => return self.lose(|counts| &mut counts.malformed),
         };
+        let is_v4 = to.is_ipv4();
+        let hops_at = ETHERNET + if is_v4 { 8 } else { 7 };
+        if from == Side::Inside && self.is_own(Side::Outside, to) && head[hops_at] > 1 {
+            return self.turn_back(head, tail);
+        }
         if Side::BOTH.into_iter().any(|side| self.is_own(side, to)) {
             return self.lose(|counts| &mut counts.own);
         }
         let Some((side, hop)) = self.way(to) else {
             return self.lose(|counts| &mut counts.no_route);
         };
-        let is_v4 = to.is_ipv4();
-        let hops_at = ETHERNET + if is_v4 { 8 } else { 7 };
         if head[hops_at] <= 1 {
             return self.lose(|counts| &mut counts.ttl);
         }
@@ -411,6 +419,16 @@ impl Router {
         self.hop(&mut frame);
         self.deliver(now, (side, hop), &mut frame, tail, send);
         self.scratch = frame;
+    }
+
+    /// Has a packet go through the chain again, from outside.
+    fn turn_back(&mut self, head: &[u8], tail: &[u8]) {
+        if self.own.len() >= OWN_MAX {
+            return self.lose(|counts| &mut counts.turned_away);
+        }
+        let mut frame = [head, tail].concat();
+        self.hop(&mut frame);
+        self.own.push_back((Side::Outside, frame));
     }
 
     /// Takes a hop off what a packet has left.
@@ -534,7 +552,13 @@ impl Router {
         }
     }
 
-    /// A packet of its own that goes through the chain, as if it had come in by a side.
+    /// Whether anything waits for the chain.
+    #[must_use]
+    pub fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// A packet that goes through the chain as if it had come in by a side.
     pub fn take_own(&mut self) -> Option<(Side, Vec<u8>)> {
         self.own.pop_front()
     }

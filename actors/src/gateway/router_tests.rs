@@ -37,7 +37,7 @@ fn admit(router: &mut Router, side: Side, frame: &[u8]) -> (Admission, Sent) {
 fn forward(router: &mut Router, frame: &[u8]) -> Sent {
     let mut sent = Sent::new();
     let (head, tail) = frame.split_at(frame.len().min(74));
-    router.forward(NOW, head, tail, &mut |to, pieces| sent.push((to, pieces.concat())));
+    router.forward(NOW, Side::Inside, (head, tail), &mut |to, pieces| sent.push((to, pieces.concat())));
     sent
 }
 
@@ -262,8 +262,29 @@ fn what_has_no_way_is_counted() {
     let mut router = router(1500);
     router.sides[1].gateways.clear();
     assert!(forward(&mut router, &udp_v4(INSIDE, FAR_V4, 64, 1)).is_empty());
-    assert!(forward(&mut router, &udp_v4(INSIDE, [203, 0, 113, 2], 64, 1)).is_empty());
+    assert!(forward(&mut router, &udp_v4(INSIDE, [192, 168, 77, 1], 64, 1)).is_empty());
     assert_eq!((router.counts().no_route, router.counts().own), (1, 1));
+}
+
+#[test]
+fn what_leaves_from_inside_for_an_outside_address_comes_back_through_the_chain() {
+    let mut router = router(1500);
+    let to_outside = udp_v4(INSIDE, [203, 0, 113, 2], 64, 100);
+    assert!(forward(&mut router, &to_outside).is_empty());
+    let (side, frame) = router.take_own().expect("it comes back");
+    assert_eq!(
+        (side, frame[ETHERNET + 8], Checksum::of(&frame[ETHERNET..ETHERNET + V4_LEN])),
+        (Side::Outside, 63, 0)
+    );
+    assert_eq!(frame[ETHERNET + V4_LEN..], to_outside[ETHERNET + V4_LEN..]);
+    // Not for ever.
+    let mut sent = Sent::new();
+    router.forward(NOW, Side::Outside, (&frame, &[]), &mut |to, pieces| sent.push((to, pieces.concat())));
+    assert!(sent.is_empty() && router.take_own().is_none() && router.counts().own == 1);
+    for _ in 0..=OWN_MAX {
+        forward(&mut router, &to_outside);
+    }
+    assert_eq!(router.counts().turned_away, 1);
 }
 
 proptest! {

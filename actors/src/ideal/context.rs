@@ -337,6 +337,18 @@ impl Context for IdealContext {
         run.state.remove(object.id(), &run.identity.key);
     }
 
+    fn get_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey) -> Option<T> {
+        self.0.borrow().state.get(object.id(), key)?.read()
+    }
+
+    fn put_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey, value: T) {
+        self.0.borrow_mut().state.put(object.id(), key, ValueBytes::of(&value));
+    }
+
+    fn remove_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey) {
+        self.0.borrow_mut().state.remove(object.id(), key);
+    }
+
     fn arm<T: Plain>(&self, object: Flow<T>, index: u8, deadline: Time, at_end: bool) {
         let run = &mut *self.0.borrow_mut();
         // What a timer arms is named by whoever armed that timer first.

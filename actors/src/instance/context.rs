@@ -335,6 +335,19 @@ impl<P: Protections> Inner<P> {
         }
     }
 
+    /// Where the records of another key are, which must be of the job's slot, in a function that handles a slot's packets
+    /// in order.
+    fn beside(&mut self, slot: usize, key: &FlowKey) -> Option<(u64, Spot)> {
+        let job = &self.jobs[slot];
+        let hash = self.hash(key);
+        let mine = self.own.slot_of(&job.identity.key, job.hash);
+        if self.own.owner.is_none() || self.own.slot_of(key, hash) != mine {
+            self.defect(slot, || format!("uses a record of {key}, which is not of this packet's slot"));
+            return None;
+        }
+        Some((hash, self.records.spot(key, hash)))
+    }
+
     /// Remembers what reads returned (only where observed values are not protected).
     pub fn observe(&mut self, results: &[(OpName, OpValue)]) {
         if P::on(Protection::ObservedValues) {
@@ -536,6 +549,30 @@ impl<P: Protections> Context for Cx<P> {
         let job = &mut jobs[self.slot];
         job.unsettled |= mode.is_uncached();
         records.remove(object.id(), &job.identity.key, job.hash, job.spot, job.position.clock, steps);
+    }
+
+    fn get_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey) -> Option<T> {
+        let mut inner = self.env.inner();
+        let (hash, spot) = inner.beside(self.slot, key)?;
+        inner.records.get(object.id(), key, hash, spot)
+    }
+
+    fn put_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey, value: T) {
+        let mut inner = self.env.inner();
+        let Some((hash, spot)) = inner.beside(self.slot, key) else { return };
+        let Inner { records, jobs, mode, .. } = &mut *inner;
+        let job = &mut jobs[self.slot];
+        job.unsettled |= mode.is_uncached();
+        records.put(object.id(), key, hash, spot, job.position.clock, &value);
+    }
+
+    fn remove_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey) {
+        let mut inner = self.env.inner();
+        let Some((hash, spot)) = inner.beside(self.slot, key) else { return };
+        let Inner { records, jobs, steps, mode, .. } = &mut *inner;
+        let job = &mut jobs[self.slot];
+        job.unsettled |= mode.is_uncached();
+        records.remove(object.id(), key, hash, spot, job.position.clock, steps);
     }
 
     fn arm<T: Plain>(&self, object: Flow<T>, index: u8, deadline: Time, at_end: bool) {

@@ -1,5 +1,6 @@
 //! The keys of the translator.
 
+use super::{Filtering, Idle};
 use crate::config::{ConfigProblem, Keys, Prefix};
 use chc_api::Consistency;
 use core::net::Ipv4Addr;
@@ -17,8 +18,10 @@ pub struct NatConfig {
     pub external: Vec<Ipv4Addr>,
     /// Lowest and highest external port.
     pub ports: (u16, u16),
+    /// Who may use a port that all connections of an endpoint have in common; `None`: each has its own.
+    pub filtering: Option<Filtering>,
     /// How long a translation may be idle.
-    pub idle: Duration,
+    pub idle: Idle,
     /// How long a closed TCP connection keeps its translation.
     pub linger: Duration,
     /// In which order ports are taken.
@@ -43,17 +46,52 @@ impl NatConfig {
                 "give every slot at least one port: widen the range",
             );
         }
+        let filtering = read_filtering(&mut keys);
         let orders = [("serial", Consistency::Serial), ("clock", Consistency::Clock)];
         let read = Self {
             internal,
             external,
             ports,
-            idle: keys.seconds("idle_s", 300.0),
+            filtering,
+            idle: read_idle(&mut keys),
             linger: keys.seconds("linger_s", 10.0),
             port_order: keys.choice("port_order", &orders, Consistency::Serial),
         };
         let problems = keys.finish();
         if problems.is_empty() { Ok(read) } else { Err(problems) }
+    }
+}
+
+/// The words of RFC 4787, sections 4.1 and 5.
+fn read_filtering(keys: &mut Keys<'_>) -> Option<Filtering> {
+    let own = "address_and_port_dependent";
+    let is_shared = keys.choice("mapping", &[("endpoint_independent", true), (own, false)], false);
+    let choices = [
+        ("endpoint_independent", Filtering::EndpointIndependent),
+        ("address_dependent", Filtering::AddressDependent),
+        (own, Filtering::AddressAndPortDependent),
+    ];
+    let filtering = keys.choice("filtering", &choices, Filtering::AddressAndPortDependent);
+    if !is_shared && filtering != Filtering::AddressAndPortDependent {
+        keys.problem(
+            "filtering",
+            "a port that is one connection's has no other uses",
+            "set mapping = \"endpoint_independent\", or leave this out",
+        );
+    }
+    is_shared.then_some(filtering)
+}
+
+/// With `idle_s`, it is that of all that have no key of their own; without, RFC 5382 (REQ-5), RFC 4787 (REQ-5) and
+/// RFC 5508 (REQ-2) say what is.
+fn read_idle(keys: &mut Keys<'_>) -> Idle {
+    let all = keys.has("idle_s").then(|| keys.seconds("idle_s", 300.0));
+    let mut seconds = |key, default| keys.seconds(key, all.map_or(default, |all| all.as_secs_f64()));
+    Idle {
+        tcp: seconds("tcp_idle_s", 7440.0),
+        transitory: seconds("tcp_transitory_s", 240.0),
+        udp: seconds("udp_idle_s", 300.0),
+        icmp: seconds("icmp_idle_s", 60.0),
     }
 }
 
@@ -119,7 +157,7 @@ mod tests {
         let read = NatConfig::read(&json!({"external": ["203.0.113.1"]}), 64).unwrap();
         let shown: Vec<String> = read.internal.iter().map(ToString::to_string).collect();
         assert_eq!(shown, PRIVATE);
-        assert_eq!((read.ports, read.idle), ((1024, 65535), Duration::from_secs(300)));
+        assert_eq!((read.ports, read.filtering), ((1024, 65535), None));
     }
 
     #[test]
@@ -135,6 +173,28 @@ mod tests {
     fn internal_prefixes_must_not_overlap() {
         let found = problems(json!({"external": ["1.2.3.4"], "internal": ["10.0.0.0/8", "10.1.0.0/16"]}));
         assert_eq!(found, ["internal: 10.1.0.0/16 overlaps 10.0.0.0/8; keep the wider one of the two"]);
+    }
+
+    #[test]
+    fn what_is_idle_is_kept_as_long_as_the_rfcs_say_unless_one_key_says_otherwise_for_all() {
+        let idle = |more: Value| {
+            let mut config = json!({"external": ["203.0.113.1"]});
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let Idle { tcp, transitory, udp, icmp } = NatConfig::read(&config, 64).unwrap().idle;
+            [tcp, transitory, udp, icmp].map(|idle| idle.as_secs())
+        };
+        assert_eq!(idle(json!({})), [7440, 240, 300, 60]);
+        assert_eq!(idle(json!({"idle_s": 9})), [9; 4]);
+        assert_eq!(idle(json!({"idle_s": 9, "tcp_idle_s": 99, "icmp_idle_s": 5})), [99, 9, 9, 5]);
+    }
+
+    #[test]
+    fn only_a_port_that_is_shared_can_be_filtered_less() {
+        let found = problems(json!({"external": ["203.0.113.1"], "filtering": "address_dependent"}));
+        assert!(found.len() == 1 && found[0].contains("mapping = \"endpoint_independent\""), "{found:?}");
+        let shared = json!({"external": ["203.0.113.1"], "mapping": "endpoint_independent"});
+        let filtering = NatConfig::read(&shared, 64).unwrap().filtering;
+        assert_eq!(filtering, Some(Filtering::AddressAndPortDependent));
     }
 
     #[test]

@@ -201,6 +201,14 @@ pub trait Context: Clone {
     fn put<T: Plain>(&self, object: Flow<T>, value: T);
     /// Removes this connection's record with its timers.
     fn remove<T: Plain>(&self, object: Flow<T>);
+    /// Reads the record of another key of the same slot, such as what the connections of one endpoint have in common. Only for
+    /// functions that handle the packets of a slot in order ([`NetworkFunction::TRANSLATES`]), with a key that
+    /// [`NetworkFunction::connection_slot`] places there. Its timers are its own: none of this connection's.
+    fn get_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey) -> Option<T>;
+    /// Writes the record of another key of the same slot; see [`Self::get_at`].
+    fn put_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey, value: T);
+    /// Removes the record of another key of the same slot; see [`Self::get_at`].
+    fn remove_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey);
     /// Arms a timer of this connection's record, which must exist. A deadline that is not later than
     /// [`Self::now`] plus the declared minimum is moved there. With `at_end` the end of the input
     /// makes it due as well.

@@ -22,6 +22,46 @@ pub fn wire() -> (Box<dyn Receive>, Box<dyn Transmit>, UnixDatagram) {
     (Box::new(receiver), Box::new(Transmitter { socket: sender, counters: TxCounters::default() }), host)
 }
 
+/// An interface on which the same frame comes without end, and nothing else.
+pub struct Flood {
+    wire: Box<dyn Receive>,
+    frame: Vec<u8>,
+    is_shut: bool,
+}
+
+impl Flood {
+    /// A flood of a frame; the wire says when it can be read.
+    #[must_use]
+    pub fn new(wire: Box<dyn Receive>, frame: Vec<u8>) -> Box<Self> {
+        Box::new(Self { wire, frame, is_shut: false })
+    }
+}
+
+impl Receive for Flood {
+    fn fill(&mut self, max: usize) -> io::Result<usize> {
+        Ok(if self.is_shut { 0 } else { max })
+    }
+
+    fn frame(&self, _at: usize) -> &[u8] {
+        &self.frame
+    }
+
+    fn readiness(&self) -> io::Result<OwnedFd> {
+        self.wire.readiness()
+    }
+
+    fn shut(&mut self) -> io::Result<()> {
+        self.is_shut = true;
+        self.wire.shut()
+    }
+
+    fn revive(&mut self) {}
+
+    fn counters(&mut self) -> RxCounters {
+        self.wire.counters()
+    }
+}
+
 struct Receiver {
     socket: UnixDatagram,
     frames: Vec<Vec<u8>>,

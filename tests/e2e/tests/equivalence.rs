@@ -170,6 +170,12 @@ fn every_configuration_is_equivalent() {
         &["root.window=128", "store.epoch=64"],
         &["root.window=1024", "store.epoch=64", "runtime.burst=1", "store.shards=1"],
         &["vertex.nat.config.idle_s=2"],
+        &["vertex.nat.config.mapping=endpoint_independent", "vertex.nat.instances=3"],
+        &[
+            "vertex.nat.config.mapping=endpoint_independent",
+            "vertex.nat.config.filtering=address_dependent",
+            "vertex.nat.config.idle_s=2",
+        ],
     ];
     for overrides in cases {
         println!("{overrides:?}");

@@ -1,5 +1,6 @@
 //! A chain between live interfaces, whose wires are in memory: operated while it runs, drained when it ends.
 
+use chc_actors::chain::compile::ChainPlan;
 use chc_actors::chain::listing::Query;
 use chc_actors::chain::run::RunOutcome;
 use chc_actors::chain::sinks::{Failure, FileSink};
@@ -9,9 +10,11 @@ use chc_actors::control::Change;
 use chc_actors::control::client::{AskError, change, get, state};
 use chc_actors::control::server::Endpoints;
 use chc_actors::control::view::{Interfaces, Status};
+use chc_actors::gateway::router::{Router, RouterSide};
 use chc_actors::gateway::{LiveSink, LiveSource, Ports};
 use chc_e2e::chain::{assert_balanced, plan};
-use chc_e2e::wire::wire;
+use chc_e2e::wire::{Flood, wire};
+use chc_runtime::io::{Mac, Receive};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -46,7 +49,15 @@ impl Up {
 
     /// A chain of the repository's, with keys overridden.
     fn of(name: &str, overrides: &[&str]) -> Self {
-        let mut plan = plan(name, overrides);
+        Self::between(plan(name, overrides), None, |receiver| receiver)
+    }
+
+    /// A chain with what routes in front of it, and what its inside is received by.
+    fn between(
+        mut plan: ChainPlan,
+        router: Option<Router>,
+        inside_by: impl FnOnce(Box<dyn Receive>) -> Box<dyn Receive>,
+    ) -> Self {
         for vertex in &mut plan.vertices {
             // Nobody else changes it.
             vertex.policy = PolicyConfig::default();
@@ -55,7 +66,7 @@ impl Up {
         let directory = tempfile::tempdir().unwrap();
         let (rx_inside, tx_inside, inside) = wire();
         let (rx_outside, tx_outside, outside) = wire();
-        let ports = Ports::new([tx_inside, tx_outside], None);
+        let ports = Ports::new([tx_inside, tx_outside], router);
         let token_file = directory.path().join("token");
         fs::write(&token_file, TOKEN).unwrap();
         fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -68,7 +79,7 @@ impl Up {
         let options = UpOptions { endpoints, keep_in: None, interfaces, alerts: Arc::clone(&alerts) };
         let names = plan.vertices.iter().map(|v| v.name.clone()).collect();
         let sink = LiveSink::new(ports.clone(), FileSink::new(None, None, names, alerts, Failure::default()));
-        let source = LiveSource::new([rx_inside, rx_outside], ports);
+        let source = LiveSource::new([inside_by(rx_inside), rx_outside], ports);
         let (tell, started) = std::sync::mpsc::channel();
         let run = move || {
             let report = |outcome: &RunOutcome| json!({ "packets_in": outcome.root.counts.packets });
@@ -261,6 +272,30 @@ fn a_quiet_chain_closes_what_is_in_flight_and_lets_time_pass() {
     chain.wait(|chain| mappings(chain) == 0);
     let outcome = chain.down();
     assert_eq!((outcome.egress.packets, reader.end().len()), (100, 100));
+}
+
+#[test]
+fn a_flood_of_frames_that_are_none_of_the_chains_starves_neither_it_nor_its_control() {
+    let router = Router::new([1, 2].map(|net| RouterSide {
+        mac: Mac([2, 0, 0, 0, 0, net]),
+        mtu: 1500,
+        addresses: vec![format!("192.168.{net}.1/24").parse().unwrap()],
+        gateways: Vec::new(),
+    }));
+    let mut other = frame(0);
+    other[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+    let chain = Up::between(plan("quickstart", &[""; 0]), Some(router), |wire| Flood::new(wire, other));
+    chain.change(&Change::Scale { vertex: "nat".into(), instances: 2 }).expect("it answers");
+    // What comes on the other side goes on its way: it is asked who has the address.
+    let mut packet = frame(1);
+    packet[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+    packet[30..34].copy_from_slice(&[192, 168, 1, 7]);
+    chain.outside.send(&packet).unwrap();
+    let mut asked = [0; 2048];
+    let len = chain.inside.recv(&mut asked).unwrap();
+    assert_eq!((&asked[12..14], &asked[38..42]), (&[8, 6][..], &[192, 168, 1, 7][..]), "{:?}", &asked[..len]);
+    let outcome = chain.down();
+    assert_eq!(outcome.root.counts.packets, 1);
 }
 
 #[test]

@@ -293,9 +293,19 @@ fn seconds(us: u64) -> f64 {
 fn nat(rng: &mut Rng, external: &[u32], ports: (u16, u16), gap_us: u64) -> Function {
     let external: Vec<String> =
         external.iter().map(|a| std::net::Ipv4Addr::from_bits(*a).to_string()).collect();
+    let own = "address_and_port_dependent";
+    let (mapping, filtering) = rng.pick(&[
+        (own, own),
+        (own, own),
+        ("endpoint_independent", own),
+        ("endpoint_independent", "address_dependent"),
+        ("endpoint_independent", "endpoint_independent"),
+    ]);
     Function::Catalog(
         "nat",
         json!({
+            "mapping": mapping,
+            "filtering": filtering,
             "internal": ["10.0.0.0/8"],
             "external": external,
             "ports": format!("{}-{}", ports.0, ports.0 + ports.1 - 1),

@@ -167,7 +167,7 @@ impl Traffic {
 
     /// What no function here looks into.
     fn odd(&mut self, id: u16) -> Vec<u8> {
-        match self.rng.below(4) {
+        match self.rng.below(5) {
             0 => vec![0x45, 0, 0, 90, 1],
             1 => {
                 let mut packet = vec![0x60, 0, 0, 0, 0, 8, 17, 64];
@@ -177,6 +177,12 @@ impl Traffic {
             }
             2 => {
                 let (from, to) = ((INSIDE + 1, 5_000), (INSIDE + 2, 6_000));
+                frame::packet(Kind::Udp, from, to, id, &[])
+            }
+            3 => {
+                // To another internal host by its external address, if somebody has it.
+                let from = (INSIDE + 1 + self.rng.below(4) as u32, 1_000 + self.rng.below(3) as u16);
+                let to = self.external().unwrap_or((SERVERS, 53));
                 frame::packet(Kind::Udp, from, to, id, &[])
             }
             _ => {
@@ -244,6 +250,10 @@ impl Traffic {
         let packet = if self.config.link == LinkType::ETHERNET { frame.get(14..) } else { Some(frame) };
         let Some(packet) = packet else { return };
         let Some(seen) = frame::read(packet) else { return };
+        if self.config.external.contains(&seen.to.0) && self.config.external.contains(&seen.from.0) {
+            // A router outside sends it back.
+            return self.coming.push((self.sent, packet.to_vec()));
+        }
         let answers = if is_server(seen.to.0) {
             0.6
         } else if is_inside(seen.to.0) {
@@ -287,7 +297,9 @@ impl Connection {
             7..9 => Kind::Udp,
             _ => Kind::Echo(false),
         };
-        let from = (INSIDE + 1 + rng.below(4) as u32, 1_000 + rng.below(3_000) as u16);
+        // Many begin several at the same endpoint.
+        let ports = rng.pick(&[3, 3_000]);
+        let from = (INSIDE + 1 + rng.below(4) as u32, 1_000 + rng.below(ports) as u16);
         let port = match kind {
             Kind::Tcp(..) => rng.pick(&[80, 443]),
             Kind::Udp => 53,

@@ -12,13 +12,16 @@ use chc_store::engine::{ShardConfig, ShardEffect, ShardEngine, VertexSpec};
 use chc_store::record::Record;
 use std::sync::Arc;
 
+/// Seeds that are tried; it ends with the first that fails, and the rarest failures are one in some hundreds.
+const SEEDS: u64 = 2000;
+
 /// The first of the seeds that fails without a protection passes with it.
 fn assert_needed(name: &str) {
     let off = by_name(name);
     assert!(off.is_some(), "{name} is listed");
-    let outcomes = run_seeds(0..500, Faults::ALL, off, true);
+    let outcomes = run_seeds(0..SEEDS, Faults::ALL, off, true);
     let failed = outcomes.iter().find(|o| o.failure.is_some()).map(|o| o.seed);
-    let Some(seed) = failed else { panic!("without {name} no seed of 500 fails") };
+    let Some(seed) = failed else { panic!("without {name} no seed of {SEEDS} fails") };
     let with = run_seed(seed, Faults::ALL, None, TraceMode::Off);
     assert_eq!(with.failure, None, "seed {seed} fails with {name} on, too");
 }
