@@ -12,6 +12,7 @@ pub mod functions;
 pub mod gateway;
 pub mod ideal;
 pub mod instance;
+pub mod latency;
 pub mod manager;
 pub mod messages;
 pub mod order;

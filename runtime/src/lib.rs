@@ -8,5 +8,6 @@ pub mod http;
 pub mod io;
 pub mod link;
 pub mod mailbox;
+pub mod service;
 pub mod signals;
 pub mod supervision;

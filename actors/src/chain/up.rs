@@ -17,12 +17,13 @@ use crate::root::actor::{PacketSource, RootOptions, RootReport};
 use crate::routing::{Repartition, Route};
 use anyhow::{Context as _, anyhow, bail};
 use chc_api::VertexId;
+use chc_runtime::service;
 use flume::{Receiver, Selector, Sender};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often failures are looked for when nothing else happens.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -63,6 +64,40 @@ struct Live<'a> {
     /// Those who asked for the end.
     enders: Vec<Reply>,
     ends: bool,
+    /// The service manager is to be told that the chain is there, and that it lives.
+    manager: Manager,
+}
+
+/// What the service manager is told.
+struct Manager {
+    is_ready: bool,
+    /// How often it is told that the chain lives, if it asks for that, and when it was.
+    often: Option<Duration>,
+    told: Instant,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let often = service::watchdog().map(|within| within / 2);
+        Self { is_ready: false, often, told: Instant::now() }
+    }
+
+    /// Tells it, when it is time, and if the chain's actors themselves answer.
+    fn tell(&mut self, view: &View) {
+        let is_due = self.often.is_some_and(|often| self.told.elapsed() >= often);
+        if self.is_ready && !is_due {
+            return;
+        }
+        let Ok(status) = view.status() else { return };
+        if !self.is_ready && status.phase == "up" {
+            self.is_ready = true;
+            service::ready();
+        }
+        if is_due {
+            self.told = Instant::now();
+            service::alive();
+        }
+    }
 }
 
 /// Runs a chain until it is told to end and everything it has accepted has left. `started` is called when it can be seen
@@ -91,8 +126,16 @@ pub fn up<S: PacketSource, K: Sink + Send + 'static>(
         let _ = ask.try_send(Request { change: Change::Down {}, reply });
     };
     started(Box::new(end));
-    let mut live =
-        Live { plan, cluster, view, recoveries, killers: Vec::new(), enders: Vec::new(), ends: false };
+    let mut live = Live {
+        plan,
+        cluster,
+        view,
+        recoveries,
+        killers: Vec::new(),
+        enders: Vec::new(),
+        ends: false,
+        manager: Manager::new(),
+    };
     let root = live.serve(&requests)?;
     live.recoveries.settle(plan, &live.cluster.news, &live.cluster.notices)?;
     live.tell_recovered();
@@ -153,6 +196,7 @@ impl Live<'_> {
                 Ok(Incoming::Ended) => bail!("the chain's actors have ended"),
             }
             self.tell_recovered();
+            self.manager.tell(&self.view);
         }
     }
 
@@ -195,6 +239,7 @@ impl Live<'_> {
         if std::mem::replace(&mut self.ends, true) {
             return;
         }
+        service::stopping();
         self.view.end();
         if let Some(root) = self.cluster.addresses.root.current()
             && let Err(lost) = root.send(RootControl::Shut)

@@ -6,6 +6,7 @@ mod faults;
 mod operate;
 mod report;
 mod state;
+mod top;
 mod trace;
 mod up;
 
@@ -81,6 +82,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Show a chain that is up.
     Status(operate::StatusArgs),
+    /// Watch a chain that is up, in a terminal.
+    Top(top::TopArgs),
     /// Spread a vertex's traffic over so many instances.
     Scale(operate::ScaleArgs),
     /// Move traffic from one instance to another.
@@ -165,6 +168,7 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::execute(&args),
         Command::Doctor(args) => doctor::execute(&args),
         Command::Status(args) => operate::status(&args),
+        Command::Top(args) => top::top(&args),
         Command::Scale(args) => operate::scale(&args),
         Command::Move(args) => operate::moves(&args),
         Command::Drain(args) => operate::drain(&args),

@@ -18,7 +18,8 @@ pub struct SocketArg {
 }
 
 impl SocketArg {
-    fn path(&self) -> PathBuf {
+    /// Where it is.
+    pub(super) fn path(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(usual_socket)
     }
 
@@ -165,7 +166,8 @@ pub fn down(args: &DownArgs) -> Result<(), Exit> {
     ))
 }
 
-fn brief(status: &Status) -> String {
+/// A status in one line.
+pub(super) fn brief(status: &Status) -> String {
     let instances: Vec<String> =
         status.vertices.iter().map(|v| format!("{} x{}", v.name, v.instances.len())).collect();
     format!(
@@ -192,6 +194,9 @@ fn full(status: &Status) -> String {
             "  {:8} {:15} rx {} ({} overruns), tx {} ({lost} lost)",
             interface.side, interface.name, interface.rx, interface.rx_overruns, interface.tx
         );
+    }
+    if let (Some(p50), Some(p99)) = (status.latency.quantile_us(0.5), status.latency.quantile_us(0.99)) {
+        let _ = writeln!(text, "  latency  p50 at most {p50} us, p99 at most {p99} us");
     }
     for vertex in &status.vertices {
         for instance in &vertex.instances {

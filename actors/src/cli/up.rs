@@ -15,7 +15,8 @@ use crate::gateway::{LiveSink, LiveSource, Ports, Prefix};
 use chc_api::packet::LinkType;
 use chc_runtime::capture::{CaptureWriter, Format};
 use chc_runtime::io::af_packet::{Receiver, Transmitter};
-use chc_runtime::io::{Interface, OpenError, Receive, Transmit, netmap};
+use chc_runtime::io::{Interface, OpenError, Receive, Transmit, netmap, tap};
+use chc_runtime::service;
 use chc_runtime::signals::on_end;
 use clap::Args;
 use parking_lot::Mutex;
@@ -54,8 +55,16 @@ pub fn socket(config: &ChainConfig) -> PathBuf {
     config.api.socket.as_ref().map_or_else(usual_socket, PathBuf::from)
 }
 
-/// The interfaces that a chain file names.
-fn interfaces(args: &UpArgs, io: &IoConfig) -> Result<[Interface; 2], Exit> {
+/// An interface that is open.
+struct Opened {
+    /// What it is; its address is this end's.
+    interface: Interface,
+    receiver: Box<dyn Receive>,
+    transmitter: Box<dyn Transmit>,
+}
+
+/// Opens the interfaces that a chain file names.
+fn open_both(args: &UpArgs, io: &IoConfig) -> Result<[Opened; 2], Exit> {
     let (Some(inside), Some(outside)) = (&io.inside, &io.outside) else {
         return Err(Exit::Usage(format!(
             "{}: io.inside, io.outside: missing; name the two interfaces the chain lies between, in the file or with \
@@ -63,17 +72,7 @@ fn interfaces(args: &UpArgs, io: &IoConfig) -> Result<[Interface; 2], Exit> {
             args.chain.display()
         )));
     };
-    let found = [Interface::find(inside)?, Interface::find(outside)?];
-    for interface in &found {
-        let (name, addresses) = (&interface.name, interface.addresses());
-        if !addresses.is_empty() {
-            tracing::warn!(
-                "interface {name} has addresses of the machine's own ({addresses:?}), which answers there, too: ip addr \
-                 flush dev {name}"
-            );
-        }
-    }
-    Ok(found)
+    Ok([open(inside, io.backend)?, open(outside, io.backend)?])
 }
 
 fn router(io: &IoConfig, [inside, outside]: &[Interface; 2]) -> Option<Router> {
@@ -92,18 +91,29 @@ fn router(io: &IoConfig, [inside, outside]: &[Interface; 2]) -> Option<Router> {
     (io.mode == IoMode::Routed).then(|| Router::new(sides))
 }
 
-/// Both ends of an interface.
-type Ends = (Box<dyn Receive>, Box<dyn Transmit>);
-
 /// Opens an interface.
-fn open(interface: &Interface, backend: Backend) -> Result<Ends, OpenError> {
+fn open(name: &str, backend: Backend) -> Result<Opened, OpenError> {
+    if backend == Backend::Tap && (tap::is_one(name) || Interface::find(name).is_err()) {
+        let (machines, receiver, transmitter) = tap::open(name)?;
+        let interface = Interface { mac: tap::address_beside(machines.mac), ..machines };
+        return Ok(Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) });
+    }
+    let interface = Interface::find(name)?;
+    let addresses = interface.addresses();
+    if !addresses.is_empty() {
+        tracing::warn!(
+            "interface {name} has addresses of the machine's own ({addresses:?}), which answers there, too: ip addr \
+             flush dev {name}"
+        );
+    }
     Ok(match backend {
-        Backend::Auto | Backend::AfPacket => {
-            (Box::new(Receiver::open(interface)?), Box::new(Transmitter::open(interface)?))
+        Backend::Auto | Backend::AfPacket | Backend::Tap => {
+            let (receiver, transmitter) = (Receiver::open(&interface)?, Transmitter::open(&interface)?);
+            Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
         }
         Backend::Netmap => {
-            let (receiver, transmitter) = netmap::open(&interface.name)?;
-            (Box::new(receiver), Box::new(transmitter))
+            let (receiver, transmitter) = netmap::open(name)?;
+            Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
         }
     })
 }
@@ -126,10 +136,12 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     let config = config(&args.chain, &args.overrides.set)?;
     let mut plan = compile(&config, &Catalog)?;
     with_spares(&mut plan);
-    let interfaces = interfaces(args, &config.io)?;
-    let open = |at: usize| open(&interfaces[at], config.io.backend);
-    let ((rx_inside, tx_inside), (rx_outside, tx_outside)) = (open(0)?, open(1)?);
-    let ports = Ports::new([tx_inside, tx_outside], router(&config.io, &interfaces));
+    let [inside, outside] = open_both(args, &config.io)?;
+    let interfaces = [inside.interface, outside.interface];
+    // No other thread has begun yet.
+    service::give_up_privileges(config.api.listen.is_some_and(|at| (1..1024).contains(&at.port())))
+        .map_err(|error| anyhow::anyhow!("privileges cannot be given up: {error}"))?;
+    let ports = Ports::new([inside.transmitter, outside.transmitter], router(&config.io, &interfaces));
 
     let created = |path: &PathBuf| {
         File::create(path).map_err(|e| Exit::Failed(anyhow::anyhow!("{}: {e}", path.display())))
@@ -148,7 +160,7 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     let endpoints = Endpoints { sockets: sockets.clone(), listen: config.api.listen, token_file };
     let seen = Interfaces { names: interfaces.clone().map(|interface| interface.name), ports: ports.clone() };
     let options = UpOptions { endpoints, keep_in, interfaces: seen, alerts: alerts.clone() };
-    let source = LiveSource::new([rx_inside, rx_outside], ports.clone());
+    let source = LiveSource::new([inside.receiver, outside.receiver], ports.clone());
     let told = plan.clone();
     let outcome = up(
         &plan,
@@ -191,6 +203,7 @@ fn greeting(config: &ChainConfig, [inside, outside]: &[Interface; 2], socket: &s
     let by = match config.io.backend {
         Backend::Auto | Backend::AfPacket => "packet sockets",
         Backend::Netmap => "netmap",
+        Backend::Tap => "TAP",
     };
     let http = config.api.listen.map_or_else(String::new, |address| format!("; http://{address}/v1/status"));
     format!(

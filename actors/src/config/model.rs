@@ -120,8 +120,10 @@ choice! {
         AfPacket = "af_packet",
         /// netmap, where its kernel module is loaded.
         Netmap = "netmap",
+        /// Interfaces that are not there are made, with the machine itself as the host on their wire.
+        Tap = "tap",
     }
-    not yet: ["af_xdp", "tap"]
+    not yet: ["af_xdp"]
 }
 
 choice! {

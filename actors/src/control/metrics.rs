@@ -1,9 +1,11 @@
 //! A chain's counters for Prometheus: base units, labels by vertex, instance, side and reason, never by flow.
 
 use super::view::Status;
+use crate::latency::{BOUNDS_US, Latencies};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -76,6 +78,13 @@ impl Collector for Scrape {
         family(&mut encoder, up, gauge, vec![(Vec::new(), u64::from(status.phase == "up"))])?;
         let uptime = ("uptime", "Time since the chain began", Some(&Unit::Seconds));
         family(&mut encoder, uptime, ConstGauge::<f64>::new, vec![(Vec::new(), status.uptime_s)])?;
+        let latency = encoder.encode_descriptor(
+            "latency",
+            "How long packets that left were in the chain",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        encode_latency(latency, &status.latency)?;
         let by_reason = |all: &'_ std::collections::BTreeMap<String, u64>| {
             all.iter().map(|(reason, n)| (reason.clone(), *n)).collect::<Vec<_>>()
         };
@@ -147,6 +156,13 @@ impl Collector for Scrape {
     }
 }
 
+fn encode_latency(mut encoder: MetricEncoder<'_>, latency: &Latencies) -> fmt::Result {
+    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+    let count = |bucket: usize| latency.counts.get(bucket).copied().unwrap_or(0);
+    let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(at, bound)| (bound, count(at))).collect();
+    encoder.encode_histogram::<NoLabelSet>(latency.sum_s, latency.count(), &buckets, None)
+}
+
 /// Most instances of a vertex.
 const INSTANCES_MAX: usize = crate::config::INSTANCES_MAX as usize;
 
@@ -172,6 +188,7 @@ mod tests {
         let status = Status {
             phase: "up".into(),
             packets_in: 12,
+            latency: Latencies { counts: vec![0, 3, 0, 4], sum_s: 0.25 },
             drops: [("no_mapping".to_owned(), 3)].into(),
             vertices: vec![vertex],
             interfaces: vec![interface],
@@ -181,6 +198,10 @@ mod tests {
         for line in [
             "chc_packets_in_total 12",
             "chc_up 1",
+            "chc_latency_seconds_sum 0.25",
+            "chc_latency_seconds_bucket{le=\"0.000002\"} 3",
+            "chc_latency_seconds_bucket{le=\"0.00001\"} 7",
+            "chc_latency_seconds_bucket{le=\"+Inf\"} 7",
             "chc_drops_total{reason=\"no_mapping\"} 3",
             "chc_instance_packets_total{vertex=\"nat\",instance=\"1\"} 7",
             "chc_instance_busy_seconds_total{vertex=\"nat\",instance=\"1\"} 0.5",

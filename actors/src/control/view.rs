@@ -8,6 +8,7 @@ use crate::chain::wire::{Addresses, RootControl};
 use crate::egress::actor::EgressControl;
 use crate::gateway::Ports;
 use crate::instance::metrics::Metrics;
+use crate::latency::Latencies;
 use anyhow::{Context as _, anyhow};
 use chc_runtime::io::{RxCounters, TxCounters};
 use parking_lot::Mutex;
@@ -72,6 +73,9 @@ pub struct Status {
     pub handovers: u64,
     /// Slots that changed hands in them.
     pub slots_moved: u64,
+    /// How long packets that left were in the chain, by [the bounds](crate::latency::BOUNDS_US).
+    #[serde(default)]
+    pub latency: Latencies,
     /// The vertices.
     pub vertices: Vec<VertexStatus>,
     /// The interfaces, inside first.
@@ -218,6 +222,7 @@ impl View {
             ingest_drops: root.ingest_drops,
             alerts: *self.alerts.lock(),
             in_flight: root.in_flight,
+            latency: self.interfaces.as_ref().map_or_else(Latencies::default, |i| i.ports.lock().latencies()),
             handovers: root.counts.handovers,
             slots_moved: root.counts.slots_moved,
             vertices: (0..self.plan.vertices.len()).map(|at| self.vertex(at)).collect(),

@@ -16,6 +16,7 @@ pub mod router;
 
 use crate::chain::sinks::FileSink;
 use crate::egress::core::Sink;
+use crate::latency::Latencies;
 use crate::root::actor::{PacketSource, Wake};
 use crate::root::core::Arrival;
 use chc_api::packet::LinkType;
@@ -53,13 +54,22 @@ pub struct Ports {
     rx: [RxCounters; 2],
     /// Has the source look for what the router has for the chain.
     wake: Option<Wake>,
+    clock: SteadyClock,
+    latencies: Latencies,
 }
 
 impl Ports {
     /// The ports of a bridge, or of a router.
     #[must_use]
     pub fn new(transmitters: [Box<dyn Transmit>; 2], router: Option<Router>) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { transmitters, router, rx: Default::default(), wake: None }))
+        Arc::new(Mutex::new(Self {
+            transmitters,
+            router,
+            rx: Default::default(),
+            wake: None,
+            clock: SteadyClock::begin(),
+            latencies: Latencies::default(),
+        }))
     }
 
     /// What was counted; what receivers count is as of their last tick.
@@ -72,6 +82,12 @@ impl Ports {
         }
     }
 
+    /// How long packets that left were in the chain.
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        self.latencies.clone()
+    }
+
     /// Whether a frame is the chain's; what is the router's own is done with.
     fn admit(&mut self, now: Time, side: Side, frame: &[u8]) -> bool {
         let Some(router) = &mut self.router else { return true };
@@ -81,8 +97,10 @@ impl Ports {
         admission == Admission::Chain
     }
 
-    /// Sends what left the chain on.
-    fn leave(&mut self, from: Side, now: Time, head: &[u8], tail: &[u8]) {
+    /// Sends what left the chain on, in which it came from a side at a time.
+    fn leave(&mut self, (from, came): (Side, Time), head: &[u8], tail: &[u8]) {
+        let now = self.clock.read();
+        self.latencies.record(Duration::from_nanos(now.0.saturating_sub(came.0)));
         let transmitters = &mut self.transmitters;
         match &mut self.router {
             None => transmitters[from.other() as usize].send(&[head, tail]),
@@ -159,8 +177,10 @@ impl LiveSource {
     /// A source that reads both sides in turn.
     #[must_use]
     pub fn new(receivers: [Box<dyn Receive>; 2], ports: Arc<Mutex<Ports>>) -> Self {
-        let clock = SteadyClock::begin();
-        let is_routed = ports.lock().router.is_some();
+        let (clock, is_routed) = {
+            let ports = ports.lock();
+            (ports.clock, ports.router.is_some())
+        };
         Self {
             receivers,
             ports,
@@ -286,23 +306,20 @@ impl PacketSource for LiveSource {
 pub struct LiveSink {
     ports: Arc<Mutex<Ports>>,
     files: FileSink,
-    clock: SteadyClock,
-    is_routed: bool,
 }
 
 impl LiveSink {
     /// A sink behind a chain.
     #[must_use]
     pub fn new(ports: Arc<Mutex<Ports>>, files: FileSink) -> Self {
-        let is_routed = ports.lock().router.is_some();
-        Self { ports, files, clock: SteadyClock::begin(), is_routed }
+        Self { ports, files }
     }
 }
 
 impl Sink for LiveSink {
     fn packet(&mut self, block: &Block, desc: &Desc) {
-        let now = if self.is_routed { self.clock.read() } else { Time(0) };
-        self.ports.lock().leave(block.meta(desc).side, now, block.head(desc), block.tail(desc));
+        let meta = block.meta(desc);
+        self.ports.lock().leave((meta.side, meta.time), block.head(desc), block.tail(desc));
         self.files.packet(block, desc);
     }
 

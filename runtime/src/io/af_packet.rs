@@ -7,14 +7,13 @@
 //! The machine's own stack sees what comes in, too: the interfaces should have no addresses of the machine.
 
 use super::offload::Offload;
-use super::socket::{PacketSocket, SLOT_LEN, Slot, TAG_LEN};
+pub use super::socket::{PacketSocket, Slot};
+use super::socket::{SLOT_LEN, TAG_LEN};
 use super::{BATCH_MAX, Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-/// Bytes of frames that may wait in the system.
-const BUFFER_BYTES: usize = 32 << 20;
 /// Bytes for segments that are kept from batch to batch.
 const SEGMENTS_SPARE: usize = 1 << 20;
 /// Errors of the system for an interface that is switched off or gone.
@@ -91,24 +90,14 @@ fn unpack(
     counters.malformed += u64::from(done.is_err());
 }
 
-fn open(interface: &Interface) -> Result<PacketSocket, OpenError> {
-    let socket =
-        PacketSocket::new().map_err(|e| OpenError::of(&interface.name, "opening a packet socket", e))?;
-    socket.set_buffers(BUFFER_BYTES);
-    Ok(socket)
-}
-
 impl Receiver {
     /// Opens an interface.
     ///
     /// # Errors
     /// If the system refuses.
     pub fn open(interface: &Interface) -> Result<Self, OpenError> {
-        let failed = |what| move |e| OpenError::of(&interface.name, what, e);
-        let socket = open(interface)?;
-        socket.prepare_to_receive().map_err(failed("preparing a packet socket"))?;
-        socket.be_promiscuous(interface.index).map_err(failed("taking frames for other hosts"))?;
-        socket.bind_to_all(interface.index).map_err(failed("binding a packet socket"))?;
+        let socket = PacketSocket::receiving(interface)
+            .map_err(|e| OpenError::of(&interface.name, "opening a packet socket to receive by", e))?;
         Ok(Self {
             socket,
             name: interface.name.clone(),
@@ -227,9 +216,8 @@ impl Transmitter {
     /// # Errors
     /// If the system refuses.
     pub fn open(interface: &Interface) -> Result<Self, OpenError> {
-        let socket = open(interface)?;
-        let bound = socket.bind_to_none(interface.index);
-        bound.map_err(|e| OpenError::of(&interface.name, "binding a packet socket", e))?;
+        let socket = PacketSocket::sending(interface)
+            .map_err(|e| OpenError::of(&interface.name, "opening a packet socket to send by", e))?;
         Ok(Self {
             socket,
             name: interface.name.clone(),

@@ -15,6 +15,7 @@ mod interface;
 pub mod netmap;
 pub mod offload;
 mod socket;
+pub mod tap;
 
 use std::io;
 use std::os::fd::OwnedFd;

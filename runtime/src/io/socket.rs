@@ -3,12 +3,14 @@
 //! Every pointer given to the system is to memory that is borrowed for the length of the call, with its length beside it.
 #![allow(unsafe_code)]
 
-use super::BATCH_MAX;
+use super::{BATCH_MAX, Interface};
 use std::ffi::{CStr, CString, c_int, c_void};
+use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -23,11 +25,13 @@ const RESERVED_TYPE: u16 = 0xffff;
 pub(super) const OFFLOAD_LEN: usize = 10;
 /// Longest frame a slot holds: the longest IP packet, and its Ethernet header with tags.
 pub(super) const SLOT_LEN: usize = 65_536 + 64;
+/// Bytes of frames that may wait in the system.
+const BUFFER_BYTES: usize = 32 << 20;
 /// Room in front of the frame for a VLAN tag the system took out.
 pub(super) const TAG_LEN: usize = 4;
 
 /// Room for one frame that comes in.
-pub(super) struct Slot {
+pub struct Slot {
     /// `TAG_LEN` bytes of room, then the frame.
     pub(super) bytes: Box<[u8]>,
     /// Length of the frame.
@@ -40,10 +44,24 @@ pub(super) struct Slot {
     pub(super) vlan: Option<(u16, u16)>,
 }
 
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Slot {
-    pub(super) fn new() -> Self {
+    /// Room for the longest frame there is.
+    #[must_use]
+    pub fn new() -> Self {
         let bytes = vec![0; TAG_LEN + SLOT_LEN].into_boxed_slice();
         Self { bytes, len: 0, offload: [0; OFFLOAD_LEN], is_cut: false, vlan: None }
+    }
+
+    /// The frame as the system had it: without the tag it took out, and perhaps with more to be done.
+    #[must_use]
+    pub fn frame(&self) -> &[u8] {
+        &self.bytes[TAG_LEN..][..self.len.min(SLOT_LEN)]
     }
 }
 
@@ -88,19 +106,59 @@ pub(super) fn names() -> Vec<String> {
     names
 }
 
-/// Asks for the facts of an interface.
-pub(super) fn facts(name: &str) -> io::Result<Facts> {
+/// A request about an interface.
+fn request(name: &str) -> libc::ifreq {
+    // SAFETY: all zeros is a value of this structure.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+/// A socket that requests about interfaces are made of.
+fn asking() -> io::Result<OwnedFd> {
     // SAFETY: plain calls without pointers.
     let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor is new and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Switches an interface on.
+pub(super) fn switch_on(name: &str) -> io::Result<()> {
+    let socket = asking()?;
+    let mut request = request(name);
+    // SAFETY: the structure is the one these requests read and write; the first fills the field that is changed.
+    unsafe {
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &mut request))?;
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &mut request)).map(drop)
+    }
+}
+
+/// Makes a TAP interface, or takes hold of one; what is read and written has what [`OFFLOAD_LEN`] is for in front.
+pub(super) fn tap(name: &str) -> io::Result<File> {
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the name has 1 to 15 bytes"));
+    }
+    let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let mut request = request(name);
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let offloads = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    // SAFETY: the structure is the one the first request reads and writes; the other takes a number.
+    unsafe {
+        check(libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request))?;
+        check(libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(offloads)))?;
+    }
+    Ok(file)
+}
+
+/// Asks for the facts of an interface.
+pub(super) fn facts(name: &str) -> io::Result<Facts> {
+    let socket = asking()?;
     let ask = |what: libc::c_ulong| -> io::Result<libc::ifreq> {
-        // SAFETY: all zeros is a value of this structure.
-        let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
-        let room = request.ifr_name.len() - 1;
-        for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
+        let mut request = request(name);
         // SAFETY: the structure is the one these requests read and write.
         check(unsafe { libc::ioctl(socket.as_raw_fd(), what as _, &mut request) })?;
         Ok(request)
@@ -160,8 +218,8 @@ pub(super) fn addresses(name: &str) -> Vec<IpAddr> {
     addresses
 }
 
-/// A packet socket.
-pub(super) struct PacketSocket {
+/// A packet socket: frames as the system has them.
+pub struct PacketSocket {
     fd: OwnedFd,
 }
 
@@ -173,6 +231,29 @@ impl PacketSocket {
         let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
         // SAFETY: the descriptor is new and nobody else's.
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// A socket that gets the frames of an interface.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn receiving(interface: &Interface) -> io::Result<Self> {
+        let socket = Self::sending(interface)?;
+        socket.prepare_to_receive()?;
+        socket.be_promiscuous(interface.index)?;
+        socket.bind_to_all(interface.index)?;
+        Ok(socket)
+    }
+
+    /// A socket that sends by an interface.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn sending(interface: &Interface) -> io::Result<Self> {
+        let socket = Self::new()?;
+        socket.set_buffers(BUFFER_BYTES);
+        socket.bind_to_none(interface.index)?;
+        Ok(socket)
     }
 
     /// Another descriptor of the same socket.
@@ -241,7 +322,10 @@ impl PacketSocket {
     }
 
     /// Takes frames that wait, at most [`BATCH_MAX`]; how many.
-    pub(super) fn receive(&self, slots: &mut [Slot]) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// If none wait, or the interface is away.
+    pub fn receive(&self, slots: &mut [Slot]) -> io::Result<usize> {
         #[repr(C, align(8))]
         struct Control([u8; 64]);
         let count = slots.len().min(BATCH_MAX);
@@ -276,8 +360,11 @@ impl PacketSocket {
         Ok(taken)
     }
 
-    /// Sends frames in their order, at most [`BATCH_MAX`]; how many were sent. An error is that of the first.
-    pub(super) fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
+    /// Sends frames in their order, at most [`BATCH_MAX`]; how many were sent.
+    ///
+    /// # Errors
+    /// That of the first.
+    pub fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
         // SAFETY: arrays of structures of which all zeros is a value.
         let mut pieces: [libc::iovec; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
         // SAFETY: as above.

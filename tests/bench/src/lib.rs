@@ -19,6 +19,7 @@ pub mod cores;
 pub mod crossflow;
 pub mod datastore;
 pub mod delete;
+pub mod io;
 pub mod logging;
 pub mod metadata;
 pub mod moves;

@@ -5,6 +5,7 @@ use chc_bench::clock::{self, ClockOptions};
 use chc_bench::crossflow::{self, CrossflowOptions, Phase};
 use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::delete::{self, Delete, DeleteOptions};
+use chc_bench::io::{self, IoOptions};
 use chc_bench::logging::{self, LoggingOptions, Where};
 use chc_bench::metadata::{self, MetadataOptions, Part};
 use chc_bench::moves::{self, MoveOptions};
@@ -29,6 +30,7 @@ const EXPERIMENTS: &[&str] = &[
     "crossflow",
     "datastore",
     "delete",
+    "io",
     "logging",
     "metadata",
     "move",
@@ -58,6 +60,8 @@ enum Experiment {
     Datastore(DatastoreArgs),
     /// How it becomes known that the chain is done with a packet: as in the paper, and by the egress.
     Delete(DeleteArgs),
+    /// What a packet costs at the interfaces: to receive, and to send.
+    Io(IoArgs),
     /// What logging the packets in flight costs, in the root or in the store.
     Logging(LoggingArgs),
     /// What the memory for failures costs: the chain with each part of it and without.
@@ -236,6 +240,21 @@ struct DeleteArgs {
 }
 
 #[derive(Args)]
+struct IoArgs {
+    /// One backend; without, all in turn.
+    #[arg(long)]
+    backend: Option<io::Backend>,
+    /// One direction; without, both.
+    #[arg(long)]
+    direction: Option<io::Direction>,
+    /// Bytes of a frame.
+    #[arg(long, default_value_t = 64, value_parser = size)]
+    size: usize,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Args)]
 struct LoggingArgs {
     #[command(flatten)]
     common: Common,
@@ -401,6 +420,16 @@ fn measure_datastore(args: &DatastoreArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_io(args: &IoArgs) -> anyhow::Result<Vec<Line>> {
+    io::measure(&IoOptions {
+        backends: args.backend.map_or_else(|| io::Backend::value_variants().to_vec(), |one| vec![one]),
+        directions: args.direction.map_or_else(|| io::Direction::value_variants().to_vec(), |one| vec![one]),
+        size: args.size,
+        packets: if args.run.quick { 20_000 } else { 200_000 },
+        samples: args.run.samples as usize,
+    })
+}
+
 fn measure_offload(args: &OffloadArgs) -> anyhow::Result<Vec<Line>> {
     offload::measure(&OffloadOptions {
         systems: args
@@ -508,6 +537,7 @@ fn main() -> ExitCode {
         Experiment::Crossflow(args) => (measure_crossflow(args), args.run.json),
         Experiment::Datastore(args) => (measure_datastore(args), args.run.json),
         Experiment::Delete(args) => (measure_delete(args), args.common.json),
+        Experiment::Io(args) => (measure_io(args), args.run.json),
         Experiment::Logging(args) => (measure_logging(args), args.common.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),
         Experiment::Move(args) => (measure_move(args), args.run.json),

@@ -98,8 +98,18 @@ impl Scratch {
     /// If it cannot be started.
     #[must_use]
     pub fn spawn(&self, arguments: &[&str]) -> Child {
-        let child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        child.expect("the binary can be started")
+        self.spawn_with(arguments, &[])
+    }
+
+    /// The same, with variables in its environment.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn spawn_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Child {
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("the binary can be started")
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

@@ -40,6 +40,17 @@ impl Hosts {
         format!("{}{host}1", self.tag)
     }
 
+    /// Joins the hosts: the machine's interface that leads to `a` becomes host `b`'s second one; its name.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn join(&self) -> String {
+        let interface = self.interface("a");
+        let moved = ip(&format!("link set {interface} netns {}-b", self.tag));
+        moved.and_then(|()| ip(&format!("-n {}-b link set {interface} up", self.tag))).expect("it is ours");
+        interface
+    }
+
     /// Has a host configured by `ip`; `DEV` stands for its interface.
     ///
     /// # Errors

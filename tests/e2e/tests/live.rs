@@ -5,7 +5,9 @@ use chc_e2e::hosts::Hosts;
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixDatagram;
 use std::process::Child;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 /// Bytes of a download.
@@ -34,17 +36,27 @@ struct Up<'a> {
 }
 
 impl<'a> Up<'a> {
+    /// Between two hosts.
     fn new(scratch: &'a Scratch, hosts: &Hosts, settings: &[&str]) -> Self {
+        Self::between(scratch, [hosts.interface("a"), hosts.interface("b")], settings, &[])
+    }
+
+    /// Between two interfaces, with variables in its environment.
+    fn between(
+        scratch: &'a Scratch,
+        [inside, outside]: [String; 2],
+        settings: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let chain = config("gateway");
-        let sides = [("io.inside", "a"), ("io.outside", "b")];
-        let sides = sides.map(|(key, host)| format!("{key}={}", hosts.interface(host)));
+        let sides = [format!("io.inside={inside}"), format!("io.outside={outside}")];
         let mut arguments = vec!["up", chain.to_str().unwrap(), "--events", "eve.json"];
         // Nobody else's.
         let own = ["api.socket=control.sock", "api.listen=127.0.0.1:0"];
         for setting in sides.iter().map(String::as_str).chain(own).chain(settings.iter().copied()) {
             arguments.extend(["--set", setting]);
         }
-        let up = Self { scratch, chain: scratch.spawn(&arguments) };
+        let up = Self { scratch, chain: scratch.spawn_with(&arguments, variables) };
         while !scratch.path("control.sock").exists() || up.status()["phase"] != "up" {}
         up
     }
@@ -179,6 +191,126 @@ fn hosts_talk_through_a_translating_router_while_its_instances_die() {
     assert!(
         events.lines().filter(|line| line.contains("\"nat\"") && line.contains("open")).count() > CONNECTIONS
     );
+}
+
+#[test]
+fn a_machine_reaches_the_world_through_a_chain_on_a_tap_interface_of_its_own() {
+    let Some(hosts) = hosts("chcv") else { return };
+    let outside = hosts.join();
+    for address in ["203.0.113.1/24", "198.51.100.7/32"] {
+        hosts.configure("b", &format!("addr add {address} dev {outside}"));
+    }
+    let (tell, told) = channel();
+    hosts.on("b", move || tell.send(serve([198, 51, 100, 7].into())).unwrap()).join().unwrap();
+    let server = told.recv().unwrap();
+    // The chain runs on the first host, whose stack is on the wire that it makes.
+    let status = hosts.on("a", move || {
+        let scratch = Scratch::new();
+        let up = Up::between(&scratch, ["tap0".into(), "chcva0".into()], &["io.backend=tap"], &[]);
+        for arguments in ["addr add 192.168.77.10/24 dev tap0", "route add default via 192.168.77.1"] {
+            let ip = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+            assert!(ip.success(), "{arguments}");
+        }
+        assert!(ask(server).starts_with("203.0.113.2:"), "translated");
+        assert!(download(server, BYTES) == content(BYTES), "no byte is wrong");
+        up.down()
+    });
+    let status = status.join().expect("every byte arrives");
+    assert_eq!(status["interfaces"][0]["name"], "tap0");
+    assert!(status["interfaces"][0]["rx"].as_u64() > Some(100), "{status}");
+}
+
+#[test]
+fn a_service_tells_its_manager_how_it_is_and_has_no_privilege_left() {
+    let Some(hosts) = hosts("chcs") else { return };
+    let scratch = Scratch::new();
+    let path = scratch.path("notify.sock");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let variables = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "100000")];
+    let sides = [hosts.interface("a"), hosts.interface("b")];
+    let up = Up::between(&scratch, sides, &[], &variables);
+    let told = || {
+        let mut message = [0; 200];
+        let len = manager.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..len]).trim().to_owned()
+    };
+    let first: Vec<String> = (0..4).map(|_| told()).collect();
+    assert_eq!(first, ["READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"]);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", up.chain.id())).unwrap();
+    let mut threads = 0;
+    for task in tasks {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        for nothing in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1"] {
+            assert!(status.contains(nothing), "{nothing}: {status}");
+        }
+        threads += 1;
+    }
+    assert!(threads > 2);
+    let _ = up.down();
+    assert!(std::iter::from_fn(|| Some(told())).take(1000).any(|message| message == "STOPPING=1"));
+}
+
+/// A server that has two addresses and two ports, and answers by the socket that it is asked to, telling whom it saw.
+fn serve_by_four(addresses: [IpAddr; 2]) {
+    let at = |n: usize| (addresses[n / 2], 3478 + (n % 2) as u16);
+    let sockets: Arc<Vec<UdpSocket>> = Arc::new((0..4).map(|n| UdpSocket::bind(at(n)).unwrap()).collect());
+    for n in 0..sockets.len() {
+        let sockets = Arc::clone(&sockets);
+        std::thread::spawn(move || {
+            let mut asked = [0];
+            while let Ok((_, from)) = sockets[n].recv_from(&mut asked) {
+                sockets[usize::from(asked[0])].send_to(from.to_string().as_bytes(), from).unwrap();
+            }
+        });
+    }
+}
+
+/// Asks one of the server's sockets to answer by one of them; what that one saw.
+fn ask_by(socket: &UdpSocket, addresses: [IpAddr; 2], (to, by): (usize, u8), tries: usize) -> Option<String> {
+    let mut seen = [0; 100];
+    (0..tries).find_map(|_| {
+        socket.send_to(&[by], (addresses[to / 2], 3478 + (to % 2) as u16)).unwrap();
+        let (len, _) = socket.recv_from(&mut seen).ok()?;
+        Some(String::from_utf8_lossy(&seen[..len]).into_owned())
+    })
+}
+
+#[test]
+fn hosts_see_the_mapping_and_the_filter_that_are_configured() {
+    let Some(hosts) = hosts("chcm") else { return };
+    hosts.configure("a", "addr add 192.168.77.10/24 dev DEV");
+    hosts.configure("a", "route add default via 192.168.77.1");
+    let addresses: [IpAddr; 2] = [[198, 51, 100, 7].into(), [198, 51, 100, 8].into()];
+    for address in ["203.0.113.1/24", "198.51.100.7/32", "198.51.100.8/32"] {
+        hosts.configure("b", &format!("addr add {address} dev DEV"));
+    }
+    hosts.on("b", move || serve_by_four(addresses)).join().unwrap();
+    // Whether one port serves all, and whether another address, or another port of the same, gets in.
+    for (mapping, filtering, expected) in [
+        ("endpoint_independent", "endpoint_independent", (true, true, true)),
+        ("endpoint_independent", "address_dependent", (true, false, true)),
+        ("endpoint_independent", "address_and_port_dependent", (true, false, false)),
+        ("address_and_port_dependent", "address_and_port_dependent", (false, false, false)),
+    ] {
+        let scratch = Scratch::new();
+        let settings = [("mapping", mapping), ("filtering", filtering)]
+            .map(|(k, v)| format!("vertex.nat.config.{k}={v}"));
+        let up = Up::new(&scratch, &hosts, &settings.each_ref().map(String::as_str));
+        let client = hosts.on("a", move || {
+            let socket = || {
+                let socket = UdpSocket::bind("192.168.77.10:0").unwrap();
+                socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+                socket
+            };
+            let (first, second) = (socket(), socket());
+            let seen = [0, 1, 2].map(|to| ask_by(&first, addresses, (to, to as u8), 100).expect("an answer"));
+            ask_by(&second, addresses, (0, 0), 100).expect("an answer");
+            let gets_in = |by| ask_by(&second, addresses, (0, by), 3).is_some();
+            (seen.iter().all(|one| *one == seen[0]), gets_in(3), gets_in(1))
+        });
+        assert_eq!(client.join().unwrap(), expected, "{mapping}, {filtering}");
+        let _ = up.down();
+    }
 }
 
 /// Brings a bridge up between two hosts of one network and has them talk.

@@ -270,6 +270,8 @@ fn a_quiet_chain_closes_what_is_in_flight_and_lets_time_pass() {
     let mappings = |chain: &Up| state(&chain.socket(), &query).expect("it answers").objects.len();
     chain.wait(|chain| chain.status().packets_in == 100 && chain.status().in_flight == 0);
     chain.wait(|chain| mappings(chain) == 0);
+    let latency = chain.status().latency;
+    assert!(latency.count() == 100 && latency.quantile_us(1.0).is_some(), "{latency:?}");
     let outcome = chain.down();
     assert_eq!((outcome.egress.packets, reader.end().len()), (100, 100));
 }

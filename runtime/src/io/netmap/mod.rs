@@ -7,6 +7,7 @@
 //! Needs netmap's kernel module (`/dev/netmap`). Interfaces without a driver for it work through its emulation, which brings
 //! frames as the system has them: there, switch offloads off (`ethtool -K IF tx off tso off gso off gro off`).
 
+pub mod memory;
 mod region;
 mod ring;
 
@@ -305,7 +306,7 @@ mod tests {
     fn port(host_rings: u32) -> (Arc<Region>, usize) {
         let count = 1 + host_rings.max(1) as usize + 2;
         let rings_at = (size_of::<netmap_if>() + count * 8).next_multiple_of(256);
-        let region = Arc::new(Region::of_test(rings_at + count * RING_LEN));
+        let region = Arc::new(Region::of_memory(rings_at + count * RING_LEN));
         for at in 0..count {
             lay_out_at(&region, rings_at + at * RING_LEN, SLOTS);
         }

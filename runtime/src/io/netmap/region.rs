@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 pub(super) struct Region {
     base: NonNull<u8>,
     len: usize,
-    /// Whether it is mapped; otherwise it is a test's, of whole words.
+    /// Whether it is mapped; otherwise it is a box of whole words.
     is_mapped: bool,
 }
 
@@ -30,9 +30,8 @@ impl Region {
         }
     }
 
-    /// Memory in which a test lays a port out.
-    #[cfg(test)]
-    pub(super) fn of_test(len: usize) -> Self {
+    /// Ordinary memory, in which a port can be laid out.
+    pub(super) fn of_memory(len: usize) -> Self {
         let words = Box::into_raw(vec![0u64; len.div_ceil(8)].into_boxed_slice());
         let base = NonNull::new(words.cast::<u8>()).expect("a box is somewhere");
         Self { base, len, is_mapped: false }

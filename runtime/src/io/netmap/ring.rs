@@ -113,7 +113,7 @@ impl Ring {
         (tail + self.slots - self.cur) % self.slots
     }
 
-    fn slot(&self, at: u32) -> *mut netmap_slot {
+    pub(super) fn slot(&self, at: u32) -> *mut netmap_slot {
         debug_assert!(at < self.slots);
         let offset = self.at + offset_of!(netmap_ring, slot) + at as usize * size_of::<netmap_slot>();
         self.region.at(offset).cast()
@@ -130,8 +130,23 @@ impl Ring {
         Ok(self.buffers_at + index as usize * self.buffer_len as usize)
     }
 
-    fn next(&self, at: u32) -> u32 {
+    pub(super) fn next(&self, at: u32) -> u32 {
         if at + 1 == self.slots { 0 } else { at + 1 }
+    }
+
+    /// What the user has given back: everything before.
+    pub(super) fn head(&self) -> u32 {
+        self.field(offset_of!(netmap_ring, head)).load(Ordering::Acquire) % self.slots
+    }
+
+    /// Gives the user everything before, as the kernel does.
+    pub(super) fn set_tail(&self, tail: u32) {
+        self.field(offset_of!(netmap_ring, tail)).store(tail, Ordering::Release);
+    }
+
+    /// The last slot the user may have when the kernel is at one.
+    pub(super) fn before(&self, at: u32) -> u32 {
+        (at + self.slots - 1) % self.slots
     }
 
     /// Takes the next slot; it must be available.
@@ -218,7 +233,7 @@ pub(super) mod tests {
 
     /// A region with a ring.
     fn lay_out(slots: u32) -> Arc<Region> {
-        let region = Arc::new(Region::of_test(RING_LEN));
+        let region = Arc::new(Region::of_memory(RING_LEN));
         lay_out_at(&region, 0, slots);
         region
     }
@@ -257,17 +272,9 @@ pub(super) mod tests {
             Self { ring: Ring::open(region.clone(), at).expect("a ring"), next: 0 }
         }
 
-        fn head(&self) -> u32 {
-            self.ring.field(offset_of!(netmap_ring, head)).load(Ordering::Acquire)
-        }
-
-        fn set_tail(&self, tail: u32) {
-            self.ring.field(offset_of!(netmap_ring, tail)).store(tail, Ordering::Release);
-        }
-
         /// Gives the user one more slot, with a frame in it. False if all but one are the user's.
         pub(crate) fn deliver(&mut self, frame: &[u8]) -> bool {
-            if self.ring.next(self.next) == self.head() {
+            if self.ring.next(self.next) == self.ring.head() {
                 return false;
             }
             let slot = self.next;
@@ -279,14 +286,14 @@ pub(super) mod tests {
                 (&raw mut (*self.ring.slot(slot)).flags).write(0);
             }
             self.next = self.ring.next(slot);
-            self.set_tail(self.next);
+            self.ring.set_tail(self.next);
             true
         }
 
         /// What the user has given to be sent.
         pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
             let mut sent = Vec::new();
-            while self.next != self.head() {
+            while self.next != self.ring.head() {
                 let at = self.ring.buffer(self.next).expect("the buffers are good");
                 // SAFETY: as above.
                 let len = unsafe { (&raw const (*self.ring.slot(self.next)).len).read() };
@@ -298,7 +305,7 @@ pub(super) mod tests {
 
         /// Lets the user have all slots but one.
         pub(crate) fn give_all(&self) {
-            self.set_tail((self.head() + self.ring.slots - 1) % self.ring.slots);
+            self.ring.set_tail(self.ring.before(self.ring.head()));
         }
 
         fn spoil(&self, slot: u32, change: impl FnOnce(&mut netmap_slot)) {
@@ -420,7 +427,7 @@ pub(super) mod tests {
 
         #[test]
         fn no_content_of_a_region_can_do_harm(words in prop::collection::vec(any::<u64>(), 60), tail in any::<u32>()) {
-            let region = Arc::new(Region::of_test(4096));
+            let region = Arc::new(Region::of_memory(4096));
             for (at, word) in words.iter().enumerate() {
                 // SAFETY: within the region of the test.
                 unsafe { region.at(at * 8).cast::<u64>().write(*word) };

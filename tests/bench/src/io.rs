@@ -1,0 +1,296 @@
+//! Experiment `io`: what a packet costs at the interfaces.
+//!
+//! Packet sockets: over a pair of virtual interfaces that is made for the run (needs root and the `ip` command), beside the
+//! bare socket, called in the same batches. To receive is timed without the sender: frames wait in the sockets. To send is
+//! timed with all that the kernel does until the other interface has dropped the frame.
+//!
+//! netmap: over rings in memory. Its kernel module is not needed, and its part of the work is not in the figures but for the
+//! swapping of buffers.
+
+use crate::report::{Line, Samples};
+use anyhow::{Context as _, bail, ensure};
+use chc_runtime::io::af_packet::{PacketSocket, Receiver, Slot, Transmitter};
+use chc_runtime::io::netmap::memory::loopback;
+use chc_runtime::io::{BATCH_MAX, Interface, Receive, Transmit};
+use clap::ValueEnum;
+use std::fs;
+use std::hint::black_box;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Frames that wait in a socket at most.
+const WAITING: usize = 2048;
+/// Slots of a ring in memory.
+const SLOTS: u32 = 1024;
+/// An EtherType for experiments: nobody answers.
+const ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct IoOptions {
+    /// The backends, in turn.
+    pub backends: Vec<Backend>,
+    /// The ways, in turn.
+    pub directions: Vec<Direction>,
+    /// Bytes of a frame.
+    pub size: usize,
+    /// Timed packets of a sample.
+    pub packets: usize,
+    /// Samples of each.
+    pub samples: usize,
+}
+
+/// How frames get to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// Packet sockets.
+    #[value(name = "af_packet")]
+    AfPacket,
+    /// netmap, over rings in memory.
+    Netmap,
+}
+
+impl Backend {
+    fn name(self) -> &'static str {
+        match self {
+            Backend::AfPacket => "af_packet",
+            Backend::Netmap => "netmap",
+        }
+    }
+}
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    /// In.
+    Receive,
+    /// Out.
+    Send,
+}
+
+impl Direction {
+    fn name(self) -> &'static str {
+        match self {
+            Direction::Receive => "receive",
+            Direction::Send => "send",
+        }
+    }
+}
+
+/// Runs the experiment. A backend that this machine does not let one measure is said so on stderr and left out.
+///
+/// # Errors
+/// If frames are lost.
+pub fn measure(options: &IoOptions) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for backend in &options.backends {
+        for direction in &options.directions {
+            match (backend, direction) {
+                (Backend::Netmap, _) => {
+                    let figures = netmap(options, *direction)?;
+                    lines.push(line(options, *backend, *direction, "backend", &figures));
+                }
+                (Backend::AfPacket, _) => match Pair::new() {
+                    Err(error) => eprintln!("af_packet is left out: {error:#}"),
+                    Ok(pair) => {
+                        let [bare, ours] = match direction {
+                            Direction::Receive => receive(options, &pair)?,
+                            Direction::Send => send(options, &pair)?,
+                        };
+                        lines.push(line(options, *backend, *direction, "bare", &bare));
+                        lines.push(line(options, *backend, *direction, "backend", &ours));
+                    }
+                },
+            }
+        }
+    }
+    ensure!(!lines.is_empty(), "nothing could be measured: run as root, with the ip command there");
+    Ok(lines)
+}
+
+fn line(options: &IoOptions, backend: Backend, direction: Direction, what: &str, figures: &Samples) -> Line {
+    Line::new("io", "ns")
+        .key("backend", backend.name())
+        .key("direction", direction.name())
+        .key("size", options.size)
+        .key("what", what)
+        .samples(figures)
+}
+
+/// Two interfaces that are each other's other end.
+struct Pair {
+    names: [String; 2],
+    ends: [Interface; 2],
+}
+
+impl Pair {
+    fn new() -> anyhow::Result<Self> {
+        let names = ["a", "b"].map(|end| format!("chc{}{end}", std::process::id()));
+        let [a, b] = &names;
+        ip(&["link", "add", a, "type", "veth", "peer", "name", b])?;
+        for name in &names {
+            // Without addresses nothing is said that is not ours; where there is no IPv6 there is no such file.
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+            ip(&["link", "set", name, "up"])?;
+        }
+        let ends = [Interface::find(a)?, Interface::find(b)?];
+        Ok(Self { names, ends })
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if let Err(error) = ip(&["link", "del", &self.names[0]]) {
+            eprintln!("{} is still there: {error:#}", self.names[0]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("ip").args(arguments).output().context("the ip command is not there")?;
+    if !output.status.success() {
+        bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+fn frame(size: usize) -> Vec<u8> {
+    let mut frame = vec![0x5a; size];
+    frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, ETHER_TYPE[0], ETHER_TYPE[1]]);
+    frame
+}
+
+/// Time of the timed rounds of a sample, and their packets.
+#[derive(Default)]
+struct Spent {
+    time: Duration,
+    packets: usize,
+}
+
+impl Spent {
+    fn time<T>(&mut self, packets: usize, run: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = run();
+        self.time += began.elapsed();
+        self.packets += packets;
+        done
+    }
+
+    fn ns(&self) -> f64 {
+        self.time.as_nanos() as f64 / self.packets.max(1) as f64
+    }
+}
+
+/// Takes what waits; how many frames.
+fn take(receiver: &mut dyn Receive) -> anyhow::Result<usize> {
+    let mut taken = 0;
+    loop {
+        let count = receiver.fill(BATCH_MAX)?;
+        if count == 0 {
+            return Ok(taken);
+        }
+        for at in 0..count {
+            black_box(receiver.frame(at).first());
+        }
+        taken += count;
+    }
+}
+
+fn take_bare(socket: &PacketSocket, slots: &mut [Slot]) -> usize {
+    let mut taken = 0;
+    // An error is that nothing waits.
+    while let Ok(count @ 1..) = socket.receive(slots) {
+        for slot in &slots[..count] {
+            black_box(slot.frame().first());
+        }
+        taken += count;
+    }
+    taken
+}
+
+fn receive(options: &IoOptions, pair: &Pair) -> anyhow::Result<[Samples; 2]> {
+    let [to, from] = &pair.ends;
+    let mut receiver = Receiver::open(to)?;
+    let bare = PacketSocket::receiving(to)?;
+    let mut slots: Vec<Slot> = (0..BATCH_MAX).map(|_| Slot::new()).collect();
+    let mut feeder = Transmitter::open(from)?;
+    let frame = frame(options.size);
+    let mut all = [Samples::default(), Samples::default()];
+    for _ in 0..options.samples {
+        let mut spent = [Spent::default(), Spent::default()];
+        for _ in 0..options.packets.div_ceil(WAITING) {
+            (0..WAITING).for_each(|_| feeder.send(&[&frame]));
+            feeder.flush();
+            let by_bare = spent[0].time(WAITING, || take_bare(&bare, &mut slots));
+            let by_us = spent[1].time(WAITING, || take(&mut receiver))?;
+            ensure!(by_bare >= WAITING && by_us >= WAITING, "of {WAITING} frames {by_bare} and {by_us} came");
+        }
+        all.iter_mut().zip(&spent).for_each(|(samples, spent)| samples.push(spent.ns()));
+    }
+    Ok(all)
+}
+
+fn send(options: &IoOptions, pair: &Pair) -> anyhow::Result<[Samples; 2]> {
+    let mut transmitter = Transmitter::open(&pair.ends[0])?;
+    let bare = PacketSocket::sending(&pair.ends[0])?;
+    let frame = frame(options.size);
+    let mut all = [Samples::default(), Samples::default()];
+    for _ in 0..options.samples {
+        let mut spent = [Spent::default(), Spent::default()];
+        for _ in 0..options.packets.div_ceil(WAITING) {
+            spent[0].time(WAITING, || -> anyhow::Result<()> {
+                let mut left = WAITING;
+                while left > 0 {
+                    left -= bare.send(std::iter::repeat_n(frame.as_slice(), left.min(BATCH_MAX)))?;
+                }
+                Ok(())
+            })?;
+            spent[1].time(WAITING, || {
+                (0..WAITING).for_each(|_| transmitter.send(&[&frame]));
+                transmitter.flush();
+            });
+        }
+        all.iter_mut().zip(&spent).for_each(|(samples, spent)| samples.push(spent.ns()));
+    }
+    let counters = transmitter.counters();
+    ensure!(counters.lost() == 0, "{} frames were not sent", counters.lost());
+    Ok(all)
+}
+
+fn netmap(options: &IoOptions, direction: Direction) -> anyhow::Result<Samples> {
+    let (mut receiver, mut transmitter) = loopback(SLOTS);
+    let frame = frame(options.size);
+    let mut all = Samples::default();
+    for _ in 0..options.samples {
+        let (mut sending, mut receiving) = (Spent::default(), Spent::default());
+        for _ in 0..options.packets.div_ceil(BATCH_MAX) {
+            sending.time(BATCH_MAX, || {
+                (0..BATCH_MAX).for_each(|_| transmitter.send(&[&frame]));
+                transmitter.flush();
+            });
+            let taken = receiving.time(BATCH_MAX, || take(&mut receiver))?;
+            ensure!(taken == BATCH_MAX, "of {BATCH_MAX} frames {taken} came");
+        }
+        all.push(if direction == Direction::Send { sending.ns() } else { receiving.ns() });
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_in_memory_are_measured_both_ways_and_lose_nothing() {
+        let options = IoOptions {
+            backends: vec![Backend::Netmap],
+            directions: Direction::value_variants().to_vec(),
+            size: 64,
+            packets: 10_000,
+            samples: 3,
+        };
+        let lines = measure(&options).unwrap();
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.show(true).contains("\"backend\":\"netmap\"")));
+    }
+}
