@@ -69,7 +69,7 @@ pub fn execute(args: &DoctorArgs) -> Result<(), Exit> {
     let config = args.chain.as_ref().map(|chain| config(chain, &args.overrides.set)).transpose()?;
     let mut checks = vec![capabilities(), cpus(config.as_ref()), receive_buffer()];
     checks.extend(interfaces(config.as_ref()));
-    checks.push(netmap());
+    checks.extend([af_xdp(), netmap()]);
     let ready = checks.iter().all(|check| check.state != State::Bad);
     let findings = Findings { ready, checks };
     if args.json {
@@ -191,6 +191,15 @@ fn interface(side: &str, name: &str) -> Finding {
 }
 
 /// Whether netmap is there.
+fn af_xdp() -> Finding {
+    match chc_runtime::io::af_xdp::is_there() {
+        Ok(()) => {
+            good("af_xdp", "the kernel has it; io.backend = \"af_xdp\" uses it, and needs cap_bpf, too")
+        }
+        Err(error) => good("af_xdp", format!("not usable ({error}); packets come by packet sockets")),
+    }
+}
+
 fn netmap() -> Finding {
     if Path::new(DEVICE).exists() {
         good("netmap", format!("{DEVICE} is there; io.backend = \"netmap\" uses it"))

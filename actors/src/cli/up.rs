@@ -15,7 +15,7 @@ use crate::gateway::{LiveSink, LiveSource, Ports, Prefix};
 use chc_api::packet::LinkType;
 use chc_runtime::capture::{CaptureWriter, Format};
 use chc_runtime::io::af_packet::{Receiver, Transmitter};
-use chc_runtime::io::{Interface, OpenError, Receive, Transmit, netmap, tap};
+use chc_runtime::io::{Interface, OpenError, Receive, Transmit, af_xdp, netmap, tap};
 use chc_runtime::service;
 use chc_runtime::signals::on_end;
 use clap::Args;
@@ -111,6 +111,13 @@ fn open(name: &str, backend: Backend) -> Result<Opened, OpenError> {
             let (receiver, transmitter) = (Receiver::open(&interface)?, Transmitter::open(&interface)?);
             Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
         }
+        Backend::AfXdp => {
+            let (receiver, transmitter, is_copied) = af_xdp::open(&interface)?;
+            if is_copied {
+                tracing::info!("interface {name}: its driver has AF_XDP copy every frame");
+            }
+            Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
+        }
         Backend::Netmap => {
             let (receiver, transmitter) = netmap::open(name)?;
             Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
@@ -202,6 +209,7 @@ fn greeting(config: &ChainConfig, [inside, outside]: &[Interface; 2], socket: &s
     };
     let by = match config.io.backend {
         Backend::Auto | Backend::AfPacket => "packet sockets",
+        Backend::AfXdp => "AF_XDP",
         Backend::Netmap => "netmap",
         Backend::Tap => "TAP",
     };

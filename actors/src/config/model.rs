@@ -118,12 +118,14 @@ choice! {
         Auto = "auto",
         /// A packet socket: every Ethernet interface of a stock Linux.
         AfPacket = "af_packet",
+        /// AF_XDP: without a copy where the driver can.
+        AfXdp = "af_xdp",
         /// netmap, where its kernel module is loaded.
         Netmap = "netmap",
         /// Interfaces that are not there are made, with the machine itself as the host on their wire.
         Tap = "tap",
     }
-    not yet: ["af_xdp"]
+    not yet: []
 }
 
 choice! {

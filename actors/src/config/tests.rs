@@ -515,10 +515,6 @@ fn what_is_not_available_yet_is_refused_with_what_is() {
         ),
         ("[egress]\ndelete = \"sync\"", r#"21: egress.delete: "sync" is not available yet; use "egress""#),
         (
-            "[io]\nbackend = \"af_xdp\"",
-            r#"21: io.backend: "af_xdp" is not available yet; use "auto" or "af_packet" or "netmap" or "tap""#,
-        ),
-        (
             "[vertex.portscan.policy]\nstraggler = \"cpu > 0.5\"",
             r#"21: vertex.portscan.policy.straggler: "straggler" is not available yet; remove it; scale_up, scale_down and imbalance are obeyed"#,
         ),

@@ -26,6 +26,7 @@ use chc_runtime::io::{Receive, RxCounters, Transmit, TxCounters, on_readable};
 use parking_lot::Mutex;
 pub use prefix::Prefix;
 use router::{Admission, Router, RouterCounts};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -276,7 +277,8 @@ impl PacketSource for LiveSource {
 
     fn attach(&mut self, wake: impl Fn() -> Wake) -> Result<(), String> {
         for receiver in &self.receivers {
-            let watched = receiver.readiness().and_then(|fd| on_readable(fd, wake()));
+            let watch = |all: Vec<OwnedFd>| all.into_iter().try_for_each(|fd| on_readable(fd, wake()));
+            let watched = receiver.readiness().and_then(watch);
             watched.map_err(|error| format!("the interfaces cannot be watched: {error}"))?;
         }
         self.wake = Some(wake());

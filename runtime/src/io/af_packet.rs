@@ -160,8 +160,8 @@ impl Receive for Receiver {
         }
     }
 
-    fn readiness(&self) -> io::Result<OwnedFd> {
-        self.socket.duplicate()
+    fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.socket.duplicate()?])
     }
 
     fn shut(&mut self) -> io::Result<()> {

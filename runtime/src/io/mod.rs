@@ -11,9 +11,11 @@
 //! Memory: per receiver [`BATCH_MAX`] frames and their segments, per transmitter [`BATCH_MAX`] frames.
 
 pub mod af_packet;
+pub mod af_xdp;
 mod interface;
 pub mod netmap;
 pub mod offload;
+mod region;
 mod socket;
 pub mod tap;
 
@@ -78,11 +80,11 @@ pub trait Receive: Send {
     /// Frame `at` of those taken.
     fn frame(&self, at: usize) -> &[u8];
 
-    /// Readable when frames may have arrived since [`fill`](Self::fill) said that none wait.
+    /// One of them is readable when frames may have arrived since [`fill`](Self::fill) said that none wait.
     ///
     /// # Errors
     /// If the system has no descriptor left.
-    fn readiness(&self) -> io::Result<OwnedFd>;
+    fn readiness(&self) -> io::Result<Vec<OwnedFd>>;
 
     /// Accepts no further frame; those accepted can still be taken.
     ///

@@ -6,7 +6,7 @@
 //! they are on a wire: so they are made that here, at ingest.
 
 use chc_api::packet::checksum::Checksum;
-use chc_api::packet::protocol;
+use chc_api::packet::{LinkType, PacketKind, parse, protocol};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
@@ -26,6 +26,42 @@ const HEADERS_MAX: usize = 512;
 const SEGMENT_MIN: usize = 48;
 const ETHERNET_LEN: usize = 14;
 const TAG_LEN: usize = 4;
+
+/// Completes the checksum of a whole TCP or UDP frame that has the sum of its pseudo-header where that belongs, as senders leave
+/// it that count on their hardware: for where nobody says so. Whether it was so. A checksum that is right by chance looks the
+/// same, and is computed to what it was.
+pub fn complete_unfinished(frame: &mut [u8]) -> bool {
+    let parsed = parse(LinkType::ETHERNET, frame);
+    let sum_at = match parsed.protocol {
+        protocol::TCP => 16,
+        protocol::UDP => 6,
+        _ => return false,
+    };
+    let is_plain = parsed.is(PacketKind::HAS_L4)
+        && !parsed.is(PacketKind::TUNNELLED)
+        && !parsed.is(PacketKind::FIRST_FRAGMENT);
+    let (sum_from, end) = (usize::from(parsed.l4), usize::from(parsed.end));
+    let ip = frame.get(usize::from(parsed.l3)..).unwrap_or_default();
+    let (Some(body), true) = (frame.get(sum_from..end), is_plain) else { return false };
+    let Some(pseudo) = pseudo_header(ip, parsed.is(PacketKind::IPV4), parsed.protocol, body.len()) else {
+        return false;
+    };
+    if body.get(sum_at..sum_at + 2) != Some(&(!pseudo.finish()).to_be_bytes()) {
+        return false;
+    }
+    let offload = Offload { needs_checksum: true, sum_from, sum_at, ..Offload::default() };
+    offload.complete(&mut frame[..end]).is_ok()
+}
+
+/// The sum of the pseudo-header of so many bytes behind the header of an IP packet.
+fn pseudo_header(ip: &[u8], is_v4: bool, protocol: u8, len: usize) -> Option<Checksum> {
+    if is_v4 {
+        let [from, to] = *ip.get(12..20)?.as_chunks::<4>().0.first_chunk()?;
+        return Some(Checksum::pseudo_v4(from.into(), to.into(), protocol, u16::try_from(len).ok()?));
+    }
+    let [from, to] = *ip.get(8..40)?.as_chunks::<16>().0.first_chunk()?;
+    Some(Checksum::pseudo_v6(from.into(), to.into(), protocol, u32::try_from(len).ok()?))
+}
 
 /// What the driver says of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -345,6 +381,55 @@ mod tests {
             let mut bytes = Vec::new();
             let _ = offload.segment(&frame, &mut bytes, |_| ());
             prop_assert!(bytes.len() <= frame.len() * (HEADERS_MAX + SEGMENT_MIN) / SEGMENT_MIN);
+        }
+    }
+
+    /// A TCP segment and a UDP datagram, over both families.
+    fn transports() -> [Vec<u8>; 4] {
+        let link = || PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let v4 = || link().ipv4([10, 0, 0, 1], [198, 51, 100, 7], 64);
+        let v6 = || link().ipv6([1; 16], [2; 16], 64);
+        let mut all = [const { Vec::new() }; 4];
+        v4().tcp(5000, 80, 7, 1000).ack(9).write(&mut all[0], b"hello there").unwrap();
+        v4().udp(5000, 53).write(&mut all[1], b"question").unwrap();
+        v6().tcp(5000, 80, 7, 1000).ack(9).write(&mut all[2], b"hello there").unwrap();
+        v6().udp(5000, 53).write(&mut all[3], b"question").unwrap();
+        all
+    }
+
+    #[test]
+    fn a_checksum_that_was_left_to_the_hardware_is_completed_and_others_are_left_alone() {
+        for (frame, is_v4) in transports().into_iter().zip([true, true, false, false]) {
+            let parsed = parse(LinkType::ETHERNET, &frame);
+            let (from, at) = (usize::from(parsed.l4), if parsed.protocol == protocol::TCP { 16 } else { 6 });
+            let pseudo = pseudo_header(&frame[14..], is_v4, parsed.protocol, frame.len() - from).unwrap();
+            let mut left = frame.clone();
+            left[from + at..from + at + 2].copy_from_slice(&(!pseudo.finish()).to_be_bytes());
+            // Short frames are padded.
+            left.resize(frame.len() + 4, 0);
+            assert!(complete_unfinished(&mut left));
+            assert_eq!(left[..frame.len()], frame);
+            assert!(!complete_unfinished(&mut left), "it is right now");
+            left[from + at] ^= 0x5a;
+            let wrong = left.clone();
+            assert!(!complete_unfinished(&mut left) && left == wrong, "a wrong one is the sender's");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_can_do_harm_where_nobody_says_what_they_are(
+            at in 0usize..4,
+            cut in 0usize..120,
+            place in 12usize..60,
+            bytes in prop::collection::vec(any::<u8>(), 0..8),
+        ) {
+            let mut frame = transports()[at].clone();
+            frame.iter_mut().skip(place).zip(&bytes).for_each(|(to, from)| *to = *from);
+            frame.truncate(cut);
+            let len = frame.len();
+            complete_unfinished(&mut frame);
+            prop_assert_eq!(frame.len(), len);
         }
     }
 }

@@ -119,8 +119,8 @@ impl Receive for Receiver {
         &self.batch[self.frames[at].clone()]
     }
 
-    fn readiness(&self) -> io::Result<OwnedFd> {
-        Ok(self.file.try_clone()?.into())
+    fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.file.try_clone()?.into()])
     }
 
     fn shut(&mut self) -> io::Result<()> {

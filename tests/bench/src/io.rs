@@ -4,6 +4,8 @@
 //! bare socket, called in the same batches. To receive is timed without the sender: frames wait in the sockets. To send is
 //! timed with all that the kernel does until the other interface has dropped the frame.
 //!
+//! AF_XDP: the same over its sockets, which copy frames of such interfaces.
+//!
 //! netmap: over rings in memory. Its kernel module is not needed, and its part of the work is not in the figures but for the
 //! swapping of buffers.
 
@@ -11,7 +13,7 @@ use crate::report::{Line, Samples};
 use anyhow::{Context as _, bail, ensure};
 use chc_runtime::io::af_packet::{PacketSocket, Receiver, Slot, Transmitter};
 use chc_runtime::io::netmap::memory::loopback;
-use chc_runtime::io::{BATCH_MAX, Interface, Receive, Transmit};
+use chc_runtime::io::{BATCH_MAX, Interface, Receive, Transmit, af_xdp};
 use clap::ValueEnum;
 use std::fs;
 use std::hint::black_box;
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// Frames that wait in a socket at most.
 const WAITING: usize = 2048;
+/// Frames that wait in an AF_XDP socket: fewer than it has room for.
+const WAITING_XDP: usize = 1024;
 /// Slots of a ring in memory.
 const SLOTS: u32 = 1024;
 /// An EtherType for experiments: nobody answers.
@@ -46,6 +50,9 @@ pub enum Backend {
     /// Packet sockets.
     #[value(name = "af_packet")]
     AfPacket,
+    /// AF_XDP.
+    #[value(name = "af_xdp")]
+    AfXdp,
     /// netmap, over rings in memory.
     Netmap,
 }
@@ -54,6 +61,7 @@ impl Backend {
     fn name(self) -> &'static str {
         match self {
             Backend::AfPacket => "af_packet",
+            Backend::AfXdp => "af_xdp",
             Backend::Netmap => "netmap",
         }
     }
@@ -90,6 +98,10 @@ pub fn measure(options: &IoOptions) -> anyhow::Result<Vec<Line>> {
                     let figures = netmap(options, *direction)?;
                     lines.push(line(options, *backend, *direction, "backend", &figures));
                 }
+                (Backend::AfXdp, _) => match xdp(options, *direction) {
+                    Err(error) => eprintln!("af_xdp is left out: {error:#}"),
+                    Ok(figures) => lines.push(line(options, *backend, *direction, "backend", &figures)),
+                },
                 (Backend::AfPacket, _) => match Pair::new() {
                     Err(error) => eprintln!("af_packet is left out: {error:#}"),
                     Ok(pair) => {
@@ -254,6 +266,47 @@ fn send(options: &IoOptions, pair: &Pair) -> anyhow::Result<[Samples; 2]> {
     }
     let counters = transmitter.counters();
     ensure!(counters.lost() == 0, "{} frames were not sent", counters.lost());
+    Ok(all)
+}
+
+fn xdp(options: &IoOptions, direction: Direction) -> anyhow::Result<Samples> {
+    let pair = Pair::new()?;
+    let [to, from] = &pair.ends;
+    let frame = frame(options.size);
+    let mut all = Samples::default();
+    match direction {
+        Direction::Receive => {
+            let (mut receiver, ..) = af_xdp::open(to)?;
+            let mut feeder = Transmitter::open(from)?;
+            for _ in 0..options.samples {
+                let mut spent = Spent::default();
+                for _ in 0..options.packets.div_ceil(WAITING_XDP) {
+                    (0..WAITING_XDP).for_each(|_| feeder.send(&[&frame]));
+                    feeder.flush();
+                    let taken = spent.time(WAITING_XDP, || take(&mut receiver))?;
+                    ensure!(taken >= WAITING_XDP, "of {WAITING_XDP} frames {taken} came");
+                }
+                all.push(spent.ns());
+            }
+        }
+        Direction::Send => {
+            let (_, mut transmitter, _) = af_xdp::open(from)?;
+            for _ in 0..options.samples {
+                let mut spent = Spent::default();
+                for _ in 0..options.packets.div_ceil(WAITING_XDP) {
+                    spent.time(WAITING_XDP, || {
+                        for _ in 0..WAITING_XDP.div_ceil(BATCH_MAX) {
+                            (0..BATCH_MAX).for_each(|_| transmitter.send(&[&frame]));
+                            transmitter.flush();
+                        }
+                    });
+                }
+                all.push(spent.ns());
+            }
+            let counters = transmitter.counters();
+            ensure!(counters.lost() == 0, "{} frames were not sent", counters.lost());
+        }
+    }
     Ok(all)
 }
 

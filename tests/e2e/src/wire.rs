@@ -46,7 +46,7 @@ impl Receive for Flood {
         &self.frame
     }
 
-    fn readiness(&self) -> io::Result<OwnedFd> {
+    fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
         self.wire.readiness()
     }
 
@@ -94,8 +94,8 @@ impl Receive for Receiver {
         &self.frames[at]
     }
 
-    fn readiness(&self) -> io::Result<OwnedFd> {
-        Ok(self.socket.try_clone()?.into())
+    fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.socket.try_clone()?.into()])
     }
 
     fn shut(&mut self) -> io::Result<()> {

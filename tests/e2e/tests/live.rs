@@ -2,6 +2,7 @@
 
 use chc_e2e::command::{Scratch, config};
 use chc_e2e::hosts::Hosts;
+use chc_runtime::io::{Interface, af_xdp};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -314,11 +315,12 @@ fn hosts_see_the_mapping_and_the_filter_that_are_configured() {
 }
 
 /// Brings a bridge up between two hosts of one network and has them talk.
-fn talk_over_a_bridge(hosts: &Hosts, network: u8) {
+fn talk_over_a_bridge(hosts: &Hosts, network: u8, backend: &str) {
     let scratch = Scratch::new();
     let nobody = "vertex.nat.config.internal=[\"172.16.0.0/12\"]";
-    let bridge =
-        ["io.mode=bridge", "io.inside_addresses=[]", "io.outside_addresses=[]", "io.gateways=[]", nobody];
+    let backend = format!("io.backend={backend}");
+    let no_router = ["io.inside_addresses=[]", "io.outside_addresses=[]", "io.gateways=[]"];
+    let bridge = [&["io.mode=bridge", nobody, &backend][..], &no_router].concat();
     let up = Up::new(&scratch, hosts, &bridge);
     let (tell, told) = channel();
     hosts.on("b", move || tell.send(serve([10, network, 0, 2].into())).unwrap()).join().unwrap();
@@ -337,7 +339,18 @@ fn a_bridge_is_a_wire() {
     let Some(hosts) = hosts("chcb") else { return };
     hosts.configure("a", "addr add 10.77.0.1/24 dev DEV");
     hosts.configure("b", "addr add 10.77.0.2/24 dev DEV");
-    talk_over_a_bridge(&hosts, 77);
+    talk_over_a_bridge(&hosts, 77, "auto");
+}
+
+#[test]
+fn a_bridge_by_af_xdp_is_a_wire_too() {
+    let Some(hosts) = hosts("chcx") else { return };
+    hosts.configure("a", "addr add 10.79.0.1/24 dev DEV");
+    hosts.configure("b", "addr add 10.79.0.2/24 dev DEV");
+    if let Err(error) = Interface::find(&hosts.interface("a")).and_then(|end| af_xdp::open(&end)) {
+        return eprintln!("skipped: no AF_XDP here ({error})");
+    }
+    talk_over_a_bridge(&hosts, 79, "af_xdp");
 }
 
 #[test]
@@ -350,7 +363,7 @@ fn a_bridge_keeps_tags() {
         hosts.configure(host, &format!("addr add 10.78.0.{address}/24 dev tagged"));
         hosts.configure(host, "link set tagged up");
     }
-    talk_over_a_bridge(&hosts, 78);
+    talk_over_a_bridge(&hosts, 78, "auto");
 }
 
 #[test]

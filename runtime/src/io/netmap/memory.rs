@@ -2,7 +2,7 @@
 //! without netmap's kernel module.
 #![allow(unsafe_code)]
 
-use super::region::Region;
+use super::super::region::Region;
 use super::ring::Ring;
 use super::{Receiver, Syncs, Transmitter, ends};
 use netmap_sys::netmap::{netmap_if, netmap_ring, netmap_slot};

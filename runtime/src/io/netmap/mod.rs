@@ -8,12 +8,11 @@
 //! frames as the system has them: there, switch offloads off (`ethtool -K IF tx off tso off gso off gro off`).
 
 pub mod memory;
-mod region;
 mod ring;
 
+use super::region::Region;
 use super::{OpenError, Receive, RxCounters, Transmit, TxCounters};
 use netmap_sys::netmap::{NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, NR_EXCLUSIVE, NR_REG_ALL_NIC, netmap_if, nmreq};
-use region::Region;
 use ring::{Ring, RingError};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -120,7 +119,7 @@ pub fn open(name: &str) -> Result<(Receiver, Transmitter), OpenError> {
     let file = OpenOptions::new().read(true).write(true).open(DEVICE);
     let file = file.map_err(failed("opening /dev/netmap (is netmap's module loaded?)"))?;
     let request = register(&file, name).map_err(failed("registering it with netmap"))?;
-    let region = Region::map(file.as_fd(), request.nr_memsize as usize);
+    let region = Region::map(file.as_fd(), request.nr_memsize as usize, 0);
     let region = Arc::new(region.map_err(failed("mapping netmap's memory"))?);
     let file = Arc::new(file);
     let ends = ends(&region, request.nr_offset as usize, || Box::new(file.clone()));
@@ -192,8 +191,8 @@ impl Receive for Receiver {
         self.rings[*ring].bytes(range)
     }
 
-    fn readiness(&self) -> io::Result<OwnedFd> {
-        self.syncs.descriptor()
+    fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.syncs.descriptor()?])
     }
 
     fn shut(&mut self) -> io::Result<()> {

@@ -13,7 +13,7 @@
 //! pointers, each within the region, whose bounds are checked when a ring is opened.
 #![allow(unsafe_code)]
 
-use super::region::Region;
+use super::super::region::Region;
 use netmap_sys::netmap::{netmap_ring, netmap_slot};
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;

@@ -1,0 +1,308 @@
+//! AF_XDP: a program in the kernel hands the frames of an interface over before its stack sees them, into memory that is shared
+//! with this process; where the driver can, without a copy.
+//!
+//! Each receiving queue has a socket of its own; what is sent goes by that of the first, so that its order is kept. A socket's
+//! memory is halved: what the kernel fills, and what is sent; so the two ends share nothing but the socket.
+//!
+//! The kernel says nothing of a frame but its bytes. One that never saw a wire (from a veth pair) may have nothing but the sum of
+//! its pseudo-header where its checksum belongs, and is completed: a checksum that is right stays as it is. A frame that is longer
+//! than [`FRAME_LEN`] less the kernel's headroom cannot come: the interface's MTU is refused when it is opened.
+
+mod ring;
+mod system;
+
+use super::offload::complete_unfinished;
+use super::region::{Part, Region};
+use super::{Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
+use ring::Ring;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use system::{Program, Socket};
+
+/// Room for a frame.
+const FRAME_LEN: usize = 4096;
+/// What the kernel keeps in front of a frame.
+const HEADROOM: usize = 256;
+/// Frames of a socket in each direction, and entries of each of its rings.
+const FRAMES: u32 = 2048;
+/// How often the kernel is told to send before it is left for later: it sends 32 frames at a time, so the whole ring.
+const SEND_TRIES: u32 = 2 * FRAMES / 32;
+/// Ethernet header and two tags, in front of what an MTU says.
+const LINK_LEN: usize = 22;
+
+/// Opens an interface: both ends, and whether frames are copied on their way.
+///
+/// # Errors
+/// If the interface's frames are too long, or the system refuses.
+pub fn open(interface: &Interface) -> Result<(Receiver, Transmitter, bool), OpenError> {
+    let failed = |what| move |error| OpenError::of(&interface.name, what, error);
+    let longest = FRAME_LEN - HEADROOM - LINK_LEN;
+    if interface.mtu as usize > longest {
+        let error = io::Error::other(format!(
+            "its MTU is {}, AF_XDP takes {longest}; lower it (ip link set {} mtu {longest}), or use af_packet",
+            interface.mtu, interface.name
+        ));
+        return Err(OpenError::of(&interface.name, "AF_XDP", error));
+    }
+    let count = queues(&interface.name);
+    let program =
+        Program::attach(interface.index, count).map_err(failed("attaching an XDP program (cap_bpf)"))?;
+    let mut receiving = Vec::new();
+    let mut sending = None;
+    let mut is_copied = false;
+    for number in 0..count {
+        let memory =
+            Region::anonymous(2 * FRAMES as usize * FRAME_LEN).map_err(failed("reserving memory"))?;
+        let (socket, rings) =
+            Socket::new(&memory, FRAME_LEN, FRAMES).map_err(failed("opening an AF_XDP socket"))?;
+        let opened = || -> io::Result<_> {
+            let filled = Ring::open(rings.receive, FRAMES, false)?;
+            let mut empty = Ring::open(rings.fill, FRAMES, true)?;
+            (0..u64::from(FRAMES)).for_each(|frame| {
+                empty.put(frame * FRAME_LEN as u64);
+            });
+            empty.tell();
+            Ok((
+                filled,
+                empty,
+                Ring::open(rings.transmit, FRAMES, true)?,
+                Ring::open(rings.complete, FRAMES, false)?,
+            ))
+        };
+        let (filled, empty, to_send, sent) = opened().map_err(failed("mapping its rings"))?;
+        is_copied |= !socket.bind(interface.index, number).map_err(failed("binding an AF_XDP socket"))?;
+        program.direct(number, Some(&socket.0)).map_err(failed("handing frames to an AF_XDP socket"))?;
+        let socket = Arc::new(socket);
+        let [to_fill, to_write] = memory.halves();
+        if number == 0 {
+            sending = Some((socket.clone(), to_write, to_send, sent));
+        }
+        receiving.push(ReceivingQueue { socket, memory: to_fill, filled, empty });
+    }
+    let program = Arc::new(program);
+    let Some((socket, memory, to_send, sent)) = sending else {
+        return Err(OpenError::of(&interface.name, "AF_XDP", io::Error::other("it has no queues")));
+    };
+    let free = (0..FRAMES as usize).map(|frame| frame * FRAME_LEN).collect();
+    let receiver = Receiver {
+        program: program.clone(),
+        queues: receiving,
+        frames: Vec::new(),
+        next: 0,
+        counters: RxCounters::default(),
+    };
+    let transmitter = Transmitter {
+        _program: program,
+        socket,
+        memory,
+        to_send,
+        sent,
+        free,
+        name: interface.name.clone(),
+        counters: TxCounters::default(),
+    };
+    Ok((receiver, transmitter, is_copied))
+}
+
+/// Whether the system has AF_XDP.
+///
+/// # Errors
+/// Why not.
+pub fn is_there() -> io::Result<()> {
+    system::unbound().map(drop)
+}
+
+/// How many receiving queues an interface has.
+fn queues(name: &str) -> u32 {
+    let entries = fs::read_dir(format!("/sys/class/net/{name}/queues")).into_iter().flatten().flatten();
+    let receiving = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
+    (receiving.count() as u32).max(1)
+}
+
+/// The receiving half of a queue.
+struct ReceivingQueue {
+    socket: Arc<Socket>,
+    memory: Part,
+    filled: Ring<libc::xdp_desc>,
+    empty: Ring<u64>,
+}
+
+impl ReceivingQueue {
+    /// Takes the next frame: where it is in the memory. `Some(Err)`: what the kernel says is no frame of this half.
+    fn take(&mut self) -> Option<Result<Range<usize>, ()>> {
+        let entry = self.filled.take()?;
+        let half = self.memory.len();
+        let start = usize::try_from(entry.addr).unwrap_or(usize::MAX);
+        let end = start.saturating_add(entry.len as usize);
+        let is_frame = start < half && end <= (start / FRAME_LEN + 1) * FRAME_LEN;
+        let is_whole = entry.options & libc::XDP_PKT_CONTD == 0;
+        if is_frame && is_whole && end > start {
+            return Some(Ok(start..end));
+        }
+        if start < half {
+            self.give(start);
+        }
+        Some(Err(()))
+    }
+
+    /// Gives a frame's room back.
+    fn give(&mut self, start: usize) {
+        // As many entries as there is room for frames: it always fits.
+        self.empty.put((start / FRAME_LEN * FRAME_LEN) as u64);
+    }
+}
+
+/// The receiving end.
+pub struct Receiver {
+    program: Arc<Program>,
+    queues: Vec<ReceivingQueue>,
+    /// Frames that were taken: by which queue, and where.
+    frames: Vec<(usize, Range<usize>)>,
+    /// The queue that is asked first next time.
+    next: usize,
+    counters: RxCounters,
+}
+
+impl Receive for Receiver {
+    fn fill(&mut self, max: usize) -> io::Result<usize> {
+        for (queue, range) in self.frames.drain(..) {
+            self.queues[queue].give(range.start);
+        }
+        for queue in &mut self.queues {
+            queue.empty.tell();
+            if queue.empty.needs_wakeup() {
+                queue.socket.wake();
+            }
+        }
+        let count = self.queues.len();
+        for at in (0..count).map(|at| (self.next + at) % count) {
+            while self.frames.len() < max {
+                match self.queues[at].take() {
+                    None => break,
+                    Some(Err(())) => self.counters.malformed += 1,
+                    Some(Ok(range)) => {
+                        let frame = self.queues[at].memory.bytes_mut(&range);
+                        self.counters.checksums += u64::from(complete_unfinished(frame));
+                        self.counters.packets += 1;
+                        self.counters.bytes += range.len() as u64;
+                        self.frames.push((at, range));
+                    }
+                }
+            }
+            self.queues[at].filled.tell();
+        }
+        self.next = (self.next + 1) % count;
+        Ok(self.frames.len())
+    }
+
+    fn frame(&self, at: usize) -> &[u8] {
+        let (queue, range) = &self.frames[at];
+        self.queues[*queue].memory.bytes(range)
+    }
+
+    fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
+        self.queues.iter().map(|queue| queue.socket.0.try_clone()).collect()
+    }
+
+    fn shut(&mut self) -> io::Result<()> {
+        (0..self.queues.len() as u32).try_for_each(|queue| self.program.direct(queue, None))
+    }
+
+    fn revive(&mut self) {}
+
+    fn counters(&mut self) -> RxCounters {
+        let of_all = self.queues.iter().filter_map(|queue| queue.socket.overruns().ok());
+        self.counters.overruns = of_all.sum::<u64>().max(self.counters.overruns);
+        self.counters
+    }
+}
+
+/// The sending end.
+pub struct Transmitter {
+    _program: Arc<Program>,
+    socket: Arc<Socket>,
+    memory: Part,
+    to_send: Ring<libc::xdp_desc>,
+    sent: Ring<u64>,
+    /// Where there is room for frames in the sending half.
+    free: Vec<usize>,
+    name: String,
+    counters: TxCounters,
+}
+
+impl Transmitter {
+    /// Takes back the room of what was sent.
+    fn reclaim(&mut self) {
+        while let Some(at) = self.sent.take() {
+            let at = usize::try_from(at).ok().and_then(|at| at.checked_sub(self.memory.start()));
+            if let Some(at) = at.filter(|at| *at < self.memory.len() && self.free.len() < FRAMES as usize) {
+                self.free.push(at / FRAME_LEN * FRAME_LEN);
+            }
+        }
+        self.sent.tell();
+    }
+}
+
+impl Transmit for Transmitter {
+    fn send(&mut self, frame: &[&[u8]]) {
+        let len: usize = frame.iter().map(|piece| piece.len()).sum();
+        if len > FRAME_LEN {
+            self.counters.too_long += 1;
+            return;
+        }
+        if self.free.is_empty() {
+            self.flush();
+        }
+        let Some(at) = self.free.pop() else {
+            self.counters.overruns += 1;
+            return;
+        };
+        let mut into = self.memory.bytes_mut(&(at..at + len));
+        for piece in frame {
+            let (here, rest) = into.split_at_mut(piece.len());
+            here.copy_from_slice(piece);
+            into = rest;
+        }
+        if self.to_send.put(libc::xdp_desc {
+            addr: (self.memory.start() + at) as u64,
+            len: len as u32,
+            options: 0,
+        }) {
+            self.counters.packets += 1;
+            self.counters.bytes += len as u64;
+        } else {
+            self.free.push(at);
+            self.counters.overruns += 1;
+        }
+    }
+
+    fn flush(&mut self) {
+        self.to_send.tell();
+        for _ in 0..SEND_TRIES {
+            if self.to_send.is_done() || !self.to_send.needs_wakeup() {
+                break;
+            }
+            match self.socket.send() {
+                Ok(()) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy) => {}
+                // It keeps what it was given until it can.
+                Err(error) => {
+                    tracing::debug!("interface {}: nothing is sent: {error}", self.name);
+                    break;
+                }
+            }
+            self.reclaim();
+        }
+        self.reclaim();
+    }
+
+    fn counters(&self) -> TxCounters {
+        self.counters
+    }
+
+    fn revive(&mut self) {}
+}
