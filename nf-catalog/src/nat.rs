@@ -2,17 +2,19 @@
 //!
 //! **Ports.** One input, one output. Packets of internal hosts to the outside leave with an external
 //! address and port; packets to an external address are translated back, or dropped
-//! (`nat_no_mapping`) when nothing is translated to it, and (`nat_filtered`) when it may not be used from there. What an internal
-//! host sends to an external address leaves translated, too, and comes back from outside (hairpinning). Everything else passes unchanged: what stays
-//! inside or outside, other protocols, tunnels, IPv6; it is counted. A packet that arrives for an
-//! internal host without having been translated belongs to its connection and passes unchanged, too.
+//! (`nat_no_mapping`) when nothing is translated to it, and (`nat_filtered`) when it may not be used from
+//! there. What an internal host sends to an external address leaves translated, too, and comes back from
+//! outside (hairpinning). Everything else passes unchanged: what stays inside or outside, other protocols,
+//! tunnels, IPv6; it is counted. A packet that arrives for an internal host without having been translated
+//! belongs to its connection and passes unchanged, too.
 //!
 //! **Keys.** `internal`: prefixes of internal hosts. `external`: addresses to translate to. `ports`:
-//! range of external ports (and echo identifiers). `mapping`: whether every connection has a port of its own
-//! (`address_and_port_dependent`) or all of an internal endpoint have one ([`endpoints`]). `filtering`: what may use it.
-//! `idle_s`: how long a translation may be idle; `tcp_idle_s`, `tcp_transitory_s` (nothing has come back yet) and
-//! `icmp_idle_s` say otherwise for some. `linger_s`: how long a closed TCP connection keeps its own. `port_order`: whether ports are taken in
-//! the order of packets (`clock`) or in any serial order (`serial`).
+//! range of external ports (and echo identifiers). `mapping`: whether every connection has a port of its
+//! own (`address_and_port_dependent`) or all of an internal endpoint have one (`endpoint_independent`).
+//! `filtering`: what may use that from outside ([`Filtering`]). `idle_s`: how long a translation may be
+//! idle; `tcp_idle_s`, `tcp_transitory_s` (nothing has come back yet), `udp_idle_s` and `icmp_idle_s` say
+//! otherwise for some. `linger_s`: how long a closed TCP connection keeps its own. `port_order`: whether
+//! ports are taken in the order of packets (`clock`) or in any serial order (`serial`).
 //!
 //! **State** (the paper's Table 4).
 //!
@@ -21,14 +23,15 @@
 //! | `free_ports`: available ports | global | write/read often | `port_order` |
 //! | `packets_total`, `packets_tcp`, `passed_ipv6`, `passed_unchanged` | global | write mostly, read rarely | commutative |
 //! | `mapping`: port mapping of a connection | 5-tuple | write rarely, read mostly | clock |
-//! | `binding`, `peer`: see [`endpoints`] | internal endpoint | write rarely, read rarely | clock |
+//! | `binding`, `peer`: what the connections of an endpoint share | internal endpoint | write rarely, read rarely | clock |
 //!
 //! **Theory.** The external address of an internal host is always the same, given by a hash of the
 //! host; only the port is a choice. Ports are drawn, per external address and protocol, from the share
 //! of the slot the connection belongs to: the slot of a packet from outside follows from its port
 //! alone. A mapping serves one connection (RFC 4787's address- and port-dependent mapping and
-//! filtering), as in the paper, unless `mapping = "endpoint_independent"`. A TCP connection is closed by a RST, or by a FIN of each side; its port is given back
-//! after `linger_s`, that of any connection when it was idle too long. The idle timer moves only
+//! filtering), as in the paper, unless `mapping = "endpoint_independent"` (`nat/endpoints.rs`). A TCP
+//! connection is closed by a RST, or by a FIN of each side; its port is given back after `linger_s`, that of
+//! any connection when it was idle too long. The idle timer moves only
 //! when it would move by more than 1/16 of the idle time, so ordinary packets write nothing. ICMP
 //! errors are translated with what they quote (RFC 5508), and neither refresh nor close a mapping
 //! (its REQ-6). Fragments behind the first have no ports: only their address changes.

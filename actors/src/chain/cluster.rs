@@ -13,6 +13,7 @@ use super::recoveries::ChildName;
 use super::run::{RunOptions, RunOutcome, Shared, Turn};
 use super::state;
 use super::wire::{Addresses, Links, Notice, RootControl};
+use crate::control::feed::Feed;
 use crate::control::view::{Interfaces, View};
 use crate::egress::actor::{EgressActor, EgressControl};
 use crate::egress::core::{EgressCore, Sink};
@@ -283,9 +284,10 @@ impl Cluster {
         plan: &ChainPlan,
         interfaces: Option<Interfaces>,
         alerts: Arc<Mutex<u64>>,
+        feed: Arc<Mutex<Feed>>,
     ) -> Arc<View> {
         let metrics = self.kept.iter().map(|kept| kept.metrics.clone()).collect();
-        Arc::new(View::new(Arc::new(plan.clone()), self.addresses.clone(), metrics, interfaces, alerts))
+        Arc::new(View::new(Arc::new(plan.clone()), self.addresses.clone(), metrics, interfaces, alerts, feed))
     }
 }
 

@@ -126,7 +126,7 @@ pub fn run<S: PacketSource, K: Sink + Send + 'static>(
     let mut stops = stops.into_iter();
     let cluster = start(plan, source, sink, root_options, options.record)?;
     let control = options.keep_in.as_deref().map(|dir| {
-        let view = cluster.view(plan, None, Arc::default());
+        let view = cluster.view(plan, None, Arc::default(), Arc::default());
         let endpoints = Endpoints { sockets: vec![kept::socket_of(dir)], ..Endpoints::default() };
         server::start(&endpoints, view, None)
     });

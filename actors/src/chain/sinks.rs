@@ -1,5 +1,6 @@
 //! Where what leaves a chain goes: a capture file, an event file, memory.
 
+use crate::control::feed::Feed;
 use crate::egress::core::Sink;
 use crate::root::actor::PacketSource;
 use crate::root::core::Arrival;
@@ -38,6 +39,7 @@ pub struct FileSink {
     vertices: Vec<String>,
     alerts: Arc<Mutex<u64>>,
     failure: Failure,
+    feed: Option<Arc<Mutex<Feed>>>,
 }
 
 impl FileSink {
@@ -50,7 +52,13 @@ impl FileSink {
         alerts: Arc<Mutex<u64>>,
         failure: Failure,
     ) -> Self {
-        Self { packets, events: events.map(BufWriter::new), vertices, alerts, failure }
+        Self { packets, events: events.map(BufWriter::new), vertices, alerts, failure, feed: None }
+    }
+
+    /// The same, with those who follow the events.
+    #[must_use]
+    pub fn followed_by(self, feed: Arc<Mutex<Feed>>) -> Self {
+        Self { feed: Some(feed), ..self }
     }
 
     /// Writes out the events there are, for whoever follows the file.
@@ -83,8 +91,12 @@ impl Sink for FileSink {
         if matches!(event.event.kind, EventKind::Alert { .. }) {
             *self.alerts.lock() += 1;
         }
+        let vertex = &self.vertices[usize::from(from.vertex.0)];
+        if let Some(feed) = &self.feed {
+            feed.lock().push(|| event_json(event, vertex, from.index));
+        }
         let Some(file) = &mut self.events else { return };
-        let line = event_json(event, &self.vertices[usize::from(from.vertex.0)], from.index);
+        let line = event_json(event, vertex, from.index);
         if let Err(error) = writeln!(file, "{line}") {
             self.events = None;
             self.fail("the event file", &error);

@@ -8,6 +8,7 @@ use super::kept;
 use super::recoveries::{Recoveries, Recovery};
 use super::run::{RunOptions, RunOutcome};
 use super::wire::{Notice, RootControl};
+use crate::control::feed::Feed;
 use crate::control::server::{self, Endpoints};
 use crate::control::view::{Interfaces, View};
 use crate::control::{Change, Refused, Request};
@@ -42,6 +43,8 @@ pub struct UpOptions {
     pub interfaces: Interfaces,
     /// What counts alerts.
     pub alerts: Arc<Mutex<u64>>,
+    /// What has the events for those who follow them.
+    pub feed: Arc<Mutex<Feed>>,
 }
 
 /// Whoever waits for what came of a change.
@@ -117,7 +120,7 @@ pub fn up<S: PacketSource, K: Sink + Send + 'static>(
     let cluster = start(plan, source, sink, root_options, false)?;
     let mut recoveries = Recoveries::default();
     await_root(plan, &cluster, &mut recoveries)?;
-    let view = cluster.view(plan, Some(options.interfaces), options.alerts);
+    let view = cluster.view(plan, Some(options.interfaces), options.alerts, options.feed);
     let (ask, requests) = flume::bounded(REQUESTS_MAX);
     let server = server::start(&options.endpoints, view.clone(), Some(ask.clone()))?;
     let end = move || {

@@ -84,6 +84,8 @@ enum Command {
     Status(operate::StatusArgs),
     /// Watch a chain that is up, in a terminal.
     Top(top::TopArgs),
+    /// Print the events of a chain that is up, as they happen.
+    Events(operate::EventsArgs),
     /// Spread a vertex's traffic over so many instances.
     Scale(operate::ScaleArgs),
     /// Move traffic from one instance to another.
@@ -168,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::execute(&args),
         Command::Doctor(args) => doctor::execute(&args),
         Command::Status(args) => operate::status(&args),
+        Command::Events(args) => operate::events(&args),
         Command::Top(args) => top::top(&args),
         Command::Scale(args) => operate::scale(&args),
         Command::Move(args) => operate::moves(&args),

@@ -2,12 +2,17 @@
 
 use super::{Exit, report};
 use crate::control::client::{AskError, change, get};
+use crate::control::feed::Events;
 use crate::control::view::Status;
 use crate::control::{Change, usual_socket};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often it is asked for events when there were none.
+const EVENTS_EVERY: Duration = Duration::from_millis(200);
 
 /// Which chain is meant.
 #[derive(Args)]
@@ -53,6 +58,16 @@ pub struct StatusArgs {
     /// How it is shown.
     #[arg(short, long, value_enum, default_value_t = Shown::Text)]
     output: Shown,
+    #[command(flatten)]
+    socket: SocketArg,
+}
+
+/// `chc events`.
+#[derive(Args)]
+pub struct EventsArgs {
+    /// End after so many.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
     #[command(flatten)]
     socket: SocketArg,
 }
@@ -119,6 +134,31 @@ pub fn status(args: &StatusArgs) -> Result<(), Exit> {
         Shown::Text if args.brief => report::print_text(&brief(&status)),
         Shown::Text => report::print_text(&full(&status)),
     }
+}
+
+/// Prints events as they happen, one JSON object a line, until the chain ends.
+pub fn events(args: &EventsArgs) -> Result<(), Exit> {
+    let path = args.socket.path();
+    let mut page: Events = get(&path, "/v1/events")?;
+    let mut left = args.count.unwrap_or(u64::MAX);
+    while left > 0 {
+        page = match get(&path, &format!("/v1/events?from={}", page.next)) {
+            Ok(page) => page,
+            Err(AskError::Mistake(message)) => return Err(Exit::Usage(message)),
+            Err(_) => return Ok(()),
+        };
+        if page.missed > 0 {
+            tracing::warn!("{} events came faster than they could be told", page.missed);
+        }
+        let lines = page.events.iter().take(left.try_into().unwrap_or(usize::MAX));
+        let text: String = lines.map(|event| format!("{event}\n")).collect();
+        report::print_text(&text)?;
+        left = left.saturating_sub(page.events.len() as u64);
+        if page.events.is_empty() {
+            std::thread::sleep(EVENTS_EVERY);
+        }
+    }
+    Ok(())
 }
 
 /// Scales a vertex.

@@ -159,6 +159,8 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     let names = plan.vertices.iter().map(|v| v.name.clone()).collect();
     let (alerts, failure) = (Arc::new(Mutex::new(0)), Failure::default());
     let files = FileSink::new(writer, events, names, alerts.clone(), failure.clone());
+    let feed = Arc::default();
+    let files = files.followed_by(Arc::clone(&feed));
 
     let keep_in = config.store.checkpoint_dir.as_ref().map(PathBuf::from);
     let mut sockets = vec![socket(&config)];
@@ -166,7 +168,7 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     let token_file = config.api.token_file.as_ref().map(PathBuf::from);
     let endpoints = Endpoints { sockets: sockets.clone(), listen: config.api.listen, token_file };
     let seen = Interfaces { names: interfaces.clone().map(|interface| interface.name), ports: ports.clone() };
-    let options = UpOptions { endpoints, keep_in, interfaces: seen, alerts: alerts.clone() };
+    let options = UpOptions { endpoints, keep_in, interfaces: seen, alerts: alerts.clone(), feed };
     let source = LiveSource::new([inside.receiver, outside.receiver], ports.clone());
     let told = plan.clone();
     let outcome = up(

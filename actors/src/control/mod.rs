@@ -11,6 +11,7 @@
 //! Both speak HTTP/1.1 with JSON ([`chc_runtime::http`]). `/livez`, `/readyz` and `/metrics` are for machines, `/v1/...` for commands.
 
 pub mod client;
+pub mod feed;
 pub mod metrics;
 pub mod server;
 pub mod view;

@@ -130,12 +130,19 @@ impl Answerer {
                 failed => read(failed),
             },
             "/v1/status" => read(self.view.status()),
+            "/v1/events" => match parameter(request.query.as_deref(), "from").map(str::parse).transpose() {
+                Ok(from) => read(Ok(self.view.events(from))),
+                Err(_) => {
+                    refuse(StatusCode::BAD_REQUEST, "from: give the number that the last answer has as next")
+                }
+            },
             "/v1/state" => match state_query(request.query.as_deref()) {
                 Err(problem) => refuse(StatusCode::BAD_REQUEST, problem),
                 Ok(query) => read(self.view.state(&query)),
             },
             _ => {
-                refuse(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics, /v1/status and /v1/state")
+                let known = "there are /livez, /readyz, /metrics, /v1/status, /v1/state and /v1/events";
+                refuse(StatusCode::NOT_FOUND, known)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What can be seen of a running chain: read from its actors' counters, without stopping any.
 
+use super::feed::{Events, Feed};
 use crate::chain::compile::ChainPlan;
 use crate::chain::listing::{Page, Query, entries};
 use crate::chain::recoveries::Recovery;
@@ -38,6 +39,7 @@ pub struct View {
     metrics: Vec<Vec<Arc<Metrics>>>,
     interfaces: Option<Interfaces>,
     alerts: Arc<Mutex<u64>>,
+    feed: Arc<Mutex<Feed>>,
     began: Instant,
     ends: AtomicBool,
     recovered: AtomicU64,
@@ -156,6 +158,7 @@ impl View {
         metrics: Vec<Vec<Arc<Metrics>>>,
         interfaces: Option<Interfaces>,
         alerts: Arc<Mutex<u64>>,
+        feed: Arc<Mutex<Feed>>,
     ) -> Self {
         Self {
             plan,
@@ -163,6 +166,7 @@ impl View {
             metrics,
             interfaces,
             alerts,
+            feed,
             began: Instant::now(),
             ends: AtomicBool::new(false),
             recovered: AtomicU64::new(0),
@@ -285,6 +289,12 @@ impl View {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.status().is_ok_and(|status| status.phase == "up")
+    }
+
+    /// Its events from a number on.
+    #[must_use]
+    pub fn events(&self, from: Option<u64>) -> Events {
+        self.feed.lock().since(from)
     }
 
     /// A page of its state.

@@ -8,6 +8,7 @@ use chc_actors::chain::up::{UpOptions, up};
 use chc_actors::config::PolicyConfig;
 use chc_actors::control::Change;
 use chc_actors::control::client::{AskError, change, get, state};
+use chc_actors::control::feed::Events;
 use chc_actors::control::server::Endpoints;
 use chc_actors::control::view::{Interfaces, Status};
 use chc_actors::gateway::router::{Router, RouterSide};
@@ -75,10 +76,17 @@ impl Up {
         let sockets = vec![directory.path().join("run/control.sock")];
         let endpoints = Endpoints { sockets, listen: Some(http), token_file: Some(token_file) };
         let interfaces = Interfaces { names: ["in".into(), "out".into()], ports: ports.clone() };
-        let alerts = Arc::default();
-        let options = UpOptions { endpoints, keep_in: None, interfaces, alerts: Arc::clone(&alerts) };
+        let (alerts, feed): (_, Arc<_>) = (Arc::default(), Arc::default());
+        let options = UpOptions {
+            endpoints,
+            keep_in: None,
+            interfaces,
+            alerts: Arc::clone(&alerts),
+            feed: Arc::clone(&feed),
+        };
         let names = plan.vertices.iter().map(|v| v.name.clone()).collect();
-        let sink = LiveSink::new(ports.clone(), FileSink::new(None, None, names, alerts, Failure::default()));
+        let files = FileSink::new(None, None, names, alerts, Failure::default()).followed_by(feed);
+        let sink = LiveSink::new(ports.clone(), files);
         let source = LiveSource::new([inside_by(rx_inside), rx_outside], ports);
         let (tell, started) = std::sync::mpsc::channel();
         let run = move || {
@@ -298,6 +306,32 @@ fn a_flood_of_frames_that_are_none_of_the_chains_starves_neither_it_nor_its_cont
     assert_eq!((&asked[12..14], &asked[38..42]), (&[8, 6][..], &[192, 168, 1, 7][..]), "{:?}", &asked[..len]);
     let outcome = chain.down();
     assert_eq!(outcome.root.counts.packets, 1);
+}
+
+#[test]
+fn events_are_told_to_who_follows_them() {
+    let chain = Up::new();
+    let page = |from: u64| -> Events {
+        get(&chain.socket(), &format!("/v1/events?from={from}")).expect("it answers")
+    };
+    let begun: Events = get(&chain.socket(), "/v1/events").expect("it answers");
+    assert!(begun.events.is_empty());
+    for number in 0..u32::from(FLOWS) {
+        chain.inside.send(&frame(number)).unwrap();
+    }
+    let (mut next, mut told) = (begun.next, Vec::new());
+    chain.wait(|_| {
+        let page = page(next);
+        next = page.next;
+        told.extend(page.events);
+        told.len() == usize::from(FLOWS)
+    });
+    assert!(
+        told.iter().all(|event| event["event_type"] == "nat" && event["nat"]["action"] == "open"),
+        "{told:?}"
+    );
+    assert_eq!(chain.get("/v1/events?from=x").0, 400);
+    let _ = chain.down();
 }
 
 #[test]
