@@ -224,6 +224,11 @@ pub(super) fn brief(status: &Status) -> String {
     )
 }
 
+/// A bound of how long packets were in a chain; without one they took longer than the greatest.
+pub(super) fn latency_text(us: Option<u64>) -> String {
+    us.map_or_else(|| "> 1 s".to_owned(), |us| format!("<= {us} us"))
+}
+
 /// A status as text.
 fn full(status: &Status) -> String {
     let mut text = brief(status);
@@ -235,8 +240,10 @@ fn full(status: &Status) -> String {
             interface.side, interface.name, interface.rx, interface.rx_overruns, interface.tx
         );
     }
-    if let (Some(p50), Some(p99)) = (status.latency.quantile_us(0.5), status.latency.quantile_us(0.99)) {
-        let _ = writeln!(text, "  latency  p50 at most {p50} us, p99 at most {p99} us");
+    if status.latency.count() > 0 {
+        let [p50, p99, longest] =
+            [0.5, 0.99, 1.0].map(|share| latency_text(status.latency.quantile_us(share)));
+        let _ = writeln!(text, "  latency  p50 {p50}, p99 {p99}, longest {longest}");
     }
     for vertex in &status.vertices {
         for instance in &vertex.instances {

@@ -1,6 +1,6 @@
 //! `chc top`: a chain as it runs, in a terminal.
 
-use super::operate::SocketArg;
+use super::operate::{SocketArg, brief, latency_text};
 use super::{Exit, report};
 use crate::control::client::get;
 use crate::control::view::{InstanceStatus, Status};
@@ -59,7 +59,7 @@ pub fn top(args: &TopArgs) -> Result<(), Exit> {
     };
     ratatui::restore();
     shown?;
-    report::print_text(&super::operate::brief(&now))
+    report::print_text(&brief(&now))
 }
 
 /// Waits; whether a key said that it is enough.
@@ -99,10 +99,6 @@ fn short(number: f64) -> String {
     format!("{scaled:.*}{unit}", if scaled < 10.0 { 2 } else { 1 })
 }
 
-fn micros(us: Option<u64>) -> String {
-    us.map_or("-".to_owned(), |us| format!("<= {us} us"))
-}
-
 /// Draws a chain; rates are those between two looks.
 fn draw(frame: &mut Frame<'_>, before: &Status, now: &Status) {
     let rates = Rates { seconds: now.uptime_s - before.uptime_s };
@@ -139,6 +135,10 @@ fn draw(frame: &mut Frame<'_>, before: &Status, now: &Status) {
 
 fn head_lines(rates: &Rates, before: &Status, now: &Status) -> Vec<Line<'static>> {
     let recent = now.latency.since(&before.latency);
+    let bound = |share| match recent.count() {
+        0 => "-".to_owned(),
+        _ => latency_text(recent.quantile_us(share)),
+    };
     let bits = rates.of(before.bytes_in, now.bytes_in) * 8.0;
     let dropped = |status: &Status| status.drops.values().sum::<u64>();
     vec![
@@ -155,9 +155,9 @@ fn head_lines(rates: &Rates, before: &Status, now: &Status) -> Vec<Line<'static>
         )),
         Line::from(format!(
             "latency p50 {}, p99 {}, longest {}   handovers {}   recovered {}",
-            micros(recent.quantile_us(0.5)),
-            micros(recent.quantile_us(0.99)),
-            micros(recent.quantile_us(1.0)),
+            bound(0.5),
+            bound(0.99),
+            bound(1.0),
             now.handovers,
             now.recovered,
         )),

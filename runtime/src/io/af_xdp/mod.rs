@@ -48,45 +48,15 @@ pub fn open(interface: &Interface) -> Result<(Receiver, Transmitter, bool), Open
         return Err(OpenError::of(&interface.name, "AF_XDP", error));
     }
     let count = queues(&interface.name);
-    let program =
-        Program::attach(interface.index, count).map_err(failed("attaching an XDP program (cap_bpf)"))?;
-    let mut receiving = Vec::new();
-    let mut sending = None;
-    let mut is_copied = false;
-    for number in 0..count {
-        let memory =
-            Region::anonymous(2 * FRAMES as usize * FRAME_LEN).map_err(failed("reserving memory"))?;
-        let (socket, rings) =
-            Socket::new(&memory, FRAME_LEN, FRAMES).map_err(failed("opening an AF_XDP socket"))?;
-        let opened = || -> io::Result<_> {
-            let filled = Ring::open(rings.receive, FRAMES, false)?;
-            let mut empty = Ring::open(rings.fill, FRAMES, true)?;
-            (0..u64::from(FRAMES)).for_each(|frame| {
-                empty.put(frame * FRAME_LEN as u64);
-            });
-            empty.tell();
-            Ok((
-                filled,
-                empty,
-                Ring::open(rings.transmit, FRAMES, true)?,
-                Ring::open(rings.complete, FRAMES, false)?,
-            ))
-        };
-        let (filled, empty, to_send, sent) = opened().map_err(failed("mapping its rings"))?;
-        is_copied |= !socket.bind(interface.index, number).map_err(failed("binding an AF_XDP socket"))?;
-        program.direct(number, Some(&socket.0)).map_err(failed("handing frames to an AF_XDP socket"))?;
-        let socket = Arc::new(socket);
-        let [to_fill, to_write] = memory.halves();
-        if number == 0 {
-            sending = Some((socket.clone(), to_write, to_send, sent));
-        }
-        receiving.push(ReceivingQueue { socket, memory: to_fill, filled, empty });
+    let attached = Program::attach(interface.index, count);
+    let program = Arc::new(attached.map_err(failed("attaching an XDP program (cap_bpf)"))?);
+    let (first, sending, mut is_copied) = open_queue(interface, 0, &program)?;
+    let mut receiving = vec![first];
+    for number in 1..count {
+        let (queue, _, copies) = open_queue(interface, number, &program)?;
+        receiving.push(queue);
+        is_copied |= copies;
     }
-    let program = Arc::new(program);
-    let Some((socket, memory, to_send, sent)) = sending else {
-        return Err(OpenError::of(&interface.name, "AF_XDP", io::Error::other("it has no queues")));
-    };
-    let free = (0..FRAMES as usize).map(|frame| frame * FRAME_LEN).collect();
     let receiver = Receiver {
         program: program.clone(),
         queues: receiving,
@@ -96,15 +66,40 @@ pub fn open(interface: &Interface) -> Result<(Receiver, Transmitter, bool), Open
     };
     let transmitter = Transmitter {
         _program: program,
-        socket,
-        memory,
-        to_send,
-        sent,
-        free,
+        queue: sending,
+        free: (0..FRAMES as usize).map(|frame| frame * FRAME_LEN).collect(),
         name: interface.name.clone(),
         counters: TxCounters::default(),
     };
     Ok((receiver, transmitter, is_copied))
+}
+
+/// Opens a queue: both halves, and whether its frames are copied.
+fn open_queue(
+    interface: &Interface,
+    number: u32,
+    program: &Program,
+) -> Result<(ReceivingQueue, SendingQueue, bool), OpenError> {
+    let failed = |what| move |error| OpenError::of(&interface.name, what, error);
+    let memory = Region::anonymous(2 * FRAMES as usize * FRAME_LEN).map_err(failed("reserving memory"))?;
+    let (socket, rings) =
+        Socket::new(&memory, FRAME_LEN, FRAMES).map_err(failed("opening an AF_XDP socket"))?;
+    let opened = || -> io::Result<_> {
+        let receive = (Ring::open(rings.receive, FRAMES, false)?, Ring::open(rings.fill, FRAMES, true)?);
+        let send = (Ring::open(rings.transmit, FRAMES, true)?, Ring::open(rings.complete, FRAMES, false)?);
+        Ok((receive, send))
+    };
+    let ((filled, mut empty), (to_send, sent)) = opened().map_err(failed("mapping its rings"))?;
+    // The ring has room for all frames of the half.
+    for frame in 0..u64::from(FRAMES) {
+        empty.put(frame * FRAME_LEN as u64);
+    }
+    empty.tell();
+    let is_copied = !socket.bind(interface.index, number).map_err(failed("binding an AF_XDP socket"))?;
+    program.direct(number, Some(&socket.0)).map_err(failed("handing frames to an AF_XDP socket"))?;
+    let (socket, [to_fill, to_write]) = (Arc::new(socket), memory.halves());
+    let receiving = ReceivingQueue { socket: socket.clone(), memory: to_fill, filled, empty };
+    Ok((receiving, SendingQueue { socket, memory: to_write, to_send, sent }, is_copied))
 }
 
 /// Whether the system has AF_XDP.
@@ -220,13 +215,18 @@ impl Receive for Receiver {
     }
 }
 
-/// The sending end.
-pub struct Transmitter {
-    _program: Arc<Program>,
+/// The sending half of a queue.
+struct SendingQueue {
     socket: Arc<Socket>,
     memory: Part,
     to_send: Ring<libc::xdp_desc>,
     sent: Ring<u64>,
+}
+
+/// The sending end.
+pub struct Transmitter {
+    _program: Arc<Program>,
+    queue: SendingQueue,
     /// Where there is room for frames in the sending half.
     free: Vec<usize>,
     name: String,
@@ -236,13 +236,15 @@ pub struct Transmitter {
 impl Transmitter {
     /// Takes back the room of what was sent.
     fn reclaim(&mut self) {
-        while let Some(at) = self.sent.take() {
-            let at = usize::try_from(at).ok().and_then(|at| at.checked_sub(self.memory.start()));
-            if let Some(at) = at.filter(|at| *at < self.memory.len() && self.free.len() < FRAMES as usize) {
+        while let Some(at) = self.queue.sent.take() {
+            let at = usize::try_from(at).ok().and_then(|at| at.checked_sub(self.queue.memory.start()));
+            if let Some(at) =
+                at.filter(|at| *at < self.queue.memory.len() && self.free.len() < FRAMES as usize)
+            {
                 self.free.push(at / FRAME_LEN * FRAME_LEN);
             }
         }
-        self.sent.tell();
+        self.queue.sent.tell();
     }
 }
 
@@ -260,14 +262,14 @@ impl Transmit for Transmitter {
             self.counters.overruns += 1;
             return;
         };
-        let mut into = self.memory.bytes_mut(&(at..at + len));
+        let mut into = self.queue.memory.bytes_mut(&(at..at + len));
         for piece in frame {
             let (here, rest) = into.split_at_mut(piece.len());
             here.copy_from_slice(piece);
             into = rest;
         }
-        if self.to_send.put(libc::xdp_desc {
-            addr: (self.memory.start() + at) as u64,
+        if self.queue.to_send.put(libc::xdp_desc {
+            addr: (self.queue.memory.start() + at) as u64,
             len: len as u32,
             options: 0,
         }) {
@@ -280,12 +282,12 @@ impl Transmit for Transmitter {
     }
 
     fn flush(&mut self) {
-        self.to_send.tell();
+        self.queue.to_send.tell();
         for _ in 0..SEND_TRIES {
-            if self.to_send.is_done() || !self.to_send.needs_wakeup() {
+            if self.queue.to_send.is_done() || !self.queue.to_send.needs_wakeup() {
                 break;
             }
-            match self.socket.send() {
+            match self.queue.socket.send() {
                 Ok(()) => {}
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy) => {}
