@@ -127,6 +127,8 @@ impl NetworkFunction for Probe {
                 b'w' => cx.put(self.flow, cx.get(self.flow).unwrap_or(0) + 1),
                 b'r' => self.report(&cx, cx.get(self.flow).unwrap_or(0)),
                 b'x' => cx.remove(self.flow),
+                // It runs no slot in order.
+                b'k' => cx.put_at(self.flow, &cx.identity().key, 1),
                 b't' => cx.arm(self.flow, 0, cx.now() + Duration::from_nanos(DELAY), false),
                 b'T' => cx.arm(self.flow, 1, cx.now() + Duration::from_nanos(DELAY), false),
                 b'e' => cx.arm(self.flow, 2, cx.now() + Duration::from_secs(1), true),

@@ -13,6 +13,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 const ETHERNET_LEN: usize = 14;
+/// Pieces of what is written at once: what is in front of a frame, its head and its tail.
+const PIECES_MAX: usize = 3;
 /// Frames the system may hold for a TAP interface, by default a thousand: so many are taken after it was shut.
 const HELD_MAX: usize = 1024;
 
@@ -148,9 +150,11 @@ pub struct Transmitter {
 
 impl Transmit for Transmitter {
     fn send(&mut self, frame: &[&[u8]]) {
-        let mut pieces = vec![IoSlice::new(&[0; OFFLOAD_LEN])];
-        pieces.extend(frame.iter().map(|piece| IoSlice::new(piece)));
-        match (&self.file).write_vectored(&pieces) {
+        let mut pieces = [IoSlice::new(&[0; OFFLOAD_LEN]); PIECES_MAX];
+        let Some(room) = pieces.get_mut(1..=frame.len()) else { return self.send(&[&frame.concat()]) };
+        room.iter_mut().zip(frame).for_each(|(to, from)| *to = IoSlice::new(from));
+        let pieces = &pieces[..=frame.len()];
+        match (&self.file).write_vectored(pieces) {
             Ok(sent) => {
                 self.counters.packets += 1;
                 self.counters.bytes += sent.saturating_sub(OFFLOAD_LEN) as u64;

@@ -76,6 +76,8 @@ fn a_function_that_does_more_than_it_declared_is_stopped() {
     assert!(operations.contains("more operations on object 3 than the 1 declared"), "{operations}");
     let packets = breaks("EEE");
     assert!(packets.contains("more packets of its own than the 2 it may"), "{packets}");
+    let beside = breaks("k");
+    assert!(beside.contains("which is not of this packet's slot"), "{beside}");
     let mut bed = Bed::new(config());
     bed.batches.clear();
     bed.input(&[(0, A, "o")], 1);
