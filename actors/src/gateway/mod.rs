@@ -110,9 +110,7 @@ impl Ports {
                 router.forward(now, from, (head, tail), &mut |to, frame| {
                     transmitters[to as usize].send(frame);
                 });
-                if let (false, true, Some(wake)) = (had_own, router.has_own(), &self.wake) {
-                    wake();
-                }
+                self.tell_of_own(had_own);
             }
         }
     }
@@ -121,9 +119,19 @@ impl Ports {
     fn tick(&mut self, now: Time) {
         let transmitters = &mut self.transmitters;
         if let Some(router) = &mut self.router {
+            let had_own = router.has_own();
             router.on_time(now, &mut |to, frame| transmitters[to as usize].send(frame));
+            self.tell_of_own(had_own);
         }
-        transmitters.iter_mut().for_each(|transmitter| transmitter.revive());
+        self.transmitters.iter_mut().for_each(|transmitter| transmitter.revive());
+    }
+
+    /// Has the source look, if the router has something for the chain that it had not.
+    fn tell_of_own(&self, had_own: bool) {
+        let has_own = self.router.as_ref().is_some_and(Router::has_own);
+        if let (false, true, Some(wake)) = (had_own, has_own, &self.wake) {
+            wake();
+        }
     }
 
     /// A frame of the router's own that goes through the chain as if it had come in on a side.

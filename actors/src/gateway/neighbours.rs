@@ -103,8 +103,8 @@ impl Neighbours {
         std::mem::take(&mut neighbour.waiting)
     }
 
-    /// Those to be asked for again. Those that do not answer are forgotten, with what waits for them.
-    pub fn on_time(&mut self, now: Time) -> Vec<(Side, IpAddr)> {
+    /// Those to be asked for again. Those that do not answer are forgotten; what waited for them is given back in `given_up`.
+    pub fn on_time(&mut self, now: Time, given_up: &mut Vec<(Side, Vec<u8>)>) -> Vec<(Side, IpAddr)> {
         let mut again = Vec::new();
         let lost = &mut self.lost;
         self.known.retain(|at, neighbour| {
@@ -113,6 +113,7 @@ impl Neighbours {
             }
             if neighbour.asks >= ASKS_MAX {
                 *lost += neighbour.waiting.len() as u64;
+                given_up.extend(neighbour.waiting.drain(..).map(|frame| (at.0, frame)));
                 return false;
             }
             (neighbour.asked, neighbour.asks) = (now, neighbour.asks + 1);
@@ -150,10 +151,10 @@ mod tests {
     fn who_does_not_answer_is_asked_three_times_and_forgotten() {
         let mut neighbours = Neighbours::default();
         neighbours.find(second(0), at(1), || vec![1]);
-        assert!(neighbours.on_time(second(0)).is_empty());
-        assert_eq!(neighbours.on_time(second(1)), [at(1)]);
-        assert_eq!(neighbours.on_time(second(2)), [at(1)]);
-        assert_eq!((neighbours.on_time(second(3)).len(), neighbours.lost), (0, 1));
+        assert!(neighbours.on_time(second(0), &mut Vec::new()).is_empty());
+        assert_eq!(neighbours.on_time(second(1), &mut Vec::new()), [at(1)]);
+        assert_eq!(neighbours.on_time(second(2), &mut Vec::new()), [at(1)]);
+        assert_eq!((neighbours.on_time(second(3), &mut Vec::new()).len(), neighbours.lost), (0, 1));
         assert_eq!(neighbours.find(second(3), at(1), || vec![2]), Found::Ask);
     }
 

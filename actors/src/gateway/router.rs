@@ -8,8 +8,9 @@
 //! then on by destination: to a network of one of its addresses, or to the gateway of a side.
 //!
 //! A packet whose time to live ends is answered where it came in (RFC 1812, 5.3.1; RFC 4443, 3.3). One that is too long for
-//! the next link is answered from there: the answer goes through the chain as if a router behind it had sent it, so that a
-//! NAT translates it back; an IPv4 packet that may be fragmented is.
+//! the next link is answered from there, and so is one that has no way on or whose next host does not answer: the answer goes
+//! through the chain as if a router behind it had sent it, so that a NAT translates it back; a long IPv4 packet that may be
+//! fragmented is.
 //!
 //! Memory: the neighbours', and [`OWN_MAX`] packets of its own.
 
@@ -127,6 +128,10 @@ enum Complaint {
     Time,
     /// It is longer than this.
     TooLong(u32),
+    /// There is no way to its destination.
+    NoRoute,
+    /// The next host does not answer.
+    NoAnswer,
 }
 
 impl Router {
@@ -393,6 +398,7 @@ impl Router {
             return self.lose(|counts| &mut counts.own);
         }
         let Some((side, hop)) = self.way(to) else {
+            self.complain_behind(now, from.other(), &[head, tail].concat(), Complaint::NoRoute);
             return self.lose(|counts| &mut counts.no_route);
         };
         if head[hops_at] <= 1 {
@@ -563,10 +569,14 @@ impl Router {
         self.own.pop_front()
     }
 
-    /// Time passes: neighbours that did not answer are asked again.
+    /// Time passes: neighbours that did not answer are asked again, a few times; then it is said so.
     pub fn on_time(&mut self, now: Time, send: Send<'_>) {
-        for (side, whom) in self.neighbours.on_time(now) {
+        let mut given_up = Vec::new();
+        for (side, whom) in self.neighbours.on_time(now, &mut given_up) {
             self.ask(side, whom, send);
+        }
+        for (side, frame) in given_up {
+            self.complain_behind(now, side, &frame, Complaint::NoAnswer);
         }
     }
 }
@@ -687,6 +697,8 @@ fn answer(own: IpAddr, frame: &[u8], why: Complaint) -> Option<Vec<u8>> {
             let icmp = &mut ip[V4_LEN..];
             match why {
                 Complaint::Time => icmp[0] = 11,
+                Complaint::NoRoute => icmp[0] = 3,
+                Complaint::NoAnswer => (icmp[0], icmp[1]) = (3, 1),
                 Complaint::TooLong(mtu) => {
                     (icmp[0], icmp[1]) = (3, 4);
                     icmp[6..8].copy_from_slice(&u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes());
@@ -706,6 +718,8 @@ fn answer(own: IpAddr, frame: &[u8], why: Complaint) -> Option<Vec<u8>> {
             let icmp = &mut ip[V6_LEN..];
             match why {
                 Complaint::Time => icmp[0] = 3,
+                Complaint::NoRoute => icmp[0] = 1,
+                Complaint::NoAnswer => (icmp[0], icmp[1]) = (1, 3),
                 Complaint::TooLong(mtu) => {
                     icmp[0] = 2;
                     icmp[4..8].copy_from_slice(&mtu.to_be_bytes());

@@ -267,6 +267,29 @@ fn what_has_no_way_is_counted() {
 }
 
 #[test]
+fn who_sent_what_has_no_way_or_finds_no_answer_is_told_by_way_of_the_chain() {
+    let mut router = router(1500);
+    let (v4, v6) = (udp_v4(INSIDE, FAR_V4, 64, 100), udp_v6("2001:db8:99::7", 64, 100));
+    for frame in [&v4, &v6] {
+        forward(&mut router, frame);
+    }
+    assert!(router.take_own().is_none(), "it is asked for");
+    (1..=4).for_each(|second| router.on_time(Time(NOW.0 + second * 1_000_000_000), &mut |_, _| {}));
+    router.sides[1].gateways.clear();
+    for frame in [&v4, &v6] {
+        forward(&mut router, frame);
+    }
+    let told: Vec<_> = std::iter::from_fn(|| router.take_own()).collect();
+    let said = |frame: &[u8]| (complaint(frame).0, complaint(frame).1);
+    let all: Vec<_> = told.iter().map(|(side, frame)| (*side, said(frame))).collect();
+    let kinds = [(3, 1), (1, 3), (3, 0), (1, 0)];
+    assert_eq!(all, kinds.map(|kind| (Side::Outside, kind)));
+    let v4_told: Vec<IpAddr> = told.iter().step_by(2).map(|(_, frame)| complaint(frame).3).collect();
+    assert_eq!(v4_told, [IpAddr::from(HOST_V4); 2]);
+    assert_eq!((router.counts().unreachable, router.counts().no_route), (2, 2));
+}
+
+#[test]
 fn what_leaves_from_inside_for_an_outside_address_comes_back_through_the_chain() {
     let mut router = router(1500);
     let to_outside = udp_v4(INSIDE, [203, 0, 113, 2], 64, 100);
