@@ -62,6 +62,7 @@ pub fn open(interface: &Interface) -> Result<(Receiver, Transmitter, bool), Open
         queues: receiving,
         frames: Vec::new(),
         next: 0,
+        left: None,
         counters: RxCounters::default(),
     };
     let transmitter = Transmitter {
@@ -158,6 +159,8 @@ pub struct Receiver {
     frames: Vec<(usize, Range<usize>)>,
     /// The queue that is asked first next time.
     next: usize,
+    /// Frames that may still be taken, once it was shut: as many as there can be.
+    left: Option<usize>,
     counters: RxCounters,
 }
 
@@ -172,7 +175,7 @@ impl Receive for Receiver {
                 queue.socket.wake();
             }
         }
-        let count = self.queues.len();
+        let (count, max) = (self.queues.len(), self.left.map_or(max, |left| left.min(max)));
         for at in (0..count).map(|at| (self.next + at) % count) {
             while self.frames.len() < max {
                 match self.queues[at].take() {
@@ -190,6 +193,7 @@ impl Receive for Receiver {
             self.queues[at].filled.tell();
         }
         self.next = (self.next + 1) % count;
+        self.left = self.left.map(|left| left - self.frames.len());
         Ok(self.frames.len())
     }
 
@@ -203,6 +207,8 @@ impl Receive for Receiver {
     }
 
     fn shut(&mut self) -> io::Result<()> {
+        // A kernel before 5.19 may refuse what follows to a process that has given up its privileges.
+        self.left.get_or_insert(self.queues.len() * FRAMES as usize);
         (0..self.queues.len() as u32).try_for_each(|queue| self.program.direct(queue, None))
     }
 
