@@ -34,12 +34,14 @@ fn tell(state: &[NotifyState<'_>]) {
 }
 
 /// Gives up every capability of this thread and of those it will start, but for that to listen at ports below 1024 if it
-/// `listens_low`; none can be got again. To be called before there are other threads.
+/// `listens_low`, and, if it is root, for root's way with the files of others: it may have been told to write into a user's
+/// directory. None can be got again. To be called before there are other threads.
 ///
 /// # Errors
 /// If the system refuses.
 pub fn give_up_privileges(listens_low: bool) -> io::Result<()> {
-    let keep = if listens_low { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
+    let mut keep = CapabilitySet::DAC_OVERRIDE;
+    keep.set(CapabilitySet::NET_BIND_SERVICE, listens_low);
     let held = rustix::thread::capabilities(None)?;
     let left = CapabilitySets {
         effective: held.effective & keep,

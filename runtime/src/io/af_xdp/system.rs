@@ -98,12 +98,9 @@ impl Program {
         }
         let value = to.map_or(0, |socket| socket.as_raw_fd() as u32);
         let (map, key) = (self.sockets.as_raw_fd() as u32, (&raw const queue) as u64);
-        let mut element = Element { map, unused: 0, key, value: (&raw const value) as u64, flags: 0 };
+        let element = &mut Element { map, unused: 0, key, value: (&raw const value) as u64, flags: 0 };
         let command = if to.is_some() { MAP_UPDATE } else { MAP_DELETE };
-        if to.is_none() {
-            element.value = 0;
-        }
-        bpf(command, &mut element).map(drop)
+        bpf(command, element).map(drop)
     }
 }
 
