@@ -14,8 +14,8 @@ use std::time::Duration;
 /// Who sends data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// The root.
-    Root,
+    /// A root.
+    Root(u16),
     /// An instance, through its splitter.
     Instance(InstanceId),
 }
@@ -147,8 +147,10 @@ pub enum RootEvent {
     Repartition(VertexId, Repartition),
     /// The store has on record that clocks below this one may be stamped.
     Reserved(Clock),
-    /// The store has the packets up to this batch in its log.
+    /// The store has the packets of this root up to this batch in its log.
     Logged(u64),
+    /// The chain's cut moved.
+    Cut(Clock),
 }
 
 /// What the root wants done.
@@ -180,6 +182,6 @@ pub enum RootEffect {
     /// Tell the current generation of an instance that slots it owns from this boundary on were let go, with what came
     /// of their records.
     Grant(InstanceId, Clock, Vec<(Slot, SlotRecords)>),
-    /// Tell everyone that the chain's cut moved.
+    /// Tell everyone, the other roots included, that the chain's cut moved.
     Cut(Clock),
 }

@@ -138,7 +138,7 @@ impl<P: Protections> Splitter<P> {
             node.copies.iter().enumerate().map(|(at, way)| target(way, node.copy_tap(0, at))).collect();
         let copies_in =
             node.copies_in.iter().enumerate().map(|(at, way)| target(way, node.copy_in_tap(at))).collect();
-        let egress = (from != Source::Root || ways.may_leave()).then_some(edges.len());
+        let egress = (matches!(from, Source::Instance(_)) || ways.may_leave()).then_some(edges.len());
         if egress.is_some() {
             edges.push(edge(Destination::Egress, true));
         }

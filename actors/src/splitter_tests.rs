@@ -83,7 +83,7 @@ struct Sender {
 impl Sender {
     fn new(instances: u16, retain: bool) -> Self {
         let ways = ways_to(route(Scope::FiveTuple, instances));
-        let splitter = Splitter::new(Source::Root, Generation(1), &ways, &pool(), retain);
+        let splitter = Splitter::new(Source::Root(0), Generation(1), &ways, &pool(), retain);
         Self { splitter, steps: Steps::default(), sent: Vec::new() }
     }
 
@@ -129,7 +129,7 @@ fn both_directions_of_a_connection_go_to_one_instance() {
     let pool = pool();
     for scope in [Scope::FiveTuple, Scope::SourceHost, Scope::Global] {
         let ways = ways_to(route(scope, 3));
-        let splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool, true);
+        let splitter = Splitter::<All>::new(Source::Root(0), Generation(1), &ways, &pool, true);
         let mut used = [0; 3];
         for n in 0..200u16 {
             let (client, server) = (u32::from(n) << 8 | 9, 0x0a00_0001);
@@ -150,7 +150,7 @@ fn both_directions_of_a_connection_go_to_one_instance() {
 fn all_connections_of_a_host_go_to_one_instance_when_split_by_host() {
     let pool = pool();
     let ways = ways_to(route(Scope::SourceHost, 3));
-    let splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool, true);
+    let splitter = Splitter::<All>::new(Source::Root(0), Generation(1), &ways, &pool, true);
     let pick = |server: u32, port: u16| {
         let (key, direction) = FlowKey::v4(6, 0x0a00_0009, port, server, 443);
         splitter.pick(Output::FIRST, key.hash(SEED), Clock(0), || Identity { key, direction })
@@ -163,7 +163,7 @@ fn all_connections_of_a_host_go_to_one_instance_when_split_by_host() {
 fn a_packet_to_an_address_the_vertex_gave_out_goes_to_the_slot_that_owns_it() {
     let owner: OwnerFn = Arc::new(|identity| (identity.key.low().port == 53).then_some(Slot(2)));
     let ways = ways_to(Route { owner: Some(owner), ..route(Scope::FiveTuple, 3) });
-    let splitter = Splitter::<All>::new(Source::Root, Generation(1), &ways, &pool(), true);
+    let splitter = Splitter::<All>::new(Source::Root(0), Generation(1), &ways, &pool(), true);
     for n in 0..20 {
         let block = packets(&[(0, 1000 + n, "")]);
         let identity = block.meta(&block.descs[0]).parsed.identity();

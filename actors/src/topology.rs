@@ -106,6 +106,8 @@ impl Node {
 /// A chain's shape.
 #[derive(Clone, Debug, Default)]
 pub struct Topology {
+    /// How many roots packets enter by.
+    pub roots: u16,
     /// Where packets from the root go.
     pub entry: Vec<Way>,
     /// The vertices.
@@ -137,7 +139,7 @@ impl Topology {
     /// # Errors
     /// What cannot be kept.
     pub fn new(entry: Vec<Way>, vertices: Vec<Node>) -> Result<Self, ShapeError> {
-        let mut shape = Self { entry, vertices };
+        let mut shape = Self { roots: 1, entry, vertices };
         // 0 ends a path and 1 is the packet the root stamped.
         let mut next = 2;
         for node in shape.vertices.iter_mut().rev() {
@@ -219,14 +221,21 @@ impl Topology {
     }
 
     /// Whether packets are to be put into the order of the input where they reach a vertex: several edges bring those of
-    /// one flow, or a vertex in front of it has its packets in order. `None` asks this of the egress.
+    /// one flow, or several roots, which may be of different minds about translated ones; or a vertex in front of it has its
+    /// packets in order. `None` asks this of the egress.
     #[must_use]
     pub fn joins(&self, vertex: Option<VertexId>) -> bool {
         let leads_there = |node: &Node| match vertex {
             Some(vertex) => node.ways().any(|way| way.to == vertex),
             None => node.is_exit(),
         };
-        self.vertices.iter().any(|node| node.in_order && leads_there(node)) || self.flows_meet(vertex)
+        let from_roots = match vertex {
+            Some(vertex) => self.entry.iter().any(|way| way.to == vertex),
+            None => self.entry.iter().all(|way| way.matching.is_some()),
+        };
+        self.roots > 1 && from_roots
+            || self.vertices.iter().any(|node| node.in_order && leads_there(node))
+            || self.flows_meet(vertex)
     }
 
     /// Whether packets of one flow may reach a vertex on several in-edges, so that their order there is not
@@ -412,6 +421,16 @@ mod tests {
         let many = Node { outputs: vec![Vec::new()], extra_packets_max: 255, ..Node::default() };
         assert_eq!(Topology::new(to(0), vec![many]).unwrap_err(), ShapeError::Taps(255));
         assert_eq!(Topology::new(to(0), vec![node(Some(0))]).unwrap_err(), ShapeError::Backwards(0, 0));
+    }
+
+    #[test]
+    fn what_several_roots_send_is_put_in_order_where_it_enters() {
+        let mut shape = Topology { roots: 2, ..Topology::line(2) };
+        let joins = |shape: &Topology| [Some(VertexId(0)), Some(VertexId(1)), None].map(|at| shape.joins(at));
+        assert_eq!(joins(&shape), [true, false, false]);
+        shape.entry[0].matching = "tcp".parse().ok();
+        assert_eq!(joins(&shape), [true, false, true], "some packets leave at once");
+        assert_eq!(joins(&Topology { roots: 1, ..shape }), [false; 3]);
     }
 
     #[test]

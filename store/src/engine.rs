@@ -85,7 +85,12 @@ pub enum ShardEffect {
     /// For the root: clocks below this one are reserved.
     Reserved(Clock),
     /// For the root: packets up to this batch are in the log.
-    Logged(u64),
+    Logged {
+        /// The root.
+        root: u16,
+        /// The batch.
+        number: u64,
+    },
     /// A network function broke the rules of replay; the chain cannot go on.
     Defect(String),
 }
@@ -323,7 +328,8 @@ impl<P: Protections> ShardEngine<P> {
 
     /// The root has stamped packets.
     pub fn on_log(&mut self, batch: LogBatch, out: &mut Vec<ShardEffect>) {
-        out.push(ShardEffect::Logged(self.packets.add(batch)));
+        out.push(ShardEffect::Logged { root: batch.root, number: batch.number });
+        self.packets.add(batch);
     }
 
     /// Clocks below this may have been stamped.

@@ -30,7 +30,9 @@ pub struct LogEntry {
 /// The packets of a burst, in the order of their clocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogBatch {
-    /// Its number, from 1.
+    /// The root that stamped them.
+    pub root: u16,
+    /// Its number among that root's, from 1.
     pub number: u64,
     /// The packets.
     pub entries: Vec<LogEntry>,
@@ -45,11 +47,9 @@ pub struct PacketLog {
 }
 
 impl PacketLog {
-    /// Keeps a batch; its number, which is to be acknowledged.
-    pub fn add(&mut self, batch: LogBatch) -> u64 {
-        let number = batch.number;
+    /// Keeps a batch.
+    pub fn add(&mut self, batch: LogBatch) {
         self.batches.push_back(batch);
-        number
     }
 
     /// Forgets the batches all of whose packets are below the cut.
@@ -89,9 +89,10 @@ mod tests {
             len,
         };
         let mut log = PacketLog::default();
-        let first = LogBatch { number: 1, entries: vec![entry(3, 2), entry(5, 1)], bytes: vec![1, 2, 3] };
-        assert_eq!(log.add(first), 1);
-        assert_eq!(log.add(LogBatch { number: 2, entries: vec![entry(8, 1)], bytes: vec![4] }), 2);
+        let first =
+            LogBatch { root: 0, number: 1, entries: vec![entry(3, 2), entry(5, 1)], bytes: vec![1, 2, 3] };
+        log.add(first);
+        log.add(LogBatch { root: 0, number: 2, entries: vec![entry(8, 1)], bytes: vec![4] });
         let kept = |log: &PacketLog| {
             log.entries().map(|(entry, bytes)| (entry.clock.0, bytes.to_vec())).collect::<Vec<_>>()
         };

@@ -4,7 +4,7 @@
 //!  chain (one_for_one)
 //!  ├─ store   shards                       not recoverable yet: a death ends the chain
 //!  ├─ egress
-//!  ├─ root
+//!  ├─ root    the roots                   likewise
 //!  └─ VERTEX  its manager and instances    a restarted instance is NF failover
 //! ```
 
@@ -22,8 +22,10 @@ use crate::instance::core::{InstanceConfig, InstanceCounts, Running};
 use crate::instance::metrics::Metrics;
 use crate::manager::actor::{ManagerActor, Watched};
 use crate::messages::RootEvent;
-use crate::root::actor::{PacketSource, RootActor, RootOptions};
+use crate::root::actor::RootActor;
 use crate::root::core::RootCore;
+use crate::root::intake::Intake;
+use crate::root::reader::{PacketSource, Reader, RootOptions};
 use crate::shard::actor::{ShardActor, ShardControl};
 use anyhow::{Context as _, anyhow};
 use chc_api::{All, InstanceId, Position, ShardId};
@@ -104,7 +106,7 @@ pub(super) fn start<S: PacketSource, K: Sink + Send + 'static>(
     let news = tree.subscribe();
     let (notify, notices) = flume::unbounded();
     let addresses = Arc::new(Addresses {
-        root: Address::default(),
+        roots: (0..plan.shares.roots()).map(|_| Address::default()).collect(),
         instances: plan
             .vertices
             .iter()
@@ -126,11 +128,13 @@ pub(super) fn start<S: PacketSource, K: Sink + Send + 'static>(
     };
     let kept: Vec<Kept> = plan.vertices.iter().map(kept).collect();
 
+    let intake = Intake::new(plan.root(&pool), record);
+    let reader = Reader::new(intake, source, root_options);
     let mut spec = SupervisorSpec::new("chain", Strategy::OneForOne).intensity(0, RESTARTS_WITHIN);
     spec = spec.child(store_child(plan, &arbiters, &home, &addresses, record));
     spec = spec.child(egress_child(plan, &home, &addresses, sink));
     // Each before those who register with it or ask it for a replay.
-    spec = spec.child(root_child(plan, &home, &addresses, &pool, source, root_options, record));
+    spec = spec.child(root_child(plan, &arbiters, &home, &addresses, &pool, reader));
     for (at, kept) in kept.iter().enumerate() {
         let arbiter = arbiters.get(at % plan.arbiters).unwrap_or(&home).clone();
         spec = spec.child(vertex_child(plan, at, &arbiter, &addresses, &pool, kept));
@@ -258,22 +262,32 @@ fn vertex_child(
 
 fn root_child<S: PacketSource>(
     plan: &ChainPlan,
+    arbiters: &Arbiters,
     home: &Arbiter,
     addresses: &Arc<Addresses>,
     pool: &Arc<BlockPool>,
-    source: S,
-    options: RootOptions,
-    record: bool,
+    reader: Reader<S>,
 ) -> ChildSpec {
-    let (config, links) = (plan.root(pool), addresses.clone());
-    // A source that ends has the root busy anyway.
-    let turns = ActorOptions { busy_poll: plan.is_busy && source.is_open(), ..ActorOptions::default() };
-    let source = Mutex::new(Some(source));
-    ChildSpec::actor("root", home, turns, &addresses.root, move |_: Birth<_, _>| {
-        // A second generation would need the first one's log; its supervisor tolerates none.
-        let source = source.lock().take().expect("the root is built once");
-        let core = RootCore::new(config.clone(), record);
-        RootActor::new(core, source, options.clone(), Links::new(links.clone()))
+    let (config, addresses) = (plan.root(pool), addresses.clone());
+    let roots = config.shares.roots();
+    let homes: Vec<Arbiter> = arbiters.iter().cloned().collect();
+    // A source that ends has the roots busy anyway.
+    let turns = ActorOptions { busy_poll: plan.is_busy && reader.is_live(), ..ActorOptions::default() };
+    let reader = Arc::new(Mutex::new(reader));
+    ChildSpec::supervisor("root", home, move |_| {
+        // A second generation would need the first one's log: none is tolerated.
+        let mut spec = SupervisorSpec::new("root", Strategy::OneForOne).intensity(0, RESTARTS_WITHIN);
+        for root in 0..roots {
+            let (config, reader, links) = (config.clone(), reader.clone(), addresses.clone());
+            let at = &homes[usize::from(root) % homes.len()];
+            let address = &addresses.roots[usize::from(root)];
+            let build = move |_: Birth<_, _>| {
+                let core = RootCore::new(&config, root);
+                RootActor::new((root, roots), core, reader.clone(), Links::new(links.clone()))
+            };
+            spec = spec.child(ChildSpec::actor(&root.to_string(), at, turns, address, build));
+        }
+        spec
     })
 }
 
@@ -293,7 +307,7 @@ impl Cluster {
 
 /// Has slots change hands.
 pub(super) fn repartition(cluster: &Cluster, turns: impl Iterator<Item = Turn>) -> anyhow::Result<()> {
-    let root = cluster.addresses.root.current().ok_or_else(|| anyhow!("the root has ended"))?;
+    let root = cluster.addresses.first_root().ok_or_else(|| anyhow!("the root has ended"))?;
     for turn in turns {
         let event = RootEvent::Repartition(turn.vertex, turn.how);
         root.send(RootControl::Event(event)).map_err(|lost| anyhow!("{lost}"))?;

@@ -11,6 +11,7 @@ use crate::manager::core::Policy;
 use crate::manager::policy::{Code, Condition, PolicyCode};
 use crate::messages::Source;
 use crate::root::core::RootConfig;
+use crate::root::shares::Shares;
 use crate::routing::{Route, fine_slots};
 use crate::splitter::Ways;
 use crate::topology::{Node, ShapeError, Topology, Way};
@@ -52,6 +53,8 @@ pub struct ChainPlan {
     pub window: u64,
     /// Least distance of time steps.
     pub tick_ns: u64,
+    /// Which root a packet belongs to.
+    pub shares: Shares,
     /// Clocks reserved at once.
     pub clock_lease: u64,
     /// Whether packets go on only when the store has them in its log.
@@ -111,6 +114,7 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         epoch: u64::from(config.store.epoch),
         window: u64::from(config.root.window),
         tick_ns: u64::from(config.root.tick_us) * 1000,
+        shares: shares(config),
         clock_lease: u64::from(config.root.clock_lease),
         logs_to_store: config.root.log == RootLog::Store,
         shards: config.store.shards,
@@ -123,6 +127,14 @@ pub fn compile(config: &ChainConfig, registry: &dyn NfRegistry) -> anyhow::Resul
         nf_panics_max: u32::from(config.runtime.nf_panics_max),
         is_busy: config.runtime.poll == Poll::Busy,
     })
+}
+
+/// Which root a packet belongs to.
+fn shares(config: &ChainConfig) -> Shares {
+    match config.root.hosts.as_slice() {
+        [] => Shares::by_addresses(config.root.instances, SEED),
+        hosts => Shares::by_hosts(hosts),
+    }
 }
 
 /// How traffic to a vertex is partitioned: by the coarsest scope, for what instances share then is least, and, where the
@@ -181,7 +193,8 @@ pub fn topology(
         in_order: vertex.order == Order::Chain,
         ..Node::default()
     };
-    Topology::new(ways(&config.entry), order.iter().zip(declared).map(node).collect())
+    let shape = Topology::new(ways(&config.entry), order.iter().zip(declared).map(node).collect())?;
+    Ok(Topology { roots: config.root.instances, ..shape })
 }
 
 impl ChainPlan {
@@ -207,11 +220,12 @@ impl ChainPlan {
         self.vertices.iter().map(|vertex| vertex.route.clone()).collect()
     }
 
-    /// Who sends to the egress: every instance, if only events, and the root if packets pass the chain by.
+    /// Who sends to the egress: every instance, if only events, and the roots if packets pass the chain by.
     #[must_use]
     pub fn egress_senders(&self) -> Vec<Source> {
-        let root = self.topology.entry.iter().all(|way| way.matching.is_some()).then_some(Source::Root);
-        root.into_iter().chain(self.instances().into_iter().map(Source::Instance)).collect()
+        let passes_by = self.topology.entry.iter().all(|way| way.matching.is_some());
+        let roots = if passes_by { self.shares.roots() } else { 0 };
+        (0..roots).map(Source::Root).chain(self.instances().into_iter().map(Source::Instance)).collect()
     }
 
     /// What the manager of a vertex is to do, and how often.
@@ -232,7 +246,7 @@ impl ChainPlan {
         (policy, Duration::from_millis(config.period_ms.into()))
     }
 
-    /// The root's part.
+    /// The roots' part.
     #[must_use]
     pub fn root(&self, pool: &Arc<BlockPool>) -> RootConfig {
         RootConfig {
@@ -240,6 +254,7 @@ impl ChainPlan {
             window: self.window,
             bytes_max: BYTES_IN_FLIGHT_MAX,
             tick_ns: self.tick_ns,
+            shares: self.shares.clone(),
             ways: Ways::of_root(&self.topology, self.routes()),
             seed: SEED,
             instances: self.instances(),
@@ -274,7 +289,7 @@ impl ChainPlan {
         let at = usize::from(id.vertex.0);
         let node = &self.topology.vertices[at];
         let senders = |from: &Option<VertexId>| match from {
-            None => vec![Source::Root],
+            None => (0..self.shares.roots()).map(Source::Root).collect(),
             Some(vertex) => {
                 let instances = self.vertices[usize::from(vertex.0)].route.instances;
                 (0..instances).map(|index| Source::Instance(InstanceId { vertex: *vertex, index })).collect()

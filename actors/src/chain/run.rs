@@ -10,7 +10,8 @@ use super::wire::{Notice, RootControl};
 use crate::control::server::{self, Endpoints};
 use crate::egress::core::{EgressCounts, Sink};
 use crate::instance::core::InstanceCounts;
-use crate::root::actor::{PacketSource, RootOptions, RootReport};
+use crate::root::actor::RootReport;
+use crate::root::reader::{PacketSource, RootOptions};
 use crate::routing::Repartition;
 use anyhow::{anyhow, bail};
 use chc_api::VertexId;
@@ -202,6 +203,6 @@ fn inject(
             Err(error) => bail!("no actor died of the faults injected: {error}"),
         }
     }
-    let root = cluster.addresses.root.current().ok_or_else(|| anyhow!("the root has ended"))?;
+    let root = cluster.addresses.first_root().ok_or_else(|| anyhow!("the root has ended"))?;
     root.send(RootControl::Resume).map_err(|lost| anyhow!("{lost}"))
 }

@@ -2,8 +2,8 @@
 
 use crate::control::feed::Feed;
 use crate::egress::core::Sink;
-use crate::root::actor::PacketSource;
 use crate::root::core::Arrival;
+use crate::root::reader::PacketSource;
 use chc_api::{Event, EventKind, Identity, InstanceId, Position, Side, Time};
 use chc_runtime::block::{Block, Desc, DropRecord, EventRecord};
 use chc_runtime::capture::{CaptureReader, CaptureWriter};

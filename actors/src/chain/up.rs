@@ -14,7 +14,8 @@ use crate::control::view::{Interfaces, View};
 use crate::control::{Change, Refused, Request};
 use crate::egress::core::Sink;
 use crate::messages::RootEvent;
-use crate::root::actor::{PacketSource, RootOptions, RootReport};
+use crate::root::actor::RootReport;
+use crate::root::reader::{PacketSource, RootOptions};
 use crate::routing::{Repartition, Route};
 use anyhow::{Context as _, anyhow, bail};
 use chc_api::VertexId;
@@ -162,7 +163,7 @@ pub fn up<S: PacketSource, K: Sink + Send + 'static>(
 
 /// Waits until there is somebody to ask.
 fn await_root(plan: &ChainPlan, cluster: &Cluster, recoveries: &mut Recoveries) -> anyhow::Result<()> {
-    while cluster.addresses.root.current().is_none() {
+    while cluster.addresses.first_root().is_none() {
         let event = cluster.news.recv_timeout(START_WITHIN).context("the chain does not start")?;
         recoveries.event(plan, &event)?;
     }
@@ -244,7 +245,7 @@ impl Live<'_> {
         }
         service::stopping();
         self.view.end();
-        if let Some(root) = self.cluster.addresses.root.current()
+        if let Some(root) = self.cluster.addresses.first_root()
             && let Err(lost) = root.send(RootControl::Shut)
         {
             tracing::error!("the root cannot be told to end: {lost}");
@@ -292,7 +293,7 @@ impl Live<'_> {
     }
 
     fn tell_root(&self, event: RootEvent) -> anyhow::Result<()> {
-        let root = self.cluster.addresses.root.current().ok_or_else(|| anyhow!("the root has ended"))?;
+        let root = self.cluster.addresses.first_root().ok_or_else(|| anyhow!("the root has ended"))?;
         root.send(RootControl::Event(event)).map_err(|lost| anyhow!("{lost}"))
     }
 }

@@ -30,7 +30,7 @@ pub enum InstanceControl {
     Inspect(flume::Sender<LocalState>),
 }
 
-/// What the root is told.
+/// What a root is told.
 pub enum RootControl {
     /// An event of the protocols.
     Event(RootEvent),
@@ -70,8 +70,8 @@ pub enum Notice {
 
 /// The addresses of a chain's actors.
 pub struct Addresses {
-    /// The root.
-    pub root: Address<RootControl, NoData>,
+    /// The roots.
+    pub roots: Vec<Address<RootControl, NoData>>,
     /// Instances by vertex and index.
     pub instances: Vec<Vec<Address<InstanceControl, DataMessage>>>,
     /// Store shards.
@@ -91,7 +91,7 @@ pub struct Addresses {
 /// One actor's handles, fetched when they are first needed and again when a generation has ended.
 pub struct Links {
     to: Arc<Addresses>,
-    root: Option<Handle<RootControl, NoData>>,
+    roots: Vec<Option<Handle<RootControl, NoData>>>,
     instances: Vec<Vec<Option<Handle<InstanceControl, DataMessage>>>>,
     shards: Vec<Option<Handle<ShardControl, BatchMessage>>>,
     egress: Option<Handle<EgressControl, DataMessage>>,
@@ -110,12 +110,20 @@ fn fresh<'a, C: Send + 'static, D: Packets>(
     cached.as_ref().filter(|h| generation.is_none_or(|g| h.generation() == g))
 }
 
+impl Addresses {
+    /// The first root, if it lives: the one to be asked.
+    #[must_use]
+    pub fn first_root(&self) -> Option<Handle<RootControl, NoData>> {
+        self.roots[0].current()
+    }
+}
+
 impl Links {
     /// Links of an actor that has reached nobody yet.
     #[must_use]
     pub fn new(to: Arc<Addresses>) -> Self {
         Self {
-            root: None,
+            roots: to.roots.iter().map(|_| None).collect(),
             instances: to.instances.iter().map(|v| v.iter().map(|_| None).collect()).collect(),
             shards: to.shards.iter().map(|_| None).collect(),
             egress: None,
@@ -183,28 +191,46 @@ impl Links {
         }
     }
 
-    /// The root's own handle, if there is one.
+    /// A root's own handle, if there is one.
     #[must_use]
-    pub fn own_root(&self) -> Option<Handle<RootControl, NoData>> {
-        self.to.root.current()
+    pub fn own_root(&self, root: u16) -> Option<Handle<RootControl, NoData>> {
+        self.to.roots[usize::from(root)].current()
     }
 
-    /// Tells the root.
-    pub fn tell_root(&mut self, message: RootControl) {
-        if let Some(handle) = fresh(&mut self.root, &self.to.root, None)
+    /// Tells a root.
+    pub fn tell_root(&mut self, root: u16, message: RootControl) {
+        let at = usize::from(root);
+        if let Some(handle) = fresh(&mut self.roots[at], &self.to.roots[at], None)
             && let Err(lost) = handle.send(message)
         {
-            tracing::error!("root not told: {lost}");
+            tracing::error!("root {root} not told: {lost}");
         }
     }
 
-    /// Tells everyone that the cut moved.
+    /// Tells the first root, which has the lead.
+    pub fn tell_first_root(&mut self, message: RootControl) {
+        self.tell_root(0, message);
+    }
+
+    /// Has the other roots look whether there is anything to do.
+    pub fn wake_other_roots(&mut self, own: u16) {
+        for at in (0..self.roots.len()).filter(|at| *at != usize::from(own)) {
+            if let Some(handle) = fresh(&mut self.roots[at], &self.to.roots[at], None) {
+                handle.wake();
+            }
+        }
+    }
+
+    /// The first root tells everyone that the cut moved.
     pub fn tell_all(&mut self, cut: Clock, shard: impl Fn() -> ShardControl) {
         for vertex in 0..self.instances.len() {
             for index in 0..self.instances[vertex].len() {
                 let id = InstanceId { vertex: VertexId(vertex as u16), index: index as u16 };
                 self.tell_instance(id, None, InstanceControl::Event(InstanceEvent::Cut(cut)));
             }
+        }
+        for root in 1..self.roots.len() as u16 {
+            self.tell_root(root, RootControl::Event(RootEvent::Cut(cut)));
         }
         for at in 0..self.shards.len() {
             self.tell_shard(ShardId(at as u16), shard());

@@ -12,6 +12,7 @@ use super::model::{
     ChainConfig, EgressConfig, INSTANCES_MAX, Next, PolicyConfig, RootConfig, RootLog, RuntimeConfig,
     StoreConfig, StoreMode, VertexConfig,
 };
+use super::roots::roots;
 use super::section::{PlacedEdge, Section, integer};
 use crate::chain::compile::{SEED, in_order, topology};
 use crate::functions::NfRegistry;
@@ -21,7 +22,7 @@ use chc_api::Declarations;
 
 const SECTIONS: [(&str, &[&str]); 7] = [
     ("chain", &["name", "entry"]),
-    ("root", &["instances", "window", "log", "clock_lease", "tick_us"]),
+    ("root", &["instances", "hosts", "window", "log", "clock_lease", "tick_us"]),
     (
         "store",
         &[
@@ -358,9 +359,11 @@ fn place_within(node: &Node, path: &str) -> Place {
 fn root_and_store(file: &Section<'_>, report: &mut Report) -> (RootConfig, StoreConfig) {
     let (root, store) = (RootConfig::default(), StoreConfig::default());
     let section = known(file, "root", report);
-    section.only("instances", 1, report);
     let window = section.power_of_two("window", 128..=1 << 20, root.window, report);
+    let (instances, hosts) = roots(&section, report);
     let root = RootConfig {
+        instances,
+        hosts,
         window: window.unwrap_or(root.window),
         tick_us: section.integer("tick_us", 0..=1_000_000, root.tick_us, report),
         clock_lease: section.integer("clock_lease", 1..=1_000_000_000, root.clock_lease, report),

@@ -16,6 +16,7 @@ mod file;
 mod graph;
 mod interfaces;
 mod model;
+mod roots;
 mod section;
 #[cfg(test)]
 mod tests;

@@ -294,6 +294,12 @@ impl VertexConfig {
 /// `[root]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RootConfig {
+    /// How many roots there are, 1 to 16.
+    pub instances: u16,
+    /// The networks whose hosts' packets belong to each root, one list a root; what has no host of any belongs to the first.
+    /// Without: by a hash of a packet's two addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<Vec<Prefix>>,
     /// Clocks that may be in flight above the chain's cut; a power of two, at least two epochs, at most 2^20.
     pub window: u32,
     /// Granularity of the time steps that reach every instance, in microseconds, up to a second; 0: every
@@ -307,7 +313,14 @@ pub struct RootConfig {
 
 impl Default for RootConfig {
     fn default() -> Self {
-        Self { window: 8192, tick_us: 1000, clock_lease: 100_000, log: RootLog::Local }
+        Self {
+            instances: 1,
+            hosts: Vec::new(),
+            window: 8192,
+            tick_us: 1000,
+            clock_lease: 100_000,
+            log: RootLog::Local,
+        }
     }
 }
 

@@ -266,6 +266,6 @@ pub(crate) fn integer<T: TryFrom<i128>>(
     fitting
 }
 
-fn wrong_type(node: &Node, key: &str, expected: &str, remedy: &str, report: &mut Report) {
+pub(crate) fn wrong_type(node: &Node, key: &str, expected: &str, remedy: &str, report: &mut Report) {
     report.push(node.place, key, format!("expected {expected}, found {}", node.value.describe()), remedy);
 }

@@ -505,9 +505,36 @@ fn a_chain_lies_between_two_interfaces_as_a_bridge_or_as_a_router() {
 }
 
 #[test]
+fn roots_share_no_host() {
+    let two = "[root]\ninstances = 2\n";
+    for (hosts, expected) in [
+        ("[[\"10.0.0.0/9\"], [\"10.128.0.0/9\", \"fd00::/8\"]]", None),
+        (
+            "[[\"10.0.0.0/8\"], [\"10.128.0.0/9\"]]",
+            Some("root.hosts[1][0]: 10.128.0.0/9 overlaps 10.0.0.0/8 of root 0; give every host to one root"),
+        ),
+        (
+            "[[\"10.1.2.3/32\"], [\"192.0.2.0/24\", \"10.0.0.0/8\"]]",
+            Some("root.hosts[1][1]: 10.0.0.0/8 overlaps 10.1.2.3/32 of root 0; give every host"),
+        ),
+        ("[[\"10.0.0.0/8\"]]", Some("root.hosts: 1 list(s) of networks for 2 root(s); give 2 list(s)")),
+        ("[\"10.0.0.0/8\", []]", Some("root.hosts[0]: expected a list, found the string")),
+        ("[[\"10.0.0.0\"], []]", Some("root.hosts[0][0]: \"10.0.0.0\": the length of the prefix is missing")),
+        ("[[8], []]", Some("root.hosts[0][0]: expected a string, found the integer 8")),
+    ] {
+        let found = appended(&format!("{two}hosts = {hosts}"));
+        let fits = match expected {
+            None => found.is_empty(),
+            Some(expected) => found.len() == 1 && found[0].contains(expected),
+        };
+        assert!(fits, "{hosts}: {found:?}");
+    }
+    assert!(appended("[root]\ninstances = 17")[0].contains("from 1 to 16"));
+}
+
+#[test]
 fn what_is_not_available_yet_is_refused_with_what_is() {
     for (text, expected) in [
-        ("[root]\ninstances = 2", "21: root.instances: 2 is not available yet; use 1"),
         ("[store]\nreplicas = 3", "21: store.replicas: 3 is not available yet; use 1"),
         (
             "[store]\ncheckpoint_ms = 100",

@@ -201,7 +201,7 @@ impl View {
     /// If an actor has ended or does not answer.
     pub fn status(&self) -> anyhow::Result<Status> {
         let (tx, rx) = flume::bounded(1);
-        let root = self.addresses.root.current().ok_or_else(|| anyhow!("the root has ended"))?;
+        let root = self.addresses.first_root().ok_or_else(|| anyhow!("the root has ended"))?;
         root.send(RootControl::Status(tx)).map_err(|lost| anyhow!("{lost}"))?;
         let root = rx.recv_timeout(ANSWER_WITHIN).context("the root does not answer")?;
         let (tx, rx) = flume::bounded(1);

@@ -54,7 +54,7 @@ impl<S: Sink + Send + 'static> Actor for EgressActor<S> {
     fn drained(&mut self, _cx: &mut Cx) {
         self.sink.flush();
         if let Some(boundary) = self.core.close() {
-            self.links.tell_root(RootControl::Event(RootEvent::EgressClosed(boundary)));
+            self.links.tell_first_root(RootControl::Event(RootEvent::EgressClosed(boundary)));
         }
     }
 }

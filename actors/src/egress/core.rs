@@ -235,10 +235,10 @@ impl<P: Protections> EgressCore<P> {
     }
 }
 
-/// The in-edge of a sender: the root's is the first, then one a vertex.
+/// The in-edge of a sender: the roots' is the first, then one a vertex.
 fn in_edge(from: Source) -> usize {
     match from {
-        Source::Root => 0,
+        Source::Root(_) => 0,
         Source::Instance(id) => usize::from(id.vertex.0) + 1,
     }
 }

@@ -81,19 +81,21 @@ impl InstanceActor {
                 InstanceEffect::Data(to, data) => self.links.send(to, data),
                 InstanceEffect::Batch(shard, batch) => self.links.batch(shard, batch),
                 InstanceEffect::Load(shard, load) => self.links.tell_shard(shard, ShardControl::Load(load)),
-                InstanceEffect::Replay(Source::Root, boundary) => {
-                    self.links.tell_root(RootControl::Event(RootEvent::Replay(id, generation, boundary)));
+                InstanceEffect::Replay(Source::Root(root), boundary) => {
+                    self.links
+                        .tell_root(root, RootControl::Event(RootEvent::Replay(id, generation, boundary)));
                 }
                 InstanceEffect::Replay(Source::Instance(upstream), boundary) => {
                     let event = InstanceEvent::Replay { to: id, generation, boundary };
                     self.links.tell_instance(upstream, None, InstanceControl::Event(event));
                 }
                 InstanceEffect::Register => {
-                    self.links.tell_root(RootControl::Event(RootEvent::Register(id, generation)));
+                    self.links.tell_first_root(RootControl::Event(RootEvent::Register(id, generation)));
                 }
                 InstanceEffect::Closed(boundary, records) => {
-                    self.links
-                        .tell_root(RootControl::Event(RootEvent::Closed(id, generation, boundary, records)));
+                    self.links.tell_first_root(RootControl::Event(RootEvent::Closed(
+                        id, generation, boundary, records,
+                    )));
                 }
                 InstanceEffect::Pause(position, duration) => {
                     self.pauses.insert((Instant::now() + duration, position));

@@ -226,7 +226,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             senders: senders.iter().map(sender).collect(),
         });
         let from = Source::Instance(config.id);
-        let in_order = config.upstream.iter().flatten().all(|s| *s == Source::Root);
+        let senders: Vec<&Source> = config.upstream.iter().flatten().collect();
+        let in_order = matches!(senders.as_slice(), [Source::Root(_)]);
         let env = Env::new(records, state, slots, &config);
         let caches = env.inner().cache.is_some();
         Self {
@@ -241,7 +242,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             in_order,
             // A slot's packets run in the order of the input, whatever addresses they carry: a mapping may
             // be made, used or ended by a lower packet that has not come yet.
-            holds: config.joins || (N::TRANSLATES && !in_order),
+            holds: (config.joins && P::on(Protection::JoinedOrder)) || (N::TRANSLATES && !in_order),
             order: Order::default(),
             ready: Vec::new(),
             handovers: VecDeque::new(),

@@ -224,7 +224,7 @@ fn config() -> InstanceConfig {
         specs: Probe::declare().1,
         own: Route { vertex: ME.vertex, ..route(Scope::FiveTuple, 1) },
         ways: ways_out(),
-        upstream: vec![vec![Source::Root]],
+        upstream: vec![vec![Source::Root(0)]],
         joins: false,
         mode: StoreMode::ExternalCacheNoAckWait,
         placement: Placement { shards: 1, seed: SEED, home: None },
@@ -409,12 +409,12 @@ impl Bed {
 
     /// Packets of the only sender, then its progress.
     fn input(&mut self, list: &[Packet<'_>], progress: u64) {
-        self.input_from(Source::Root, list, progress);
+        self.input_from(Source::Root(0), list, progress);
     }
 
     /// Steps without packets.
     fn steps(&mut self, steps: &[Step], progress: u64) {
-        let data = Data { steps: steps.to_vec(), ..self.message(Source::Root, &[], progress) };
+        let data = Data { steps: steps.to_vec(), ..self.message(Source::Root(0), &[], progress) };
         self.on(InstanceEvent::Data(data));
     }
 
@@ -462,7 +462,7 @@ const C: u16 = 3;
 
 #[test]
 fn a_position_is_accepted_once_on_each_edge() {
-    let upstream = vec![vec![Source::Root], vec![sender(0), sender(1)]];
+    let upstream = vec![vec![Source::Root(0)], vec![sender(0), sender(1)]];
     let mut bed = Bed::new(InstanceConfig { upstream, ..config() });
     bed.input(&[(3, A, "n")], 0);
     bed.input(&[(3, A, "n"), (4, A, "n")], 0);
@@ -474,7 +474,7 @@ fn a_position_is_accepted_once_on_each_edge() {
 
 #[test]
 fn what_lies_below_the_cut_is_not_accepted() {
-    let upstream = vec![vec![Source::Root, sender(0)]];
+    let upstream = vec![vec![Source::Root(0), sender(0)]];
     let mut bed = Bed::new(InstanceConfig { upstream, ..config() });
     bed.on(InstanceEvent::Cut(Clock(8)));
     bed.input(&[(7, A, ""), (8, A, "")], 0);
@@ -490,7 +490,7 @@ fn what_lies_below_the_cut_is_not_accepted() {
 fn messages_of_replaced_generations_are_fenced() {
     let mut bed = Bed::new(config());
     let sent = |bed: &Bed, from: u32, to: u32, clock| {
-        let data = bed.message(Source::Root, &[(clock, A, "")], clock + 1);
+        let data = bed.message(Source::Root(0), &[(clock, A, "")], clock + 1);
         InstanceEvent::Data(Data { from_generation: Generation(from), to_generation: Generation(to), ..data })
     };
     bed.on(sent(&bed, 2, 1, 0));
@@ -583,7 +583,7 @@ fn a_packet_that_may_pass_unread_does_not_overtake_its_flow() {
     let mut bed = Bed::new(config());
     bed.input(&[(0, A, "i")], 1);
     // As far as anyone can see without reading them these are TCP, which this function lets pass.
-    let mut data = bed.message(Source::Root, &[(1, A, "!"), (2, B, "!")], 3);
+    let mut data = bed.message(Source::Root(0), &[(1, A, "!"), (2, B, "!")], 3);
     let block = data.block.take().expect("two packets");
     let mut builder = BlockBuilder::new(pool());
     for desc in &block.descs {

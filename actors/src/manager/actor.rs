@@ -137,7 +137,7 @@ impl Actor for ManagerActor {
             if let Some(wanted) = self.core.on_period(&load, &slots) {
                 tracing::info!("vertex {}: {load:?}, {wanted:?}", self.watched.vertex.0);
                 let event = RootEvent::Repartition(self.watched.vertex, wanted);
-                self.links.tell_root(RootControl::Event(event));
+                self.links.tell_first_root(RootControl::Event(event));
             }
         }
     }

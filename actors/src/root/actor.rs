@@ -1,58 +1,25 @@
-//! The wiring of the root: it reads its source while there is room, and stops for faults the operator
-//! asked for at certain packets.
+//! The wiring of a root: it takes the packets that are its own as they are read, and sends them into the chain.
+//!
+//! A chain's only root stamps packets where they lie. Of several, whichever is awake reads for all, and has the others look
+//! for what waits for them: also when that is nothing, for the first instances wait for every root's progress.
 
-use super::core::{Arrival, RootCore, RootCounts, Stamp};
+use super::core::{Queue, RootCore, RootCounts, Stamp};
+use super::reader::{PacketSource, Reader, Wake};
 use crate::chain::wire::{InstanceControl, Links, Notice, RootControl};
 use crate::messages::{InstanceEvent, RootEffect};
 use crate::shard::actor::ShardControl;
-use chc_api::{All, ShardId, Time};
+use chc_api::packet::parse::parse;
+use chc_api::{All, Clock, ShardId};
 use chc_runtime::actor::{Actor, Cx, Progress};
 use chc_runtime::mailbox::Packets;
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Has the root look at its source again. It may be called from anywhere; `false`: the root has ended.
-pub type Wake = Box<dyn Fn() -> bool + Send>;
-
-/// Where input packets come from.
-pub trait PacketSource: Send + 'static {
-    /// The next packet; `None` if there is none now, which is for good if the source is not [open](Self::is_open).
-    ///
-    /// # Errors
-    /// Why the source broke; everything before was given.
-    fn next(&mut self) -> Result<Option<Arrival<'_>>, String>;
-
-    /// Whether more may come when there is none. A capture has all there will be; an interface is open until it is
-    /// [shut](Self::shut) and what it had accepted was taken.
-    fn is_open(&self) -> bool {
-        false
-    }
-
-    /// Called once, on the root's arbiter: `wake` is to be called whenever there may be packets again.
-    ///
-    /// # Errors
-    /// Why the source cannot be watched.
-    fn attach(&mut self, _wake: impl Fn() -> Wake) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Accepts nothing more.
-    fn shut(&mut self) {}
-
-    /// The time that packets which came now would have; `None` where time passes with packets only.
-    fn now(&self) -> Option<Time> {
-        None
-    }
-
-    /// Packets that were lost before they could be read, so far.
-    fn overruns(&mut self) -> u64 {
-        0
-    }
-}
-
-/// What a root did, when it is done.
+/// What the roots did, when they are done.
 #[derive(Debug)]
 pub struct RootReport {
-    /// What it counted.
+    /// What they counted.
     pub counts: RootCounts,
     /// Packets that found no room (with a given rate only).
     pub ingest_drops: u64,
@@ -82,17 +49,6 @@ impl Default for RootReport {
     }
 }
 
-/// How a root reads its source.
-#[derive(Clone, Debug)]
-pub struct RootOptions {
-    /// Packets stamped at once, at most.
-    pub burst: usize,
-    /// Packets per second; without, as fast as there is room.
-    pub rate: Option<f64>,
-    /// Numbers of input packets before which the root stops until told to go on, in order.
-    pub stops: Vec<u64>,
-}
-
 /// The root reads nothing from a data mailbox.
 pub enum NoData {}
 
@@ -102,17 +58,10 @@ impl Packets for NoData {
     }
 }
 
-/// How long the root sleeps between packets when a rate is given.
-const RATE_PERIOD: Duration = Duration::from_millis(1);
-/// How long nothing may come from an open source before what is in flight is closed.
-const PAUSE_AFTER: Duration = Duration::from_millis(1);
-/// How often time passes while nothing comes: how late timers may be then.
-const MARK_PERIOD: Duration = Duration::from_millis(100);
-
-/// What the root of a running chain has counted.
+/// What the roots of a running chain have counted.
 #[derive(Clone, Debug, Default)]
 pub struct RootStatus {
-    /// What its core has.
+    /// What their cores have.
     pub counts: RootCounts,
     /// Packets lost before they could be read, or for want of room.
     pub ingest_drops: u64,
@@ -122,59 +71,56 @@ pub struct RootStatus {
     pub in_flight: u64,
 }
 
-/// An open source from which nothing comes.
-#[derive(Clone, Copy)]
-struct Quiet {
-    /// What is to be done next, and when.
-    next: Instant,
-    closed: bool,
-}
-
 /// The actor.
 pub struct RootActor<S> {
+    root: u16,
+    /// Whether it is the chain's only one.
+    is_sole: bool,
     core: RootCore<All>,
-    source: S,
-    options: RootOptions,
+    reader: Arc<Mutex<Reader<S>>>,
     links: Links,
     effects: Vec<RootEffect>,
-    started: Option<Instant>,
-    offered: u64,
-    ingest_drops: u64,
+    /// What it has taken.
+    queue: Queue,
+    /// Up to where the other roots have been told of clocks.
+    told: Clock,
     /// Changes of routing tables whose outcome was published.
     published: Option<u64>,
-    /// While an open source has nothing.
-    quiet: Option<Quiet>,
-    input_error: Option<String>,
-    stopped: bool,
-    exhausted: bool,
+    /// Changes of routing tables so far.
+    handovers: u64,
     reported: bool,
 }
 
 impl<S: PacketSource> RootActor<S> {
-    /// A root that has read nothing.
-    pub fn new(core: RootCore<All>, source: S, options: RootOptions, links: Links) -> Self {
+    /// The `root`-th of a number of roots, which has taken nothing.
+    pub fn new(
+        (root, roots): (u16, u16),
+        core: RootCore<All>,
+        reader: Arc<Mutex<Reader<S>>>,
+        links: Links,
+    ) -> Self {
         Self {
+            root,
+            is_sole: roots == 1,
             core,
-            source,
-            options,
+            reader,
             links,
             effects: Vec::new(),
-            started: None,
-            offered: 0,
-            ingest_drops: 0,
+            queue: Queue::default(),
+            told: Clock(0),
             published: None,
-            quiet: None,
-            input_error: None,
-            stopped: false,
-            exhausted: false,
+            handovers: 0,
             reported: false,
         }
     }
 
+    fn is_first(&self) -> bool {
+        self.root == 0
+    }
+
     fn execute(&mut self) {
-        let changes = self.core.counts().handovers;
-        if self.published != Some(changes) {
-            self.published = Some(changes);
+        if self.is_first() && self.published != Some(self.handovers) {
+            self.published = Some(self.handovers);
             self.links.publish_owners(self.core.owners());
         }
         for effect in self.effects.drain(..) {
@@ -190,7 +136,9 @@ impl<S: PacketSource> RootActor<S> {
                     self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
                 }
                 RootEffect::Reserve(until) => self.links.tell_shard(ShardId(0), ShardControl::Reserve(until)),
-                RootEffect::Log(batch) => self.links.tell_shard(ShardId(0), ShardControl::Log(batch)),
+                RootEffect::Log(batch) => {
+                    self.links.tell_shard(ShardId(0), ShardControl::Log(batch));
+                }
                 RootEffect::Cut(cut) => {
                     self.links.tell_all(cut, || ShardControl::Cut(cut));
                 }
@@ -198,99 +146,69 @@ impl<S: PacketSource> RootActor<S> {
         }
     }
 
-    /// How many packets may be offered now.
-    fn allowance(&self, started: Instant) -> u64 {
-        match self.options.rate {
-            None => u64::MAX,
-            Some(rate) => ((started.elapsed().as_secs_f64() * rate) as u64).saturating_sub(self.offered),
+    /// Takes a burst of packets that are this root's own, reading if there are any to be read. True if there was anything.
+    fn ingest(&mut self) -> bool {
+        let (core, queue) = (&mut self.core, &mut self.queue);
+        let mut reader = self.reader.lock();
+        let burst = if self.is_sole {
+            reader.read(|intake, arrival| {
+                let ticket = intake.draw(arrival);
+                core.ingest(arrival, parse(arrival.link, arrival.frame), ticket);
+            })
+        } else {
+            let burst = reader.read(|intake, arrival| intake.dispatch(arrival));
+            core.take(&mut reader.intake, queue);
+            burst
+        };
+        self.links.progress(reader.offered());
+        drop(reader);
+        if burst.stopped {
+            self.links.notify(Notice::Stopped);
         }
+        let waited = !queue.is_empty();
+        queue.drain(|arrival, parsed, ticket| core.ingest(arrival, parsed, ticket));
+        burst.read || waited
     }
 
-    /// Reads a burst. True if anything was read.
-    fn read(&mut self) -> bool {
-        let started = *self.started.get_or_insert_with(Instant::now);
-        let allowed = self.allowance(started).min(self.options.burst as u64);
-        let mut read = 0;
-        while read < allowed && !self.exhausted {
-            let room = self.core.has_room();
-            if !room && self.options.rate.is_none() {
-                break;
-            }
-            if self.options.stops.first().is_some_and(|stop| self.offered >= *stop) {
-                self.options.stops.remove(0);
-                self.stopped = true;
-                self.links.notify(Notice::Stopped);
-                break;
-            }
-            match self.source.next() {
-                Ok(Some(arrival)) => {
-                    self.offered += 1;
-                    read += 1;
-                    if room {
-                        self.core.ingest(&arrival);
-                    } else {
-                        self.ingest_drops += 1;
-                    }
-                }
-                Ok(None) => {
-                    if self.source.is_open() {
-                        let first = Quiet { next: Instant::now() + PAUSE_AFTER, closed: false };
-                        self.quiet.get_or_insert(first);
-                        break;
-                    }
-                    self.exhausted = true;
-                }
-                Err(error) => {
-                    self.input_error = Some(error);
-                    self.exhausted = true;
-                }
-            }
+    /// Sends what was taken, and has the other roots tell their progress, too.
+    fn flush(&mut self) {
+        let reader = &mut *self.reader.lock();
+        self.core.flush(&mut reader.intake, &mut self.effects);
+        let counts = self.core.take_counts();
+        self.handovers += counts.handovers;
+        reader.count(counts);
+        let next = reader.intake.next_clock();
+        if !self.is_sole && next > self.told {
+            self.told = next;
+            self.links.wake_other_roots(self.root);
         }
-        self.links.progress(self.offered);
-        if read > 0 {
-            self.quiet = None;
-        }
-        read > 0
-    }
-
-    /// Does what is due while nothing comes: lets everything in flight close, then lets time pass now and then.
-    fn be_quiet(&mut self) {
-        let now = Instant::now();
-        let Some(quiet) = self.quiet.filter(|quiet| quiet.next <= now) else { return };
-        if !quiet.closed {
-            self.core.pause();
-        } else if let Some(time) = self.source.now() {
-            self.core.time_mark(time);
-        }
-        let after = if quiet.closed { PAUSE_AFTER } else { MARK_PERIOD };
-        self.quiet = Some(Quiet { next: now + after, closed: !quiet.closed });
     }
 
     fn status(&mut self) -> RootStatus {
+        let reader = &mut *self.reader.lock();
         RootStatus {
-            counts: self.core.counts().clone(),
-            ingest_drops: self.ingest_drops + self.source.overruns(),
-            is_ready: self.core.is_ready(),
-            in_flight: self.core.next_clock().0 - self.core.cut().0,
+            counts: reader.counts().clone(),
+            ingest_drops: reader.ingest_drops(),
+            is_ready: self.core.is_ready(&reader.intake),
+            in_flight: reader.intake.next_clock().0 - reader.intake.cut().0,
         }
     }
 
-    fn finish_if_done(&mut self) {
-        if self.exhausted && !self.stopped && self.core.has_room() {
-            self.core.end();
+    fn report_if_done(&mut self) {
+        let reader = &mut *self.reader.lock();
+        if !self.is_first() || !reader.intake.is_done() {
+            return;
         }
-        if self.core.is_done() && !self.reported {
-            self.reported = true;
-            self.links.notify(Notice::Done(Box::new(RootReport {
-                counts: self.core.counts().clone(),
-                ingest_drops: self.ingest_drops + self.source.overruns(),
-                input_error: self.input_error.take(),
-                stamps: self.core.take_stamps(),
-                owners: self.core.owners().map(<[u16]>::to_vec).collect(),
-                elapsed: self.started.map_or(Duration::ZERO, |s| s.elapsed()),
-                finished: Instant::now(),
-            })));
-        }
+        self.reported = true;
+        self.links.notify(Notice::Done(Box::new(RootReport {
+            counts: reader.counts().clone(),
+            ingest_drops: reader.ingest_drops(),
+            input_error: reader.take_error(),
+            stamps: reader.intake.take_stamps(),
+            owners: self.core.owners().map(<[u16]>::to_vec).collect(),
+            elapsed: reader.elapsed(),
+            finished: Instant::now(),
+        })));
     }
 }
 
@@ -299,7 +217,10 @@ impl<S: PacketSource> Actor for RootActor<S> {
     type Data = NoData;
 
     fn started(&mut self, cx: &mut Cx) {
-        let Some(own) = self.links.own_root() else { return };
+        let Some(own) = self.links.own_root(self.root) else { return };
+        if !self.is_first() {
+            return;
+        }
         let wake = || -> Wake {
             let own = own.clone();
             Box::new(move || {
@@ -307,16 +228,19 @@ impl<S: PacketSource> Actor for RootActor<S> {
                 own.is_alive()
             })
         };
-        if let Err(error) = self.source.attach(wake) {
+        if let Err(error) = self.reader.lock().attach(wake) {
             cx.fail(error);
         }
     }
 
     fn on_control(&mut self, message: RootControl, _cx: &mut Cx) {
         match message {
-            RootControl::Event(event) => self.core.on_event(event, &mut self.effects),
-            RootControl::Resume => self.stopped = false,
-            RootControl::Shut => self.source.shut(),
+            RootControl::Event(event) => {
+                let reader = &mut *self.reader.lock();
+                self.core.on_event(&mut reader.intake, event, &mut self.effects);
+            }
+            RootControl::Resume => self.reader.lock().resume(),
+            RootControl::Shut => self.reader.lock().shut(),
             // Whoever asked may have given up.
             RootControl::Status(reply) => drop(reply.send(self.status())),
         }
@@ -328,30 +252,28 @@ impl<S: PacketSource> Actor for RootActor<S> {
     }
 
     fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
-        if !self.core.is_ready() || self.stopped || self.reported {
+        if self.reported {
             return Progress::Idle;
         }
-        let read = !self.exhausted && self.read();
-        if !read && !self.stopped && !self.core.awaits_lease() {
-            if self.exhausted || !self.core.has_room() {
-                // Nothing comes now: let everything in flight close.
-                self.quiet = None;
-                self.core.pause();
-            } else {
-                self.be_quiet();
+        let is_open = {
+            let reader = &mut *self.reader.lock();
+            if self.is_first() && self.core.is_ready(&reader.intake) {
+                reader.open();
             }
+            reader.is_open()
+        };
+        if !is_open {
+            return Progress::Idle;
         }
-        self.finish_if_done();
-        self.core.flush(&mut self.effects);
+        let worked = self.ingest();
+        self.flush();
         self.execute();
-        if read { Progress::Worked } else { Progress::Idle }
+        self.report_if_done();
+        if worked { Progress::Worked } else { Progress::Idle }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        if self.exhausted || !self.core.is_ready() {
-            return None;
-        }
-        let quiet = self.quiet.filter(|_| !self.core.awaits_lease()).map(|quiet| quiet.next);
-        self.options.rate.map(|_| Instant::now() + RATE_PERIOD).or(quiet)
+        // One root that looks again is enough: it wakes the others.
+        if self.is_first() { self.reader.lock().next_deadline() } else { None }
     }
 }

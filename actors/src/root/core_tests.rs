@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::messages::{Data, Destination};
+use crate::routing::Repartition;
 use crate::splitter::tests::{SEED, clocks, frame, pool, route, ways_to};
-use chc_api::{All, Scope, VertexId};
+use chc_api::packet::link::LinkType;
+use chc_api::packet::parse::parse;
+use chc_api::{All, Scope, Side, Time, VertexId};
+use std::ops::{Deref, DerefMut};
 
 const EPOCH: u64 = 8;
 const WINDOW: u64 = 16;
@@ -13,12 +17,13 @@ fn instance(vertex: u16) -> InstanceId {
 }
 
 /// The root of a chain of two vertices, the first of which is vertex 1.
-pub(super) fn config() -> RootConfig {
+pub(in crate::root) fn config() -> RootConfig {
     RootConfig {
         epoch: EPOCH,
         window: WINDOW,
         bytes_max: u64::MAX,
         tick_ns: 0,
+        shares: Shares::sole(),
         ways: ways_to(route(Scope::FiveTuple, 1)),
         seed: SEED,
         instances: vec![instance(1), instance(2)],
@@ -29,37 +34,84 @@ pub(super) fn config() -> RootConfig {
     }
 }
 
-pub(super) fn root(config: RootConfig) -> RootCore<All> {
-    RootCore::new(config, true)
+/// A chain's only root, with its clocks.
+pub(super) struct Alone {
+    core: RootCore<All>,
+    intake: Intake,
 }
 
-fn ingest_frame(root: &mut RootCore<All>, time: u64, frame: &[u8]) {
+impl Deref for Alone {
+    type Target = Intake;
+
+    fn deref(&self) -> &Intake {
+        &self.intake
+    }
+}
+
+impl DerefMut for Alone {
+    fn deref_mut(&mut self) -> &mut Intake {
+        &mut self.intake
+    }
+}
+
+impl Alone {
+    pub(super) fn ingest(&mut self, arrival: &Arrival<'_>) {
+        let ticket = self.intake.draw(arrival);
+        self.core.ingest(arrival, parse(arrival.link, arrival.frame), ticket);
+    }
+
+    pub(super) fn flush(&mut self, out: &mut Vec<RootEffect>) {
+        self.core.flush(&mut self.intake, out);
+    }
+
+    pub(super) fn on_event(&mut self, event: RootEvent, out: &mut Vec<RootEffect>) {
+        self.core.on_event(&mut self.intake, event, out);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.core.is_ready(&self.intake)
+    }
+
+    pub(super) fn counts(&self) -> &RootCounts {
+        self.core.counts()
+    }
+
+    pub(super) fn owners(&self) -> impl Iterator<Item = &[u16]> {
+        self.core.owners()
+    }
+}
+
+pub(super) fn root(config: RootConfig) -> Alone {
+    Alone { core: RootCore::new(&config, 0), intake: Intake::new(config, true) }
+}
+
+fn ingest_frame(root: &mut Alone, time: u64, frame: &[u8]) {
     let wire_len = frame.len() as u32;
     root.ingest(&Arrival { time: Time(time), side: Side::Inside, link: LinkType::RAW, wire_len, frame });
     root.check_invariants();
 }
 
-fn ingest(root: &mut RootCore<All>, time: u64) {
+fn ingest(root: &mut Alone, time: u64) {
     ingest_frame(root, time, &frame(1, ""));
 }
 
-pub(super) fn on(root: &mut RootCore<All>, event: RootEvent) -> Vec<RootEffect> {
+pub(super) fn on(root: &mut Alone, event: RootEvent) -> Vec<RootEffect> {
     let mut out = Vec::new();
     root.on_event(event, &mut out);
     root.check_invariants();
     out
 }
 
-fn register(root: &mut RootCore<All>, vertex: u16, generation: u32) -> Vec<RootEffect> {
+fn register(root: &mut Alone, vertex: u16, generation: u32) -> Vec<RootEffect> {
     on(root, RootEvent::Register(instance(vertex), Generation(generation)))
 }
 
-fn closed(root: &mut RootCore<All>, vertex: u16, generation: u32, boundary: u64) -> Vec<RootEffect> {
+fn closed(root: &mut Alone, vertex: u16, generation: u32, boundary: u64) -> Vec<RootEffect> {
     on(root, RootEvent::Closed(instance(vertex), Generation(generation), Clock(boundary), Vec::new()))
 }
 
 /// Everyone has started and closed this boundary.
-fn close_all(root: &mut RootCore<All>, boundary: u64) {
+fn close_all(root: &mut Alone, boundary: u64) {
     for vertex in [1, 2] {
         closed(root, vertex, 1, boundary);
     }
@@ -72,23 +124,23 @@ fn data(effects: Vec<RootEffect>) -> Vec<Data> {
     data.collect()
 }
 
-fn flush(root: &mut RootCore<All>) -> Vec<Data> {
+fn flush(root: &mut Alone) -> Vec<Data> {
     let mut out = Vec::new();
     root.flush(&mut out);
     data(out)
 }
 
 /// Has the first vertex listen.
-fn connect(root: &mut RootCore<All>) {
+fn connect(root: &mut Alone) {
     register(root, 1, 1);
     on(root, RootEvent::Replay(instance(1), Generation(1), Clock(0)));
 }
 
-fn stamps(root: &RootCore<All>) -> Vec<(u64, u64, u64)> {
+fn stamps(root: &Alone) -> Vec<(u64, u64, u64)> {
     root.stamps().iter().map(|s| (s.step.clock.0, s.step.time.0, s.step.number)).collect()
 }
 
-fn steps(root: &RootCore<All>) -> Vec<(u64, u64)> {
+fn steps(root: &Alone) -> Vec<(u64, u64)> {
     let steps = root.stamps().iter().filter(|s| s.is_step);
     steps.map(|s| (s.step.clock.0, s.step.time.0)).collect()
 }
@@ -183,7 +235,7 @@ fn it_is_done_when_the_cut_reached_the_end() {
 
 #[test]
 fn stamps_are_kept_only_when_asked_for() {
-    let mut root = RootCore::<All>::new(config(), false);
+    let mut root = Alone { core: RootCore::new(&config(), 0), intake: Intake::new(config(), false) };
     ingest(&mut root, 5);
     root.end();
     assert!(root.stamps().is_empty());
@@ -307,7 +359,7 @@ fn it_is_ready_when_every_instance_has_registered() {
 // Repartitioning: the paper's section 5.1; DESIGN section 6, moves.
 
 /// The root of one vertex with two instances, which have started.
-fn root_of_two() -> RootCore<All> {
+fn root_of_two() -> Alone {
     let instances = [0, 1].map(|index| InstanceId { vertex: VertexId(1), index });
     let ways = ways_to(route(Scope::Global, 2));
     let mut root = root(RootConfig { ways, instances: instances.to_vec(), ..config() });
@@ -318,11 +370,11 @@ fn root_of_two() -> RootCore<All> {
     root
 }
 
-fn moved(root: &mut RootCore<All>, from: u16, to: u16) -> Vec<RootEffect> {
+fn moved(root: &mut Alone, from: u16, to: u16) -> Vec<RootEffect> {
     on(root, RootEvent::Repartition(VertexId(1), Repartition::Move { from, to, share: 1.0 }))
 }
 
-fn report(root: &mut RootCore<All>, index: u16, boundary: u64) -> Vec<RootEffect> {
+fn report(root: &mut Alone, index: u16, boundary: u64) -> Vec<RootEffect> {
     let id = InstanceId { vertex: VertexId(1), index };
     on(root, RootEvent::Closed(id, Generation(1), Clock(boundary), Vec::new()))
 }
@@ -479,7 +531,7 @@ fn clocks_are_stamped_only_below_what_the_store_has_on_record() {
             |effect: &RootEffect| if let RootEffect::Reserve(until) = effect { Some(until.0) } else { None };
         effects.iter().filter_map(until).collect()
     };
-    let flush = |root: &mut RootCore<All>| {
+    let flush = |root: &mut Alone| {
         let mut out = Vec::new();
         root.flush(&mut out);
         asked(out)
@@ -519,7 +571,7 @@ fn nothing_leaves_before_the_store_has_the_packets_in_front_of_it() {
     let mut root = root(RootConfig { logs_to_store: true, ..config() });
     register(&mut root, 1, 1);
     register(&mut root, 2, 1);
-    let flush = |root: &mut RootCore<All>| {
+    let flush = |root: &mut Alone| {
         let mut out = Vec::new();
         root.flush(&mut out);
         out

@@ -1,13 +1,16 @@
 //! Slots that change hands, by whatever order of events: what the root sends and grants, against a model that keeps every
 //! table there ever was.
 
-use super::tests::{config, on, root};
+use super::tests::{Alone, config, on, root};
 use super::*;
 use crate::messages::{Data, Destination};
+use crate::routing::{Repartition, Route};
 use crate::splitter::tests::{SEED, clocks, frame, route, ways_to};
-use chc_api::{All, Scope};
+use chc_api::packet::link::LinkType;
+use chc_api::packet::parse::parse;
+use chc_api::{Scope, Side, Time, VertexId};
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 const VERTEX: VertexId = VertexId(1);
 const INSTANCES: u16 = 3;
@@ -50,7 +53,7 @@ fn id(index: u16) -> InstanceId {
 
 /// The root, and what must be so.
 struct Bed {
-    root: RootCore<All>,
+    root: Alone,
     route: Route,
     /// Every table, by the boundary it begins at.
     tables: BTreeMap<Clock, Vec<u16>>,

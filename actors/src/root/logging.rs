@@ -9,7 +9,6 @@ use chc_store::packet_log::{LogBatch, LogEntry};
 use std::collections::VecDeque;
 
 /// The root's end of the log.
-#[derive(Default)]
 pub struct Logging {
     /// What was stamped since the last batch.
     batch: LogBatch,
@@ -20,6 +19,11 @@ pub struct Logging {
 }
 
 impl Logging {
+    /// A root that has stamped nothing.
+    pub fn new(root: u16) -> Self {
+        Self { batch: LogBatch { root, ..LogBatch::default() }, given: 0, held: VecDeque::new() }
+    }
+
     /// A packet was stamped.
     pub fn add(&mut self, clock: Clock, time: Time, arrival: &Arrival<'_>) {
         self.batch.entries.push(LogEntry {
@@ -40,6 +44,7 @@ impl Logging {
             self.given += 1;
             let (entries, bytes) = (self.batch.entries.len(), self.batch.bytes.len());
             let next = LogBatch {
+                root: self.batch.root,
                 number: 0,
                 entries: Vec::with_capacity(entries),
                 bytes: Vec::with_capacity(bytes),

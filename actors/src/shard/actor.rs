@@ -74,10 +74,10 @@ impl ShardActor {
                     self.links.tell_instance(to, Some(generation), InstanceControl::Event(event));
                 }
                 ShardEffect::Reserved(until) => {
-                    self.links.tell_root(RootControl::Event(RootEvent::Reserved(until)));
+                    self.links.tell_first_root(RootControl::Event(RootEvent::Reserved(until)));
                 }
-                ShardEffect::Logged(number) => {
-                    self.links.tell_root(RootControl::Event(RootEvent::Logged(number)));
+                ShardEffect::Logged { root, number } => {
+                    self.links.tell_root(root, RootControl::Event(RootEvent::Logged(number)));
                 }
                 ShardEffect::Defect(reason) => cx.fail(reason),
             }

@@ -63,6 +63,10 @@ pub enum Protection {
     AcknowledgedChanges,
     /// A replicated value is read as it was a window ago, not as far as it is known.
     DelayedReads,
+    /// A root's progress stays below what waits for it.
+    WaitingProgress,
+    /// Packets that may come by several ways, or of several roots, are taken in the order of the input.
+    JoinedOrder,
 }
 
 /// Which protections are on.

@@ -14,10 +14,12 @@ use chc_actors::egress::core::{EgressCore, Sink};
 use chc_actors::functions::InstanceFactory;
 use chc_actors::instance::core::Instance;
 use chc_actors::messages::{Data, Destination, InstanceEffect, InstanceEvent, RootEffect, RootEvent, Source};
-use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::{RootConfig, RootCore};
+use chc_actors::root::intake::Intake;
+use chc_actors::root::reader::PacketSource;
 use chc_actors::routing::Repartition;
 use chc_actors::topology::Topology;
+use chc_api::packet::parse::parse;
 use chc_api::{All, Clock, Generation, InstanceId, Protections, ShardId, VertexId};
 use chc_runtime::block::{Block, BlockPool, Desc, DropRecord, EventRecord};
 use chc_store::batch::{Batch, Load};
@@ -51,6 +53,7 @@ pub struct Memory {
 /// The cores of a chain.
 pub struct Cores<P = All> {
     root: RootCore<P>,
+    intake: Intake,
     ids: Vec<InstanceId>,
     /// Where the instances of each vertex begin.
     first_of: Vec<usize>,
@@ -121,6 +124,7 @@ impl<P: Protections> Cores<P> {
     ) -> anyhow::Result<Self> {
         let ids = plan.instances();
         let pool = BlockPool::new();
+        let root = RootConfig { retain: memory.root_log, ..plan.root(&pool) };
         let instance = |id: &InstanceId| factories[usize::from(id.vertex.0)](plan.instance(*id, &pool));
         let first_of = |vertex: usize| ids.iter().take_while(|id| usize::from(id.vertex.0) < vertex).count();
         ensure!(remote.is_none() || plan.shards == 1, "a chain with a shard elsewhere has that one only");
@@ -128,7 +132,8 @@ impl<P: Protections> Cores<P> {
         let shards: Vec<ShardEngine<P>> =
             (0..here).map(|shard| ShardEngine::new(plan.shard(ShardId(shard), false))).collect();
         let mut cores = Self {
-            root: RootCore::new(RootConfig { retain: memory.root_log, ..plan.root(&pool) }, false),
+            root: RootCore::new(&root, 0),
+            intake: Intake::new(root, false),
             first_of: (0..plan.vertices.len()).map(first_of).collect(),
             instances: ids.iter().map(instance).collect(),
             egress: EgressCore::new(
@@ -166,7 +171,7 @@ impl<P: Protections> Cores<P> {
         while cores.remote.is_some() && cores.instances.iter().any(|instance| instance.awaits_store()) {
             cores.exchange()?;
         }
-        ensure!(cores.root.is_ready(), "an instance has not registered");
+        ensure!(cores.root.is_ready(&cores.intake), "an instance has not registered");
         Ok(cores)
     }
 
@@ -177,22 +182,23 @@ impl<P: Protections> Cores<P> {
     /// A shard's complaint, or the feed's.
     pub fn burst(&mut self, feed: &mut impl PacketSource, packets: usize) -> anyhow::Result<usize> {
         let mut taken = 0;
-        while taken < packets && self.root.has_room() {
+        while taken < packets && self.intake.has_room() {
             let Some(arrival) = feed.next().map_err(anyhow::Error::msg)? else { break };
-            self.root.ingest(&arrival);
+            let ticket = self.intake.draw(&arrival);
+            self.root.ingest(&arrival, parse(arrival.link, arrival.frame), ticket);
             taken += 1;
         }
         self.ingested += taken as u64;
-        if taken == 0 && !self.root.awaits_lease() {
+        if taken == 0 && !self.intake.awaits_lease() {
             // Nothing comes now: let everything in flight close.
-            self.root.pause();
+            self.intake.pause();
         }
-        self.root.flush(&mut self.root_effects);
+        self.root.flush(&mut self.intake, &mut self.root_effects);
         self.carry_root();
         self.settle()?;
         if self.remote.is_some() {
             let is_in_flight = |cores: &Self| cores.ingested > cores.left() + cores.dropped();
-            while is_in_flight(self) || !self.root.has_room() || self.root.awaits_lease() {
+            while is_in_flight(self) || !self.intake.has_room() || self.intake.awaits_lease() {
                 self.exchange()?;
             }
             if self.instances.iter().any(|instance| instance.awaits_store()) {
@@ -233,8 +239,8 @@ impl<P: Protections> Cores<P> {
     /// A shard's complaint.
     pub fn repartition(&mut self, vertex: VertexId, how: Repartition) -> anyhow::Result<u64> {
         let before = self.handovers();
-        self.root.on_event(RootEvent::Repartition(vertex, how), &mut self.root_effects);
-        self.root.flush(&mut self.root_effects);
+        self.root.on_event(&mut self.intake, RootEvent::Repartition(vertex, how), &mut self.root_effects);
+        self.root.flush(&mut self.intake, &mut self.root_effects);
         self.carry_root();
         self.settle()?;
         Ok(self.handovers() - before)
@@ -339,7 +345,7 @@ impl<P: Protections> Cores<P> {
                 InstanceEffect::Load(shard, load) => {
                     self.to_shards[usize::from(shard.0)].push(ShardEvent::Load(load));
                 }
-                InstanceEffect::Replay(Source::Root, boundary) => {
+                InstanceEffect::Replay(Source::Root(_), boundary) => {
                     self.to_root.push(RootEvent::Replay(id, GENERATION, boundary));
                 }
                 InstanceEffect::Replay(Source::Instance(upstream), boundary) => {
@@ -401,7 +407,7 @@ impl<P: Protections> Cores<P> {
                     self.to_root.push(RootEvent::Reserved(until));
                     continue;
                 }
-                ShardEffect::Logged(number) => {
+                ShardEffect::Logged { number, .. } => {
                     self.to_root.push(RootEvent::Logged(number));
                     continue;
                 }
@@ -427,7 +433,7 @@ impl<P: Protections> Cores<P> {
     fn run_root(&mut self) {
         std::mem::swap(&mut self.to_root, &mut self.root_events);
         for event in self.root_events.drain(..) {
-            self.root.on_event(event, &mut self.root_effects);
+            self.root.on_event(&mut self.intake, event, &mut self.root_effects);
         }
         self.carry_root();
     }

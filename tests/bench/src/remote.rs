@@ -335,7 +335,7 @@ pub fn serve(port: u16, served: &Served) -> anyhow::Result<()> {
                 ShardEffect::Loaded(loaded) => FromShard::Loaded(loaded),
                 ShardEffect::Changed(changes) => FromShard::Changed(changes),
                 ShardEffect::Reserved(until) => FromShard::Reserved(until),
-                ShardEffect::Logged(_) => bail!("nobody logs packets here"),
+                ShardEffect::Logged { .. } => bail!("nobody logs packets here"),
                 ShardEffect::Defect(reason) => bail!(reason),
             };
             buffer.clear();

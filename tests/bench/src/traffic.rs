@@ -13,8 +13,8 @@
 //! Packet time advances 100 ns a packet. Memory: one frame a packet of the ring, which has as many as
 //! there are connections and at least 8,192, plus 64 bytes an opening packet.
 
-use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::Arrival;
+use chc_actors::root::reader::PacketSource;
 use chc_api::packet::link::LinkType;
 use chc_api::packet::{Checksum, protocol, tcp};
 use chc_api::{Side, Time};

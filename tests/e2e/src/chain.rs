@@ -5,7 +5,7 @@ use chc_actors::chain::run::{Kill, RunOptions, RunOutcome, run};
 use chc_actors::chain::sinks::{CaptureSource, Everything, KeepingSink};
 use chc_actors::config::load;
 use chc_actors::functions::Catalog;
-use chc_actors::root::actor::PacketSource;
+use chc_actors::root::reader::PacketSource;
 use chc_actors::trace::{GenerateOptions, write};
 use chc_runtime::capture::CaptureReader;
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@
 use chc_actors::chain::run::{RunOptions, run};
 use chc_actors::egress::core::Sink;
 use chc_actors::ideal::{StateValue, StateWord};
-use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::Arrival;
+use chc_actors::root::reader::PacketSource;
 use chc_api::packet::LinkType;
 use chc_api::{InstanceId, Side, Time};
 use chc_e2e::chain::{assert_balanced, plan};

@@ -5,8 +5,8 @@ use chc_actors::chain::run::{Kill, RunOutcome};
 use chc_actors::chain::sinks::Everything;
 use chc_actors::ideal::StateValue;
 use chc_actors::instance::core::build;
-use chc_actors::root::actor::PacketSource;
 use chc_actors::root::core::Arrival;
+use chc_actors::root::reader::PacketSource;
 use chc_api::packet::LinkType;
 use chc_api::state::{FlowOptions, ObjectKind};
 use chc_api::{

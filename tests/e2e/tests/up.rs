@@ -201,8 +201,16 @@ impl Reader {
 
 #[test]
 fn nothing_is_lost_or_reordered_while_a_chain_that_is_up_is_operated() {
+    operate(Up::new());
+}
+
+#[test]
+fn nor_with_several_roots() {
+    operate(Up::of("quickstart", &["root.instances=2"]));
+}
+
+fn operate(chain: Up) {
     const PACKETS: u32 = 20_000;
-    let chain = Up::new();
     let reader = Reader::new(&chain.outside);
     let instance = |name: &str| Change::Drain { instance: name.into() };
     let kill = |name: &str| Change::Kill { actor: name.into() };

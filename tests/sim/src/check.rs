@@ -59,7 +59,7 @@ fn run_ideal(world: &World) -> Result<Ideal, String> {
     let mut stepped: Option<Time> = None;
     let mut fragments = HashMap::new();
     let (mut outputs, mut drops) = (Vec::new(), BTreeMap::new());
-    for stamp in world.root.stamps() {
+    for stamp in world.intake.stamps() {
         let Step { clock, time, number } = stamp.step;
         if time.is_end() {
             chain.end(clock);

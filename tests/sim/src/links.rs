@@ -13,7 +13,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Actor {
     /// The root.
-    Root,
+    Root(u16),
     /// The egress.
     Egress,
     /// A store shard.

@@ -5,7 +5,9 @@ use crate::rng::Rng;
 use crate::traffic::TrafficConfig;
 use crate::weaken::Weakened;
 use chc_actors::config::StoreMode;
+use chc_actors::gateway::Prefix;
 use chc_actors::instance::core::{Instance, InstanceConfig, build};
+use chc_actors::root::shares::Shares;
 use chc_actors::routing::{ConnectionSlotFn, OwnerFn, Route};
 use chc_actors::topology::{Node, Topology, Way};
 use chc_api::packet::link::LinkType;
@@ -117,7 +119,7 @@ impl Setup {
             .collect();
         let epoch = rng.pick(&[4, 8, 16, 32]);
         let topology = if branches { branching(rng, &chain) } else { line(rng, &chain) };
-        Self {
+        let mut setup = Self {
             vertices,
             topology,
             shards: rng.between(1, 3) as u16,
@@ -137,7 +139,9 @@ impl Setup {
                 closing: rng.pick(&[0.05, 0.2, 0.5]),
             },
             burst_max: rng.pick(&[1, 4, 16]),
-        }
+        };
+        setup.topology.roots = setup.roots();
+        setup
     }
 
     /// Where state lives: as a rule in the store with a cache that nobody waits for.
@@ -147,6 +151,26 @@ impl Setup {
             0 => StoreMode::External,
             1 => StoreMode::ExternalCache,
             _ => StoreMode::ExternalCacheNoAckWait,
+        }
+    }
+
+    /// How many roots there are: as a rule one.
+    #[must_use]
+    pub fn roots(&self) -> u16 {
+        match self.hash_seed >> 16 & 7 {
+            0 => 2,
+            1 => 3,
+            _ => 1,
+        }
+    }
+
+    /// Which root a packet belongs to: by its hosts, or by a hash.
+    #[must_use]
+    pub fn shares(&self) -> Shares {
+        let prefix = |address: [u8; 4], len| Prefix { address: address.into(), len };
+        match (self.roots(), self.hash_seed >> 19 & 1) {
+            (2, 0) => Shares::by_hosts(&[vec![prefix([203, 0, 113, 0], 24)], vec![prefix([10, 0, 0, 0], 8)]]),
+            (roots, _) => Shares::by_addresses(roots, self.hash_seed),
         }
     }
 
@@ -161,9 +185,10 @@ impl Setup {
             format!("{name} x{} (slots {}, parking {})", v.instances, v.slots, v.parking)
         });
         format!(
-            "{}; {}; {:?}, shards {}, epoch {}, window {}, tick {} ns",
+            "{}; {}; roots {}, {:?}, shards {}, epoch {}, window {}, tick {} ns",
             vertices.collect::<Vec<_>>().join(", "),
             shape(&self.topology),
+            self.roots(),
             self.mode(),
             self.shards,
             self.epoch,

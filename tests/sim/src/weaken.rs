@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 28] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 30] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -171,6 +171,8 @@ pub const WEAKENINGS: [(&str, Protection, &str); 28] = [
         Protection::DelayedReads,
         "a replicated value is read as far as the instance knows it, not as it was a window ago",
     ),
+    ("waiting-progress", Protection::WaitingProgress, "a root says that it has sent what still waits for it"),
+    ("joined-order", Protection::JoinedOrder, "packets of several roots or ways are taken as they come"),
 ];
 
 /// The protection a weakening of this name switches off.

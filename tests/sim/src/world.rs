@@ -15,10 +15,12 @@ use crate::weaken::Weakened;
 use chc_actors::egress::core::EgressCore;
 use chc_actors::instance::core::{Instance, InstanceConfig, Running};
 use chc_actors::messages::{InstanceEvent, RootEvent, Source};
-use chc_actors::root::core::{Arrival, RootConfig, RootCore};
+use chc_actors::root::core::{Arrival, Queue, RootConfig, RootCore};
+use chc_actors::root::intake::Intake;
 use chc_actors::routing::{Repartition, Route};
 use chc_actors::splitter::Ways;
 use chc_actors::topology::Topology;
+use chc_api::packet::parse::parse;
 use chc_api::{EventKind, Generation, InstanceId, Path, Side, VertexId};
 use chc_runtime::block::BlockPool;
 use chc_store::client::Placement;
@@ -27,7 +29,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use wiring::name;
+use wiring::{FIRST_ROOT, name};
 
 mod wiring;
 
@@ -110,8 +112,9 @@ pub struct World {
     pub setup: Setup,
     /// Vertices, compiled.
     pub kits: Vec<Kit>,
-    /// The root.
-    pub root: RootCore<Weakened>,
+    /// The clocks.
+    pub intake: Intake,
+    roots: Vec<RootCore<Weakened>>,
     /// The shards.
     pub shards: Vec<ShardEngine<Weakened>>,
     egress: EgressCore<Weakened>,
@@ -174,6 +177,7 @@ impl World {
             window: setup.window,
             bytes_max: 1 << 30,
             tick_ns: setup.tick_ns,
+            shares: setup.shares(),
             ways: Ways::of_root(&topology, routes.clone()),
             seed: setup.hash_seed,
             instances: ids.clone(),
@@ -197,13 +201,15 @@ impl World {
             seed: setup.hash_seed ^ u64::from(shard),
         };
         let root_leaves = topology.entry.iter().all(|way| way.matching.is_some());
-        let senders: Vec<Source> = (root_leaves.then_some(Source::Root).into_iter())
+        let senders: Vec<Source> = (0..if root_leaves { setup.roots() } else { 0 })
+            .map(Source::Root)
             .chain(ids.iter().copied().map(Source::Instance))
             .collect();
         let unreliable = Unreliable::draw(setup.hash_seed, [faults.loss, faults.repeat, faults.reorder]);
         let crashes = faults.nf_crash || faults.zombie;
         let mut world = Self {
-            root: RootCore::new(root, true),
+            roots: (0..setup.roots()).map(|at| RootCore::new(&root, at)).collect(),
+            intake: Intake::new(root, true),
             shards: (0..setup.shards).map(|s| ShardEngine::new(shard(s))).collect(),
             egress: EgressCore::new(setup.epoch, setup.window, &senders, true, topology.joins(None)),
             left: Left::default(),
@@ -253,7 +259,7 @@ impl World {
         self.current.insert(id, generation);
         let node = self.topology.vertices[at].clone();
         let senders = |from: &Option<VertexId>| match from {
-            None => vec![Source::Root],
+            None => (0..self.setup.roots()).map(Source::Root).collect(),
             Some(vertex) => (0..self.setup.vertices[usize::from(vertex.0)].instances)
                 .map(|index| Source::Instance(InstanceId { vertex: *vertex, index }))
                 .collect(),
@@ -290,7 +296,7 @@ impl World {
     /// # Errors
     /// What went wrong while it ran; panics are assertions of the cores.
     pub fn run(&mut self) -> Result<(), String> {
-        while !self.root.is_done() {
+        while !self.intake.is_done() {
             self.step();
             if let Some(defect) = self.defect.take() {
                 return Err(defect);
@@ -323,24 +329,31 @@ impl World {
     }
 
     fn input_step(&mut self) {
-        if !self.root.has_room() {
+        if !self.intake.has_room() {
             return;
         }
         if self.traffic.is_over() {
             if self.rng.chance(0.02) {
-                self.root.end();
+                self.intake.end();
             }
             return;
         }
         if let Some(time) = self.traffic.pause() {
-            self.root.time_mark(time);
+            self.intake.time_mark(time);
             return;
         }
         let (time, frame) = self.traffic.next_packet();
         let wire_len = frame.len() as u32 + self.rng.pick(&[0, 0, 0, 700]);
         let link = self.setup.traffic.link;
         self.note(|| format!("in {} at {}: {frame:02x?}", self.input.len() + 1, time.0));
-        self.root.ingest(&Arrival { time, side: Side::Inside, link, wire_len, frame: &frame });
+        let arrival = Arrival { time, side: Side::Inside, link, wire_len, frame: &frame };
+        match self.roots.as_mut_slice() {
+            [root] => {
+                let ticket = self.intake.draw(&arrival);
+                root.ingest(&arrival, parse(link, &frame), ticket);
+            }
+            _ => self.intake.dispatch(&arrival),
+        }
         self.input.push(InPacket { wire_len, frame });
         self.unflushed += 1;
         if self.unflushed >= self.setup.burst_max {
@@ -350,9 +363,9 @@ impl World {
 
     fn root_step(&mut self) {
         if self.rng.chance(0.05) {
-            self.root.pause();
+            self.intake.pause();
         }
-        if self.faults.burst_cut || self.traffic.is_over() || !self.root.has_room() {
+        if self.faults.burst_cut || self.traffic.is_over() || !self.intake.has_room() {
             let cuts = self.faults.burst_cut && self.unflushed > 0;
             *self.counts.entry("burst-cut").or_default() += u64::from(cuts);
             self.flush_root();
@@ -361,14 +374,28 @@ impl World {
 
     fn flush_root(&mut self) {
         self.unflushed = 0;
+        let mut at = 0;
+        if self.roots.len() > 1 {
+            at = self.rng.index(self.roots.len());
+            // Another root may read in between, so what a root has taken is not all that waits for it.
+            let (takes, flushes) = self.rng.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+            if takes {
+                let (root, mut queue) = (&mut self.roots[at], Queue::default());
+                root.take(&mut self.intake, &mut queue);
+                queue.drain(|arrival, parsed, ticket| root.ingest(arrival, parsed, ticket));
+            }
+            if !flushes {
+                return;
+            }
+        }
         let mut out = Vec::new();
-        self.root.flush(&mut out);
-        self.root_effects(out);
+        self.roots[at].flush(&mut self.intake, &mut out);
+        self.root_effects(at as u16, out);
     }
 
     fn egress_step(&mut self) {
         if let Some(boundary) = self.egress.close() {
-            self.send(Actor::Egress, Actor::Root, Message::Root(RootEvent::EgressClosed(boundary)));
+            self.send(Actor::Egress, FIRST_ROOT, Message::Root(RootEvent::EgressClosed(boundary)));
         }
     }
 
@@ -421,8 +448,9 @@ impl World {
         };
         self.note(|| format!("vertex {at}: {how:?}"));
         let mut out = Vec::new();
-        self.root.on_event(RootEvent::Repartition(VertexId(at as u16), how), &mut out);
-        self.root_effects(out);
+        let how = RootEvent::Repartition(VertexId(at as u16), how);
+        self.roots[0].on_event(&mut self.intake, how, &mut out);
+        self.root_effects(0, out);
     }
 
     fn fail(&mut self, id: InstanceId, generation: Generation) {
@@ -455,7 +483,7 @@ impl World {
     }
 
     fn check(&self) {
-        self.root.check_invariants();
+        self.intake.check_invariants();
         self.shards.iter().for_each(ShardEngine::check_invariants);
         self.instances.values().for_each(|i| i.check_invariants());
     }
@@ -464,7 +492,7 @@ impl World {
     #[must_use]
     pub fn fault_counts(&self) -> FaultCounts {
         let mut counts = self.counts.clone();
-        counts.insert("move", self.root.counts().handovers);
+        counts.insert("move", self.roots[0].counts().handovers);
         counts.insert("delay", self.links.slowed);
         let kinds = ["link-loss", "link-repeat", "link-reorder"];
         counts.extend(kinds.into_iter().zip(self.links.unreliable.counts));
@@ -543,8 +571,8 @@ impl World {
         let mut dump = format!(
             "no end after {} steps: cut {} of {}, ended {}, dead {:?}, zombies {:?}",
             self.steps,
-            self.root.cut().0,
-            self.root.next_clock().0,
+            self.intake.cut().0,
+            self.intake.next_clock().0,
             self.traffic.is_over(),
             self.dead,
             self.zombies,

@@ -46,7 +46,7 @@ fn only_the_faults_asked_for_are_injected() {
 fn a_trace_shows_every_message() {
     let output = run(&["--seed", "1", "--trace"]);
     let text = stdout(&output);
-    for part in ["root > v0/", "#1: progress", "> shard 0: Batch", "> egress: progress", "in 1 at"] {
+    for part in ["root 0 > v0/", "#1: progress", "> shard 0: Batch", "> egress: progress", "in 1 at"] {
         assert!(text.contains(part), "{part}");
     }
 }

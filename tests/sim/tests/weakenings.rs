@@ -207,6 +207,16 @@ fn reads_of_what_was_a_window_ago_are_needed() {
 }
 
 #[test]
+fn progress_below_what_waits_for_a_root_is_needed() {
+    assert_needed("waiting-progress");
+}
+
+#[test]
+fn the_order_of_the_input_is_needed_where_ways_join() {
+    assert_needed("joined-order");
+}
+
+#[test]
 fn every_protection_has_one_weakening_named_after_it() {
     // A protection that is added must be added here, too.
     let count = |protection| match protection {
@@ -237,7 +247,9 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::CacheTerms
         | Protection::CacheOrder
         | Protection::AcknowledgedChanges
-        | Protection::DelayedReads => 28,
+        | Protection::DelayedReads
+        | Protection::WaitingProgress
+        | Protection::JoinedOrder => 30,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {

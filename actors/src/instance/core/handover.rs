@@ -85,7 +85,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             }
         }
         let concerns = |source: &Source| match source {
-            Source::Root => false,
+            Source::Root(_) => false,
             Source::Instance(id) => change.table_of(id.vertex).is_some(),
         };
         if self.config.upstream.iter().flatten().any(concerns) && P::on(Protection::HeldDownstream) {

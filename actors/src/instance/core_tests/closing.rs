@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn progress_is_the_lowest_that_any_sender_may_still_send() {
-    let upstream = vec![vec![sender(0), sender(1)], vec![Source::Root]];
+    let upstream = vec![vec![sender(0), sender(1)], vec![Source::Root(0)]];
     let mut bed = Bed::new(InstanceConfig { upstream, ..config() });
     bed.input_from(sender(0), &[], 20);
     bed.input(&[], 10);
@@ -101,7 +101,7 @@ fn a_new_generation_registers_and_asks_for_everything_from_the_cut_on() {
     assert!(matches!(bed.notes.as_slice(), [InstanceEffect::Register]));
     bed.go(8, 20);
     assert!(
-        matches!(bed.notes.as_slice(), [_, InstanceEffect::Replay(Source::Root, Clock(8))]),
+        matches!(bed.notes.as_slice(), [_, InstanceEffect::Replay(Source::Root(0), Clock(8))]),
         "{:?}",
         bed.notes
     );

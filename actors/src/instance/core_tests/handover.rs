@@ -13,7 +13,7 @@ fn turning(index: u16, owner: u16) -> (Bed, Arc<Change>) {
 }
 
 fn input_with(bed: &mut Bed, change: &Arc<Change>, list: &[Packet<'_>], progress: u64) {
-    let data = Data { changes: vec![change.clone()], ..bed.message(Source::Root, list, progress) };
+    let data = Data { changes: vec![change.clone()], ..bed.message(Source::Root(0), list, progress) };
     bed.on(InstanceEvent::Data(data));
 }
 

@@ -133,7 +133,7 @@ fn what_is_attached_travels_with_the_packet() {
     assert_eq!(bed.events(), [(4, 0), (5, 5)], "nothing was attached to packet 4");
     let mut next = Bed::new(config());
     for block in blocks {
-        let data = Data { block: Some(block), ..next.message(Source::Root, &[], 6) };
+        let data = Data { block: Some(block), ..next.message(Source::Root(0), &[], 6) };
         next.on(InstanceEvent::Data(data));
     }
     assert_eq!(next.events(), [(4, 0), (5, 5)]);
@@ -240,7 +240,7 @@ fn events_of_one_packet_are_numbered() {
 #[test]
 fn a_rewritten_packet_gets_a_header_of_its_own() {
     let mut bed = Bed::new(config());
-    let data = bed.message(Source::Root, &[(0, A, "m")], 1);
+    let data = bed.message(Source::Root(0), &[(0, A, "m")], 1);
     let before = data.block.clone().expect("a packet");
     bed.on(InstanceEvent::Data(data));
     let after = bed.sent[0].1.block.as_ref().expect("a packet");
@@ -290,14 +290,14 @@ fn a_translator_runs_packets_when_no_lower_one_can_come() {
     assert_eq!(bed.left(), [3]);
     bed.input_from(sender(1), &[], 6);
     assert_eq!(bed.left(), [5]);
-    let mut first = translator(vec![Source::Root]);
+    let mut first = translator(vec![Source::Root(0)]);
     first.input(&[(0, A, "")], 0);
     assert_eq!(first.left(), [0], "the root sends in order");
 }
 
 #[test]
 fn a_translated_packet_runs_under_the_connection_it_belongs_to() {
-    let mut bed = translator(vec![Source::Root]);
+    let mut bed = translator(vec![Source::Root(0)]);
     bed.input(&[(0, A, "w"), (1, 9001, "r"), (2, 9005, "r")], 3);
     let (_, data) = &bed.sent[0];
     let block = data.block.as_ref().expect("packets and events");

@@ -9,6 +9,9 @@ use chc_store::batch::Reply;
 use chc_store::engine::ShardEffect;
 use std::fmt::Write;
 
+/// The root that has the lead.
+pub(super) const FIRST_ROOT: Actor = Actor::Root(0);
+
 impl World {
     /// Delivers what a random link has next; false if there is nothing to deliver on it.
     pub(super) fn deliver(&mut self) -> bool {
@@ -22,10 +25,10 @@ impl World {
     fn receive(&mut self, (from, to, _): LinkId, message: Message) {
         self.note(|| format!("{} > {}: {}", name(from), name(to), show(&message)));
         match (to, message) {
-            (Actor::Root, Message::Root(event)) => {
+            (Actor::Root(root), Message::Root(event)) => {
                 let mut out = Vec::new();
-                self.root.on_event(event, &mut out);
-                self.root_effects(out);
+                self.roots[usize::from(root)].on_event(&mut self.intake, event, &mut out);
+                self.root_effects(root, out);
             }
             (Actor::Egress, Message::Data(data)) => {
                 self.egress.on_data(&data, &mut self.left);
@@ -80,10 +83,11 @@ impl World {
         self.send(from, to, Message::Data(data));
     }
 
-    pub(super) fn root_effects(&mut self, out: Vec<RootEffect>) {
+    pub(super) fn root_effects(&mut self, root: u16, out: Vec<RootEffect>) {
+        let root = Actor::Root(root);
         for effect in out {
             match effect {
-                RootEffect::Data(to, data) => self.send_data(Actor::Root, to, data),
+                RootEffect::Data(to, data) => self.send_data(root, to, data),
                 RootEffect::Grant(to, boundary, mut records) => {
                     // Some get lost, as with an owner that dies.
                     let odd =
@@ -91,28 +95,29 @@ impl World {
                     records.retain(|(slot, _)| odd(*slot) == 0);
                     let to = Actor::Instance(to, self.current[&to]);
                     let event = InstanceEvent::Granted { boundary, records };
-                    self.send(Actor::Root, to, Message::Instance(event));
+                    self.send(root, to, Message::Instance(event));
                 }
                 RootEffect::Go { to, generation, cut, stamped, generations, changes, granted } => {
                     let node = &self.topology.vertices[usize::from(to.vertex.0)];
                     let is_next = |id: &InstanceId| node.ways().any(|way| way.to == id.vertex);
                     let downstream = generations.into_iter().filter(|(id, _)| is_next(id)).collect();
                     let go = InstanceEvent::Go { cut, stamped, downstream, changes, granted };
-                    self.send(Actor::Root, Actor::Instance(to, generation), Message::Instance(go));
+                    self.send(root, Actor::Instance(to, generation), Message::Instance(go));
                 }
-                RootEffect::Reserve(until) => {
-                    self.send(Actor::Root, Actor::Shard(0), Message::Reserve(until))
-                }
-                RootEffect::Log(batch) => self.send(Actor::Root, Actor::Shard(0), Message::Log(batch)),
+                RootEffect::Reserve(until) => self.send(root, Actor::Shard(0), Message::Reserve(until)),
+                RootEffect::Log(batch) => self.send(root, Actor::Shard(0), Message::Log(batch)),
                 RootEffect::Cut(cut) => {
-                    for shard in 0..self.setup.shards {
-                        self.send(Actor::Root, Actor::Shard(shard), Message::Cut(cut));
+                    for other in 1..self.setup.roots() {
+                        self.send(root, Actor::Root(other), Message::Root(RootEvent::Cut(cut)));
                     }
-                    self.send(Actor::Root, Actor::Egress, Message::Cut(cut));
+                    for shard in 0..self.setup.shards {
+                        self.send(root, Actor::Shard(shard), Message::Cut(cut));
+                    }
+                    self.send(root, Actor::Egress, Message::Cut(cut));
                     let instances: Vec<_> = self.instances.keys().copied().collect();
                     for (id, generation) in instances {
                         let cut = Message::Instance(InstanceEvent::Cut(cut));
-                        self.send(Actor::Root, Actor::Instance(id, generation), cut);
+                        self.send(root, Actor::Instance(id, generation), cut);
                     }
                 }
             }
@@ -135,8 +140,12 @@ impl World {
                 InstanceEffect::Load(shard, load) => {
                     self.send(from, Actor::Shard(shard.0), Message::Load(load))
                 }
-                InstanceEffect::Replay(Source::Root, boundary) => {
-                    self.send(from, Actor::Root, Message::Root(RootEvent::Replay(id, generation, boundary)));
+                InstanceEffect::Replay(Source::Root(root), boundary) => {
+                    self.send(
+                        from,
+                        Actor::Root(root),
+                        Message::Root(RootEvent::Replay(id, generation, boundary)),
+                    );
                 }
                 InstanceEffect::Replay(Source::Instance(upstream), boundary) => {
                     let to = Actor::Instance(upstream, self.current[&upstream]);
@@ -144,12 +153,12 @@ impl World {
                     self.send(from, to, Message::Instance(replay));
                 }
                 InstanceEffect::Register => {
-                    self.send(from, Actor::Root, Message::Root(RootEvent::Register(id, generation)));
+                    self.send(from, FIRST_ROOT, Message::Root(RootEvent::Register(id, generation)));
                 }
                 InstanceEffect::Closed(boundary, records) => {
                     self.send(
                         from,
-                        Actor::Root,
+                        FIRST_ROOT,
                         Message::Root(RootEvent::Closed(id, generation, boundary, records)),
                     );
                 }
@@ -175,11 +184,11 @@ impl World {
                     (Actor::Instance(to, generation), InstanceEvent::Acknowledged { shard, number })
                 }
                 ShardEffect::Reserved(until) => {
-                    self.send(from, Actor::Root, Message::Root(RootEvent::Reserved(until)));
+                    self.send(from, FIRST_ROOT, Message::Root(RootEvent::Reserved(until)));
                     continue;
                 }
-                ShardEffect::Logged(number) => {
-                    self.send(from, Actor::Root, Message::Root(RootEvent::Logged(number)));
+                ShardEffect::Logged { root, number } => {
+                    self.send(from, Actor::Root(root), Message::Root(RootEvent::Logged(number)));
                     continue;
                 }
                 ShardEffect::Loaded(loaded) => {
@@ -200,7 +209,7 @@ impl World {
 
 pub(super) fn name(actor: Actor) -> String {
     match actor {
-        Actor::Root => "root".into(),
+        Actor::Root(at) => format!("root {at}"),
         Actor::Egress => "egress".into(),
         Actor::Shard(at) => format!("shard {at}"),
         Actor::Instance(id, generation) => format!("{id}#{}", generation.0),
