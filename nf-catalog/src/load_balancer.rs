@@ -33,6 +33,7 @@ use crate::closing::{self, CLOSED, FIN_IN, FIN_OUT, FROM_HIGH};
 use crate::config::{ConfigProblem, Keys};
 use crate::locate::{Place, Shape, ends, locate, plain, travelling};
 use crate::rewrite::{self, Address, End};
+use chc_api::identity::hash_words;
 use chc_api::matching::{MATCH_REMEDY, Match};
 use chc_api::nf::FlowLookup;
 use chc_api::packet::{Checksum, Ipv4Header, TcpHeader, protocol, tcp, view};
@@ -502,8 +503,7 @@ impl NetworkFunction for LoadBalancer {
 
     fn connection_slot(&self, key: &FlowKey) -> Option<Slot> {
         let (client, ..) = self.parties(key)?;
-        let address = Ipv4Addr::from_bits(client.ip).into();
-        let hash = ObjectKey::contact(address, address, client.port).hash(self.seed);
+        let hash = hash_words(&[client.port.into(), client.ip.into(), 0, 0, 0], self.seed);
         Some(Slot(((u128::from(hash) * u128::from(self.slots)) >> 64) as u16))
     }
 

@@ -214,7 +214,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         };
         // Nothing changes hands where there is one instance.
         let route = (stored && config.own.instances > 1).then(|| config.own.clone());
-        let records = Records::new(&config.specs, route, seed, config.epoch, stored);
+        let in_slots = N::TRANSLATES.then(|| config.own.clone());
+        let records = Records::new(&config.specs, (route, in_slots), seed, config.epoch, stored);
         let slots = config.parking.max(2);
         let sender = |source: &Source| Sender {
             source: *source,

@@ -96,9 +96,14 @@ impl<J> Lanes<J> {
         self.waiting.first_key_value().map(|(p, _)| *p)
     }
 
-    /// Lanes with something waiting, by position of what waits.
-    pub fn queued(&self) -> impl Iterator<Item = (&Position, LaneId)> + '_ {
-        self.waiting.iter().map(|(p, l)| (p, *l))
+    /// The lanes that are not busy though something waits there, that with the lowest head first.
+    #[must_use]
+    pub fn ready(&self) -> Vec<LaneId> {
+        let heads = self.lanes.iter().filter(|(_, lane)| !lane.busy);
+        let mut heads: Vec<(Position, LaneId)> =
+            heads.filter_map(|(id, lane)| Some((*lane.queue.first_key_value()?.0, *id))).collect();
+        heads.sort_unstable();
+        heads.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Packets that wait.

@@ -5,11 +5,12 @@
 //! record; the sets here are an index rebuilt from it.
 
 use super::index::SecondaryIndex;
+use super::lanes::LaneId;
 use crate::routing::Route;
 use crate::steps::{Steps, is_at_end};
 use chc_api::state::{ArmedTimer, FlowIndexFn, ObjectKind, ObjectSpec, Plain};
 use chc_api::{
-    Clock, FlowKey, Identity, ObjectId, Position, Protection, Protections, Slot, Time, TimerOrigin,
+    Clock, Direction, FlowKey, Identity, ObjectId, Position, Protection, Protections, Slot, Time, TimerOrigin,
 };
 use chc_store::record::{Record, RecordShape, TIMER_WORDS, read_timer, timer_words, write_timer};
 use chc_store::table::{FlowTable, Hint, Row, Written};
@@ -53,6 +54,15 @@ impl FlowObject {
             unflushed: Vec::new(),
         }
     }
+}
+
+/// A timer that is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// Its connection.
+    pub key: FlowKey,
+    /// What it runs in order with.
+    pub lane: LaneId,
 }
 
 /// Timers of one part that are not due by any known step.
@@ -129,14 +139,25 @@ pub struct Records<P> {
     /// What the next batch must carry.
     pub versions: Versions,
     /// Timers that are due, by position.
-    due: BTreeMap<Position, FlowKey>,
+    due: BTreeMap<Position, Due>,
+    /// Those below this position have been tried, and could not run.
+    untried: Position,
+    /// How slots are told apart if those of a slot run in order; otherwise those of a connection do.
+    in_slots: Option<Route>,
     protections: PhantomData<P>,
 }
 
 impl<P: Protections> Records<P> {
-    /// Empty records of the declared per-flow objects; with a route, those of a slot lie apart.
+    /// Empty records of the declared per-flow objects; with a route, those of a slot lie apart, and with `in_slots` its
+    /// timers and packets run in order.
     #[must_use]
-    pub fn new(specs: &[ObjectSpec], route: Option<Route>, seed: u64, epoch: u64, versioned: bool) -> Self {
+    pub fn new(
+        specs: &[ObjectSpec],
+        (route, in_slots): (Option<Route>, Option<Route>),
+        seed: u64,
+        epoch: u64,
+        versioned: bool,
+    ) -> Self {
         let specs: Vec<Option<Spec>> = specs
             .iter()
             .map(|spec| {
@@ -157,8 +178,16 @@ impl<P: Protections> Records<P> {
             versioned,
             versions: Vec::new(),
             due: BTreeMap::new(),
+            untried: Position::before(Clock(0)),
+            in_slots,
             protections: PhantomData,
         }
+    }
+
+    /// What a packet runs in order with whose records are in this part; none if that is not told by the part.
+    #[inline]
+    pub fn lane_of_part(&self, part: u32) -> Option<LaneId> {
+        (self.route.is_some() && self.in_slots.is_some()).then_some(part.into())
     }
 
     /// The part a packet's records are in.
@@ -368,7 +397,7 @@ impl<P: Protections> Records<P> {
     fn index_timer(&mut self, part: u32, at: TimerAt, key: &FlowKey, timer: &ArmedTimer, steps: &Steps) {
         match steps.due(timer.deadline, timer.at_end) {
             Some(clock) => {
-                self.due.insert(Position::timer(clock, origin(at.0, at.2, timer)), *key);
+                self.insert_due(Position::timer(clock, origin(at.0, at.2, timer)), *key);
             }
             None => self.armed[part as usize].add(at, timer),
         }
@@ -395,22 +424,43 @@ impl<P: Protections> Records<P> {
             if let Some(clock) = steps.due(deadline, at_end)
                 && let Some((origin, key)) = self.armed_at(part, at)
             {
-                self.due.insert(Position::timer(clock, origin), key);
+                self.insert_due(Position::timer(clock, origin), key);
             }
         }
         let Some(end) = steps.end() else { return };
         for (at, deadline) in std::mem::take(&mut self.armed[part as usize].at_end) {
             self.armed[part as usize].by_deadline.remove(&(deadline, at));
             if let Some((origin, key)) = self.armed_at(part, at) {
-                self.due.insert(Position::timer(end.clock, origin), key);
+                self.insert_due(Position::timer(end.clock, origin), key);
             }
         }
     }
 
     /// Timers that are due and have not fired.
     #[must_use]
-    pub fn due(&self) -> &BTreeMap<Position, FlowKey> {
+    pub fn due(&self) -> &BTreeMap<Position, Due> {
         &self.due
+    }
+
+    fn insert_due(&mut self, position: Position, key: FlowKey) {
+        let hash = key.hash(self.seed);
+        let identity = || Identity { key, direction: Direction::LowToHigh };
+        let lane = self.in_slots.as_ref().map_or(hash, |route| route.slot(&identity(), hash).0.into());
+        self.due.insert(position, Due { key, lane });
+        self.untried = self.untried.min(position);
+    }
+
+    /// Where those begin that have not been tried since something they may have waited for was done; all below `input` are
+    /// tried now.
+    pub fn begin_trying(&mut self, input: Position) -> Position {
+        let from = self.untried;
+        self.untried = from.max(input);
+        from
+    }
+
+    /// One that was tried may have to be tried again.
+    pub fn try_again_from(&mut self, position: Position) {
+        self.untried = self.untried.min(position);
     }
 
     /// The objects of a part.
@@ -437,7 +487,7 @@ impl<P: Protections> Records<P> {
     }
 
     /// Takes a due timer to fire it.
-    pub fn take_due(&mut self, position: &Position) -> Option<FlowKey> {
+    pub fn take_due(&mut self, position: &Position) -> Option<Due> {
         self.due.remove(position)
     }
 
@@ -455,9 +505,12 @@ impl<P: Protections> Records<P> {
         let part = u32::from(slot.0);
         // What is due by steps above the boundary is due for the new owner, too: it finds out by itself.
         let is_in = |key: &FlowKey| self.spot(key, key.hash(self.seed)).part == part;
-        let due: Vec<Position> = self.due.iter().filter(|(_, key)| is_in(key)).map(|(p, _)| *p).collect();
+        let due: Vec<Position> =
+            self.due.iter().filter(|(_, due)| is_in(&due.key)).map(|(p, _)| *p).collect();
         for position in due {
-            let (Some(key), Some(origin)) = (self.due.remove(&position), position.origin) else { continue };
+            let (Some(Due { key, .. }), Some(origin)) = (self.due.remove(&position), position.origin) else {
+                continue;
+            };
             let hash = key.hash(self.seed);
             let spot = self.spot(&key, hash);
             if let Some(row) = self.row(origin.object, &key, hash, spot)

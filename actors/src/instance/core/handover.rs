@@ -124,7 +124,6 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if input > self.input {
             self.release(input, true);
             self.input = input;
-            self.stalled |= !self.lanes.is_empty();
             self.fire_due();
         }
         if !self.holds && !self.is_turning() && !self.order.is_empty() {

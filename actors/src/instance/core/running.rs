@@ -4,35 +4,43 @@ use super::{InstanceCore, Spawn, Waiting};
 use crate::instance::context::{Among, Cx, Inner, Job, waker};
 use crate::instance::lanes::LaneId;
 use crate::instance::passing::Passage;
-use crate::instance::records::{Records, Spot};
+use crate::instance::records::{Due, Records, Spot};
 use crate::splitter::Splitter;
 use chc_api::nf::PacketHint;
 use chc_api::packet::parse::parse;
 use chc_api::{
-    Clock, Direction, FlowKey, Identity, NetworkFunction, ObjectId, Output, Path, Position, Protections,
-    Resolution, Time, TimerEvent, Verdict,
+    Clock, Direction, Identity, NetworkFunction, ObjectId, Output, Path, Position, Protections, Resolution,
+    Time, TimerEvent, Verdict,
 };
 use chc_runtime::block::{BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta};
 use std::task::{Context as TaskContext, Poll};
+
+/// So many due timers are looked at one by one.
+const FEW_DUE: usize = 16;
 
 impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// A packet that is new here and cannot be handled at once.
     pub(super) fn accept(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>) {
         let desc = &block.descs[at];
         if !self.lanes.is_empty() {
-            let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
+            let lane = self.lane_of_packet(block, desc, spot);
             if self.lanes.blocks(lane, &desc.position()) {
                 return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
             }
         }
         if !self.run_packet(block, at, spot) {
-            let lane = self.lane(&block.meta(desc).parsed.identity(), desc.hash);
+            let lane = self.lane_of_packet(block, desc, spot);
             self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
         }
     }
 
     pub(super) fn lane(&self, identity: &Identity, hash: u64) -> LaneId {
         if N::TRANSLATES { u64::from(self.config.own.slot(identity, hash).0) } else { hash }
+    }
+
+    fn lane_of_packet(&self, block: &BlockRef, desc: &Desc, spot: Option<Spot>) -> LaneId {
+        let known = spot.and_then(|spot| self.env.inner().records.lane_of_part(spot.part));
+        known.unwrap_or_else(|| self.lane(&block.meta(desc).parsed.identity(), desc.hash))
     }
 
     /// Runs a packet that nothing of its lane is in front of. False if it must wait: for lower packets
@@ -47,6 +55,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             if !self.run_timer(&due) || self.is_busy(&carried, desc.hash) {
                 return false;
             }
+        }
+        // What waits is of other lanes.
+        let is_free = self.config.poisoned.is_empty() && !self.config.mode.awaits_acknowledgement();
+        if is_free && self.run_at_once(block, at, spot) {
+            self.begun += 1;
+            return true;
         }
         let (mut identity, mut hash) = (carried, desc.hash);
         let mut spot = spot.unwrap_or_else(|| spot_of(&self.env.inner().records, block, desc));
@@ -126,18 +140,19 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// packets run in order.
     pub(super) fn due_before(&self, identity: &Identity, hash: u64, position: &Position) -> Option<Position> {
         let inner = self.env.inner();
-        if inner.records.due().is_empty() {
+        let due = inner.records.due();
+        if due.is_empty() {
             return None;
         }
         if !N::TRANSLATES {
+            // A few are seen through sooner than the connection's records are looked up.
+            if due.len() <= FEW_DUE && !due.range(..position).any(|(_, due)| due.lane == hash) {
+                return None;
+            }
             return inner.records.due_of(&identity.key, hash, position, &inner.steps);
         }
         let lane = self.lane(identity, hash);
-        let is_of_lane = |key: &FlowKey| {
-            let identity = Identity { key: *key, direction: Direction::LowToHigh };
-            self.lane(&identity, inner.hash(key)) == lane
-        };
-        inner.records.due().range(..position).find(|(_, key)| is_of_lane(key)).map(|(due, _)| *due)
+        due.range(..position).find(|(_, due)| due.lane == lane).map(|(due, _)| *due)
     }
 
     /// Fires a due timer. False if there is no slot for it.
@@ -146,7 +161,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let Some(origin) = position.origin else { return false };
         let (key, hash, previous) = {
             let mut inner = self.env.inner();
-            let Some(key) = inner.records.take_due(position) else {
+            let Some(Due { key, .. }) = inner.records.take_due(position) else {
                 self.free.push(slot);
                 return true;
             };
@@ -293,6 +308,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let lane = self.lane_of[slot];
         self.lanes.vacate(lane);
         self.advance(lane);
+        self.env.inner().records.try_again_from(Position::before(Clock(0)));
     }
 
     /// Runs what waits in a lane until it is busy, empty, or its head must wait.
@@ -330,30 +346,33 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if !std::mem::take(&mut self.stalled) {
             return;
         }
-        let lanes: Vec<LaneId> = self.lanes.queued().map(|(_, lane)| lane).collect();
-        for lane in lanes {
+        for (nth, lane) in self.lanes.ready().into_iter().enumerate() {
+            if nth > 0 && self.free.len() <= 1 {
+                // The last slot is for the lowest.
+                self.stalled = true;
+                break;
+            }
             self.advance(lane);
         }
+        self.env.inner().records.try_again_from(Position::before(Clock(0)));
     }
 
     /// Fires the timers the input progress has passed.
     pub(super) fn fire_due(&mut self) {
-        let mut from = Position::before(Clock(0));
-        loop {
+        let mut from = self.env.inner().records.begin_trying(self.input);
+        while from < self.input {
             let next = {
                 let inner = self.env.inner();
                 let mut range = inner.records.due().range(from..self.input);
-                range.next().map(|(position, key)| (*position, *key))
+                range.next().map(|(position, due)| (*position, due.lane))
             };
-            let Some((position, key)) = next else { return };
+            let Some((position, lane)) = next else { return };
             from = after(&position);
-            let hash = key.hash(self.config.own.seed);
-            let lane = self.lane(&Identity { key, direction: Direction::LowToHigh }, hash);
             if !self.lanes.is_empty() && self.lanes.blocks(lane, &position) {
                 continue;
             }
             if !self.run_timer(&position) {
-                return;
+                return self.env.inner().records.try_again_from(position);
             }
         }
     }
