@@ -15,6 +15,7 @@ use crate::gateway::{LiveSink, LiveSource, Ports, Prefix};
 use chc_api::packet::LinkType;
 use chc_runtime::capture::{CaptureWriter, Format};
 use chc_runtime::io::af_packet::{Receiver, Transmitter};
+use chc_runtime::io::af_xdp::Copies;
 use chc_runtime::io::{Interface, OpenError, Receive, Transmit, af_xdp, netmap, tap};
 use chc_runtime::service;
 use chc_runtime::signals::on_end;
@@ -55,12 +56,41 @@ pub fn socket(config: &ChainConfig) -> PathBuf {
     config.api.socket.as_ref().map_or_else(usual_socket, PathBuf::from)
 }
 
-/// An interface that is open.
-struct Opened {
+/// A side of a chain.
+struct Side {
     /// What it is; its address is this end's.
     interface: Interface,
+    /// What its frames come and go by; not `Auto`.
+    backend: Backend,
+    /// Why not by what would be better, if that was tried.
+    refused: Vec<String>,
+}
+
+/// An interface that is open.
+struct Opened {
+    side: Side,
     receiver: Box<dyn Receive>,
     transmitter: Box<dyn Transmit>,
+}
+
+impl Opened {
+    fn new(
+        interface: Interface,
+        backend: Backend,
+        (receiver, transmitter): (impl Receive + 'static, impl Transmit + 'static),
+    ) -> Self {
+        let side = Side { interface, backend, refused: Vec::new() };
+        Self { side, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
+    }
+
+    fn instead_of(mut self, refused: Vec<String>) -> Self {
+        self.side.refused = refused;
+        self
+    }
+
+    fn apart(self) -> (Side, Box<dyn Receive>, Box<dyn Transmit>) {
+        (self.side, self.receiver, self.transmitter)
+    }
 }
 
 /// Opens the interfaces that a chain file names.
@@ -75,8 +105,8 @@ fn open_both(args: &UpArgs, io: &IoConfig) -> Result<[Opened; 2], Exit> {
     Ok([open(inside, io.backend)?, open(outside, io.backend)?])
 }
 
-fn router(io: &IoConfig, [inside, outside]: &[Interface; 2]) -> Option<Router> {
-    let side = |interface: &Interface, addresses: &[Prefix]| RouterSide {
+fn router(io: &IoConfig, [inside, outside]: &[Side; 2]) -> Option<Router> {
+    let side = |Side { interface, .. }: &Side, addresses: &[Prefix]| RouterSide {
         mac: interface.mac,
         mtu: interface.mtu,
         addresses: addresses.to_vec(),
@@ -96,7 +126,7 @@ fn open(name: &str, backend: Backend) -> Result<Opened, OpenError> {
     if backend == Backend::Tap && (tap::is_one(name) || Interface::find(name).is_err()) {
         let (machines, receiver, transmitter) = tap::open(name)?;
         let interface = Interface { mac: tap::address_beside(machines.mac), ..machines };
-        return Ok(Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) });
+        return Ok(Opened::new(interface, Backend::Tap, (receiver, transmitter)));
     }
     let interface = Interface::find(name)?;
     let addresses = interface.addresses();
@@ -106,23 +136,45 @@ fn open(name: &str, backend: Backend) -> Result<Opened, OpenError> {
              flush dev {name}"
         );
     }
-    Ok(match backend {
-        Backend::Auto | Backend::AfPacket | Backend::Tap => {
-            let (receiver, transmitter) = (Receiver::open(&interface)?, Transmitter::open(&interface)?);
-            Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
+    match backend {
+        Backend::Auto => best(interface),
+        Backend::AfXdp => by_af_xdp(interface, Copies::IfNeeded),
+        Backend::Netmap => by_netmap(interface),
+        // A TAP chain's other interface is one of the machine's.
+        Backend::AfPacket | Backend::Tap => by_packet_socket(interface),
+    }
+}
+
+/// Opens an interface by the best there is for it: what spares copies, or else packet sockets, which cost no more than
+/// AF_XDP where that copies.
+fn best(interface: Interface) -> Result<Opened, OpenError> {
+    let mut refused = Vec::new();
+    let sparing = [by_netmap, |interface| by_af_xdp(interface, Copies::Never)];
+    for open in sparing {
+        match open(interface.clone()) {
+            Ok(opened) => return Ok(opened.instead_of(refused)),
+            Err(error) => refused.push(error.to_string()),
         }
-        Backend::AfXdp => {
-            let (receiver, transmitter, is_copied) = af_xdp::open(&interface)?;
-            if is_copied {
-                tracing::info!("interface {name}: its driver has AF_XDP copy every frame");
-            }
-            Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
-        }
-        Backend::Netmap => {
-            let (receiver, transmitter) = netmap::open(name)?;
-            Opened { interface, receiver: Box::new(receiver), transmitter: Box::new(transmitter) }
-        }
-    })
+    }
+    Ok(by_packet_socket(interface)?.instead_of(refused))
+}
+
+fn by_packet_socket(interface: Interface) -> Result<Opened, OpenError> {
+    let ends = (Receiver::open(&interface)?, Transmitter::open(&interface)?);
+    Ok(Opened::new(interface, Backend::AfPacket, ends))
+}
+
+fn by_netmap(interface: Interface) -> Result<Opened, OpenError> {
+    let ends = netmap::open(&interface.name)?;
+    Ok(Opened::new(interface, Backend::Netmap, ends))
+}
+
+fn by_af_xdp(interface: Interface, copies: Copies) -> Result<Opened, OpenError> {
+    let (receiver, transmitter, is_copied) = af_xdp::open(&interface, copies)?;
+    if is_copied {
+        tracing::info!("interface {}: its driver has AF_XDP copy every frame", interface.name);
+    }
+    Ok(Opened::new(interface, Backend::AfXdp, (receiver, transmitter)))
 }
 
 /// A chain that is up can be scaled: instances without traffic wait for that.
@@ -144,11 +196,13 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     let mut plan = compile(&config, &Catalog)?;
     with_spares(&mut plan);
     let [inside, outside] = open_both(args, &config.io)?;
-    let interfaces = [inside.interface, outside.interface];
+    let (inside, receive_inside, transmit_inside) = inside.apart();
+    let (outside, receive_outside, transmit_outside) = outside.apart();
+    let sides = [inside, outside];
     // No other thread has begun yet.
     service::give_up_privileges(config.api.listen.is_some_and(|at| (1..1024).contains(&at.port())))
         .map_err(|error| anyhow::anyhow!("privileges cannot be given up: {error}"))?;
-    let ports = Ports::new([inside.transmitter, outside.transmitter], router(&config.io, &interfaces));
+    let ports = Ports::new([transmit_inside, transmit_outside], router(&config.io, &sides));
 
     let created = |path: &PathBuf| {
         File::create(path).map_err(|e| Exit::Failed(anyhow::anyhow!("{}: {e}", path.display())))
@@ -167,9 +221,14 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     sockets.extend(keep_in.as_deref().map(kept::socket_of).filter(|other| *other != sockets[0]));
     let token_file = config.api.token_file.as_ref().map(PathBuf::from);
     let endpoints = Endpoints { sockets: sockets.clone(), listen: config.api.listen, token_file };
-    let seen = Interfaces { names: interfaces.clone().map(|interface| interface.name), ports: ports.clone() };
+    let seen = Interfaces {
+        names: sides.each_ref().map(|side| side.interface.name.clone()),
+        refused: sides.each_ref().map(|side| side.refused.clone()),
+        backends: sides.each_ref().map(|side| side.backend.as_str()),
+        ports: ports.clone(),
+    };
     let options = UpOptions { endpoints, keep_in, interfaces: seen, alerts: alerts.clone(), feed };
-    let source = LiveSource::new([inside.receiver, outside.receiver], ports.clone());
+    let source = LiveSource::new([receive_inside, receive_outside], ports.clone());
     let told = plan.clone();
     let outcome = up(
         &plan,
@@ -177,7 +236,7 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
         LiveSink::new(ports, files),
         options,
         |end| {
-            eprintln!("{}", greeting(&config, &interfaces, &sockets[0]));
+            eprintln!("{}", greeting(&config, &sides, &sockets[0]));
             if let Err(error) = on_end(end) {
                 tracing::error!("signals cannot be watched: {error}; end it with chc down");
             }
@@ -200,24 +259,22 @@ pub fn execute(args: &UpArgs) -> Result<(), Exit> {
     super::input_error(&outcome)
 }
 
-fn greeting(config: &ChainConfig, [inside, outside]: &[Interface; 2], socket: &std::path::Path) -> String {
-    let shown = |interface: &Interface| {
+fn greeting(config: &ChainConfig, sides: &[Side; 2], socket: &std::path::Path) -> String {
+    let shown = |Side { interface, backend, .. }: &Side| {
         let state = if interface.is_up { "" } else { ", down" };
-        format!("{} ({}, MTU {}{state})", interface.name, interface.mac, interface.mtu)
+        let Interface { name, mac, mtu, .. } = interface;
+        format!("{name} ({mac}, MTU {mtu}{state}, by {})", backend.as_str())
     };
+    let [inside, outside] = sides;
+    let refused =
+        sides.iter().flat_map(|side| &side.refused).fold(String::new(), |all, why| all + why + "\n");
     let kind = match config.io.mode {
         IoMode::Bridge => "a bridge",
         IoMode::Routed => "a router",
     };
-    let by = match config.io.backend {
-        Backend::Auto | Backend::AfPacket => "packet sockets",
-        Backend::AfXdp => "AF_XDP",
-        Backend::Netmap => "netmap",
-        Backend::Tap => "TAP",
-    };
     let http = config.api.listen.map_or_else(String::new, |address| format!("; http://{address}/v1/status"));
     format!(
-        "chain {} is {kind} between {} inside and {} outside, by {by}; chc status --socket {}{http}; end it with Ctrl-C or chc down",
+        "{refused}chain {} is {kind} between {} inside and {} outside; chc status --socket {}{http}; end it with Ctrl-C or chc down",
         config.name,
         shown(inside),
         shown(outside),

@@ -26,6 +26,14 @@ macro_rules! choice {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
         pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+ }
 
+        impl $name {
+            /// As it is written in a chain file.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
         impl Choice for $name {
             const ACCEPTED: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
             const NOT_YET: &'static [&'static str] = &[$($later),*];
@@ -114,7 +122,7 @@ choice! {
 choice! {
     /// How packets get in and out.
     Backend {
-        /// What works with every interface: packet sockets.
+        /// The best that works: netmap, AF_XDP where the driver does not copy, or packet sockets.
         Auto = "auto",
         /// A packet socket: every Ethernet interface of a stock Linux.
         AfPacket = "af_packet",

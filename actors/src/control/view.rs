@@ -28,6 +28,10 @@ const RECOVERIES_MAX: usize = 100;
 pub struct Interfaces {
     /// Their names, inside first.
     pub names: [String; 2],
+    /// What their frames come and go by.
+    pub backends: [&'static str; 2],
+    /// Why not by what would be better.
+    pub refused: [Vec<String>; 2],
     /// What counts.
     pub ports: Arc<Mutex<Ports>>,
 }
@@ -129,6 +133,12 @@ pub struct InterfaceStatus {
     pub side: String,
     /// Its name.
     pub name: String,
+    /// What its frames come and go by.
+    #[serde(default)]
+    pub backend: String,
+    /// Why not by what would be better, where the best was to be found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// Frames and bytes received.
     pub rx: u64,
     /// Bytes received.
@@ -270,6 +280,8 @@ impl View {
             InterfaceStatus {
                 side: chc_api::Side::BOTH[at].as_str().to_owned(),
                 name: name.clone(),
+                backend: interfaces.backends[at].to_owned(),
+                refused: interfaces.refused[at].clone(),
                 rx: rx.packets,
                 rx_bytes: rx.bytes,
                 rx_overruns: rx.overruns,

@@ -12,6 +12,7 @@
 use crate::report::{Line, Samples};
 use anyhow::{Context as _, bail, ensure};
 use chc_runtime::io::af_packet::{PacketSocket, Receiver, Slot, Transmitter};
+use chc_runtime::io::af_xdp::Copies;
 use chc_runtime::io::netmap::memory::loopback;
 use chc_runtime::io::{BATCH_MAX, Interface, Receive, Transmit, af_xdp};
 use clap::ValueEnum;
@@ -276,7 +277,7 @@ fn xdp(options: &IoOptions, direction: Direction) -> anyhow::Result<Samples> {
     let mut all = Samples::default();
     match direction {
         Direction::Receive => {
-            let (mut receiver, ..) = af_xdp::open(to)?;
+            let (mut receiver, ..) = af_xdp::open(to, Copies::IfNeeded)?;
             let mut feeder = Transmitter::open(from)?;
             for _ in 0..options.samples {
                 let mut spent = Spent::default();
@@ -290,7 +291,7 @@ fn xdp(options: &IoOptions, direction: Direction) -> anyhow::Result<Samples> {
             }
         }
         Direction::Send => {
-            let (_, mut transmitter, _) = af_xdp::open(from)?;
+            let (_, mut transmitter, _) = af_xdp::open(from, Copies::IfNeeded)?;
             for _ in 0..options.samples {
                 let mut spent = Spent::default();
                 for _ in 0..options.packets.div_ceil(WAITING_XDP) {

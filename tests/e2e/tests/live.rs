@@ -2,6 +2,7 @@
 
 use chc_e2e::command::{Scratch, config};
 use chc_e2e::hosts::Hosts;
+use chc_runtime::io::af_xdp::Copies;
 use chc_runtime::io::{Interface, af_xdp};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
@@ -317,10 +318,10 @@ fn hosts_see_the_mapping_and_the_filter_that_are_configured() {
 }
 
 /// Brings a bridge up between two hosts of one network and has them talk.
-fn talk_over_a_bridge(hosts: &Hosts, network: u8, backend: &str) {
+fn talk_over_a_bridge(hosts: &Hosts, network: u8, asked: &str) {
     let scratch = Scratch::new();
     let nobody = "vertex.nat.config.internal=[\"172.16.0.0/12\"]";
-    let backend = format!("io.backend={backend}");
+    let backend = format!("io.backend={asked}");
     let no_router = ["io.inside_addresses=[]", "io.outside_addresses=[]", "io.gateways=[]"];
     let bridge = [&["io.mode=bridge", nobody, &backend][..], &no_router].concat();
     let up = Up::new(&scratch, hosts, &bridge);
@@ -332,6 +333,19 @@ fn talk_over_a_bridge(hosts: &Hosts, network: u8, backend: &str) {
     talk(hosts, server, || drop(up.chc(&["kill", "portscan/0"]).expect(0)));
     let status = up.down();
     assert_eq!(status["recovered"], 1);
+    for side in status["interfaces"].as_array().unwrap() {
+        // A veth pair copies.
+        let refused: Vec<&str> =
+            side["refused"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        match (side["backend"].as_str(), refused.as_slice()) {
+            (Some("af_xdp"), []) if asked == "af_xdp" => {}
+            (Some("netmap"), []) if asked == "auto" => {}
+            (Some("af_packet"), [netmap, af_xdp]) if asked == "auto" => {
+                assert!(netmap.contains("/dev/netmap") && af_xdp.contains("AF_XDP"), "{refused:?}");
+            }
+            other => panic!("{asked}: {other:?}"),
+        }
+    }
     // What goes out is no longer than a wire takes, whatever came in.
     assert_eq!(status["interfaces"][0]["tx_lost"], serde_json::json!({}), "{status}");
 }
@@ -349,7 +363,9 @@ fn a_bridge_by_af_xdp_is_a_wire_too() {
     let Some(hosts) = hosts("chcx") else { return };
     hosts.configure("a", "addr add 10.79.0.1/24 dev DEV");
     hosts.configure("b", "addr add 10.79.0.2/24 dev DEV");
-    if let Err(error) = Interface::find(&hosts.interface("a")).and_then(|end| af_xdp::open(&end)) {
+    if let Err(error) =
+        Interface::find(&hosts.interface("a")).and_then(|end| af_xdp::open(&end, Copies::IfNeeded))
+    {
         return eprintln!("skipped: no AF_XDP here ({error})");
     }
     talk_over_a_bridge(&hosts, 79, "af_xdp");

@@ -75,7 +75,12 @@ impl Up {
         let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let sockets = vec![directory.path().join("run/control.sock")];
         let endpoints = Endpoints { sockets, listen: Some(http), token_file: Some(token_file) };
-        let interfaces = Interfaces { names: ["in".into(), "out".into()], ports: ports.clone() };
+        let interfaces = Interfaces {
+            names: ["in".into(), "out".into()],
+            backends: ["a socket pair"; 2],
+            refused: Default::default(),
+            ports: ports.clone(),
+        };
         let (alerts, feed): (_, Arc<_>) = (Arc::default(), Arc::default());
         let options = UpOptions {
             endpoints,

@@ -33,11 +33,20 @@ const SEND_TRIES: u32 = 2 * FRAMES / 32;
 /// Ethernet header and two tags, in front of what an MTU says.
 const LINK_LEN: usize = 22;
 
+/// Which ways of handing frames over are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// Without a copy, or the interface is refused.
+    Never,
+    /// With one where the driver cannot do without.
+    IfNeeded,
+}
+
 /// Opens an interface: both ends, and whether frames are copied on their way.
 ///
 /// # Errors
 /// If the interface's frames are too long, or the system refuses.
-pub fn open(interface: &Interface) -> Result<(Receiver, Transmitter, bool), OpenError> {
+pub fn open(interface: &Interface, copies: Copies) -> Result<(Receiver, Transmitter, bool), OpenError> {
     let failed = |what| move |error| OpenError::of(&interface.name, what, error);
     let longest = FRAME_LEN - HEADROOM - LINK_LEN;
     if interface.mtu as usize > longest {
@@ -48,14 +57,19 @@ pub fn open(interface: &Interface) -> Result<(Receiver, Transmitter, bool), Open
         return Err(OpenError::of(&interface.name, "AF_XDP", error));
     }
     let count = queues(&interface.name);
-    let attached = Program::attach(interface.index, count);
-    let program = Arc::new(attached.map_err(failed("attaching an XDP program (cap_bpf)"))?);
-    let (first, sending, mut is_copied) = open_queue(interface, 0, &program)?;
+    // Sockets first: where the driver refuses them, the interface is left as it is.
+    let (first, sending, mut is_copied) = open_queue(interface, 0, copies)?;
     let mut receiving = vec![first];
     for number in 1..count {
-        let (queue, _, copies) = open_queue(interface, number, &program)?;
+        let (queue, _, copied) = open_queue(interface, number, copies)?;
         receiving.push(queue);
-        is_copied |= copies;
+        is_copied |= copied;
+    }
+    let attached = Program::attach(interface.index, count);
+    let program = Arc::new(attached.map_err(failed("attaching an XDP program (cap_bpf)"))?);
+    for (queue, number) in receiving.iter().zip(0..) {
+        let directed = program.direct(number, Some(&queue.socket.0));
+        directed.map_err(failed("handing frames to an AF_XDP socket"))?;
     }
     let receiver = Receiver {
         program: program.clone(),
@@ -79,7 +93,7 @@ pub fn open(interface: &Interface) -> Result<(Receiver, Transmitter, bool), Open
 fn open_queue(
     interface: &Interface,
     number: u32,
-    program: &Program,
+    copies: Copies,
 ) -> Result<(ReceivingQueue, SendingQueue, bool), OpenError> {
     let failed = |what| move |error| OpenError::of(&interface.name, what, error);
     let memory = Region::anonymous(2 * FRAMES as usize * FRAME_LEN).map_err(failed("reserving memory"))?;
@@ -96,8 +110,15 @@ fn open_queue(
         empty.put(frame * FRAME_LEN as u64);
     }
     empty.tell();
-    let is_copied = !socket.bind(interface.index, number).map_err(failed("binding an AF_XDP socket"))?;
-    program.direct(number, Some(&socket.0)).map_err(failed("handing frames to an AF_XDP socket"))?;
+    let is_copied = match socket.bind(interface.index, number, libc::XDP_ZEROCOPY) {
+        Ok(()) => false,
+        Err(error) if copies == Copies::Never => return Err(failed("AF_XDP without copies")(error)),
+        Err(_) => {
+            let bound = socket.bind(interface.index, number, libc::XDP_COPY);
+            bound.map_err(failed("binding an AF_XDP socket"))?;
+            true
+        }
+    };
     let (socket, [to_fill, to_write]) = (Arc::new(socket), memory.halves());
     let receiving = ReceivingQueue { socket: socket.clone(), memory: to_fill, filled, empty };
     Ok((receiving, SendingQueue { socket, memory: to_write, to_send, sent }, is_copied))

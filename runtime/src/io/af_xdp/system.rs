@@ -212,26 +212,20 @@ impl Socket {
         }
     }
 
-    /// Binds it to a queue: without copying if the driver can. Whether it can.
-    pub(super) fn bind(&self, interface: u32, queue: u32) -> io::Result<bool> {
-        let bind = |flags: u16| {
-            let address = libc::sockaddr_xdp {
-                sxdp_family: libc::AF_XDP as u16,
-                sxdp_flags: flags | libc::XDP_USE_NEED_WAKEUP,
-                sxdp_ifindex: interface,
-                sxdp_queue_id: queue,
-                sxdp_shared_umem_fd: 0,
-            };
-            let (at, len) = ((&raw const address).cast(), size_of_val(&address) as libc::socklen_t);
-            // SAFETY: the address is borrowed for the call, with its length.
-            match unsafe { libc::bind(self.0.as_raw_fd(), at, len) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
+    /// Binds it to a queue, with or without copying.
+    pub(super) fn bind(&self, interface: u32, queue: u32, how: u16) -> io::Result<()> {
+        let address = libc::sockaddr_xdp {
+            sxdp_family: libc::AF_XDP as u16,
+            sxdp_flags: how | libc::XDP_USE_NEED_WAKEUP,
+            sxdp_ifindex: interface,
+            sxdp_queue_id: queue,
+            sxdp_shared_umem_fd: 0,
         };
-        match bind(libc::XDP_ZEROCOPY) {
-            Ok(()) => Ok(true),
-            Err(_) => bind(libc::XDP_COPY).map(|()| false),
+        let (at, len) = ((&raw const address).cast(), size_of_val(&address) as libc::socklen_t);
+        // SAFETY: the address is borrowed for the call, with its length.
+        match unsafe { libc::bind(self.0.as_raw_fd(), at, len) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 
