@@ -11,7 +11,7 @@
 //! **Keys.** `internal`: prefixes of internal hosts. `external`: addresses to translate to. `ports`:
 //! range of external ports (and echo identifiers). `mapping`: whether every connection has a port of its
 //! own (`address_and_port_dependent`) or all of an internal endpoint have one (`endpoint_independent`).
-//! `filtering`: what may use that from outside ([`Filtering`]). `idle_s`: how long a translation may be
+//! `port_preservation`: whether a port is kept while it is free. `filtering`: what may use a port from outside ([`Filtering`]). `idle_s`: how long a translation may be
 //! idle; `tcp_idle_s`, `tcp_transitory_s` (nothing has come back yet), `udp_idle_s` and `icmp_idle_s` say
 //! otherwise for some. `linger_s`: how long a closed TCP connection keeps its own. `port_order`: whether
 //! ports are taken in the order of packets (`clock`) or in any serial order (`serial`).
@@ -31,7 +31,9 @@
 //! alone. A mapping serves one connection (RFC 4787's address- and port-dependent mapping and
 //! filtering), as in the paper, unless `mapping = "endpoint_independent"` (`nat/endpoints.rs`). A TCP
 //! connection is closed by a RST, or by a FIN of each side; its port is given back after `linger_s`, that of
-//! any connection when it was idle too long. The idle timer moves only
+//! any connection when it was idle too long. With `port_preservation` the slot of an internal endpoint is that
+//! whose share holds its port, so that no other can have given it away: it keeps its port if that is free, and
+//! else gets one that is even or odd like it (RFC 4787, section 4.2). Ports outside `ports` are dealt to slots by hash. The idle timer moves only
 //! when it would move by more than 1/16 of the idle time, so ordinary packets write nothing. ICMP
 //! errors are translated with what they quote (RFC 5508), and neither refresh nor close a mapping
 //! (its REQ-6). Fragments behind the first have no ports: only their address changes.
@@ -164,6 +166,7 @@ pub struct Nat {
     /// In the order of the configuration: an index into it is part of a pool's key.
     external: Arc<[u32]>,
     shares: Shares,
+    keeps_ports: bool,
     slots: u16,
     seed: u64,
     idle: Idle,
@@ -197,6 +200,7 @@ impl Nat {
             internal,
             external: config.external.iter().map(|address| address.to_bits()).collect(),
             shares,
+            keeps_ports: config.port_preservation,
             slots: slots.max(1),
             seed,
             idle: config.idle,
@@ -244,6 +248,24 @@ impl Nat {
     /// The pool that `slot` draws from.
     fn pool_key(external: usize, class: u64, slot: u64) -> u64 {
         (external as u64) << 32 | class << 16 | slot
+    }
+
+    /// The internal end of a connection, or of what is kept of an endpoint.
+    fn inner(&self, key: &FlowKey) -> Option<Address> {
+        let (low, high) = ends(key)?;
+        // What is kept of an endpoint has 0.0.0.0 at the other end.
+        [low, high].into_iter().find(|end| end.ip != 0 && self.is_internal(end.ip))
+    }
+
+    /// The slot of an internal endpoint that is to keep its port.
+    fn slot_of_port(&self, key: &FlowKey) -> Option<Slot> {
+        let inner = self.inner(key)?;
+        class(key.protocol())?;
+        let by_hash = || {
+            let (endpoint, _) = FlowKey::v4(key.protocol(), inner.ip, inner.port, 0, 0);
+            Scope::FiveTuple.slot(&endpoint, endpoint.hash(self.seed), self.seed, self.slots)
+        };
+        Some(Slot(self.shares.slot_of(inner.port).map_or_else(by_hash, |slot| slot as u16)))
     }
 
     /// The way of a connection's packets that come from inside.
@@ -391,7 +413,8 @@ impl Nat {
         let slot = self.connection_slot(&key).map_or_else(by_hash, |slot| slot.0);
         let external = self.external_of(from);
         let pool = Self::pool_key(external, class(key.protocol())?, u64::from(slot));
-        let port = cx.acquire(self.free_ports, pool).await?;
+        let near = self.inner(&key).filter(|_| self.keeps_ports).map(|inner| u64::from(inner.port));
+        let port = cx.acquire_near(self.free_ports, pool, near).await?;
         let owner = cx.position().clock.0;
         Some(Mapping { external: self.external[external], port: port as u16, state: 0, owner })
     }
@@ -482,6 +505,9 @@ impl NetworkFunction for Nat {
     }
 
     fn connection_slot(&self, key: &FlowKey) -> Option<Slot> {
+        if self.keeps_ports {
+            return self.slot_of_port(key);
+        }
         let endpoint = self.endpoints.as_ref()?.key(key)?;
         Some(Slot(Scope::FiveTuple.slot(&endpoint, endpoint.hash(self.seed), self.seed, self.slots)))
     }
@@ -578,6 +604,26 @@ mod tests {
         assert_eq!(owner(protocol::GRE, 0xcb00_7101, 4000), None);
         assert!(owner(protocol::TCP, 0xcb00_7101, 4000).is_some());
         assert_eq!(nat.owner(&Identity::default()), None);
+    }
+
+    #[test]
+    fn where_ports_are_kept_both_ends_of_a_translation_are_of_the_slot_that_has_the_port() {
+        let config = serde_json::json!({"external": ["203.0.113.1"], "port_preservation": true});
+        let config = NatConfig::read(&config, 48).unwrap();
+        let nat = Nat::new(&config, 48, 5, &mut Declarations::default());
+        let key = |port| FlowKey::v4(protocol::TCP, 0x0a00_0001, port, 0xc633_6407, 80).0;
+        for port in (1024..=u16::MAX).step_by(7) {
+            let (back, direction) = FlowKey::v4(protocol::TCP, 0xc633_6407, 80, 0xcb00_7101, port);
+            let slot = nat.connection_slot(&key(port));
+            assert!(slot.is_some() && slot == nat.owner(&Identity { key: back, direction }), "{port}");
+            let (endpoint, _) = FlowKey::v4(protocol::TCP, 0x0a00_0001, port, 0, 0);
+            assert_eq!(nat.connection_slot(&endpoint), slot);
+        }
+        let low: std::collections::BTreeSet<_> =
+            (1..1024).map(|port| nat.connection_slot(&key(port))).collect();
+        assert!(low.len() > 40 && !low.contains(&None), "ports out of the range go by hash");
+        let outside = FlowKey::v4(protocol::TCP, 0xc633_6407, 80, 0xc633_6408, 81).0;
+        assert_eq!(nat.connection_slot(&outside), None);
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Client {
     pub fn submit(&mut self, item: OpItem) {
         let shard = match item.op {
             // A pool lives with the records of its slot: the low bits of its key.
-            Op::Acquire | Op::Release { .. } => self.placement.slot(Slot(item.key.0[0] as u16)),
+            Op::Acquire(_) | Op::Release { .. } => self.placement.slot(Slot(item.key.0[0] as u16)),
             Op::Get if self.counting.iter().any(|c| c.object == item.object) => {
                 for at in 0..self.counting.len() {
                     if self.counting[at].object == item.object {
@@ -243,6 +243,11 @@ impl Client {
             _ => self.placement.value(item.object, &item.key),
         };
         self.shards[usize::from(shard.0)].ops.push(item);
+    }
+
+    /// Has what a packet acquired of a pool given back, wherever it lies.
+    pub fn disown(&mut self, item: OpItem) {
+        self.shards.iter_mut().for_each(|shard| shard.ops.push(item));
     }
 
     /// Asks for the per-flow records of a connection.

@@ -223,7 +223,7 @@ fn operations_go_where_the_object_lives() {
         "a counter's reader asks where it is kept"
     );
     assert_eq!(
-        go(op(1, VALUES, 7, Op::Acquire)),
+        go(op(1, VALUES, 7, Op::Acquire(None))),
         place.slot(Slot(7)),
         "a pool lives with the records of its slot"
     );

@@ -601,17 +601,21 @@ impl<P: Protections> Vertex<P> {
             for (name, Waiting { entry, key, op, now, answer }) in &queue.waiting {
                 let reached = name.position <= frontier || !P::on(Protection::ClockParking);
                 let at = name.position.clock;
-                let result = if *op == Op::Acquire {
-                    match self.objects.acquire(object, key.0[0], at, frontier.clock, reached) {
+                let result = if let Op::Acquire(near) = *op {
+                    match self.objects.acquire(object, (key.0[0], near), at, frontier.clock, reached) {
                         Acquired::Member(member) => OpValue::Int(member as i64),
                         Acquired::None => OpValue::Empty,
                         // No later acquire of this pool can be decided before this one.
                         Acquired::Undecided => continue,
                     }
-                } else if reached {
-                    self.objects.apply(object, key, op, (at, *now))
-                } else {
+                } else if !reached {
                     break;
+                } else if *op == Op::Disown {
+                    let acquired = self.ledger.acquired(&name.position, object);
+                    self.objects.disown(object, &acquired, at);
+                    OpValue::Empty
+                } else {
+                    self.objects.apply(object, key, op, (at, *now))
                 };
                 if !answer.admits(&result) {
                     return Err(differs(name, object, &result));

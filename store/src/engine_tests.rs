@@ -84,7 +84,7 @@ fn push(clock: u64) -> OpItem {
 }
 
 fn acquire(clock: u64) -> OpItem {
-    op(POOL, clock, 0, Op::Acquire)
+    op(POOL, clock, 0, Op::Acquire(None))
 }
 
 fn release(clock: u64, member: u64, owner: u64) -> OpItem {
@@ -308,7 +308,7 @@ fn an_ordered_operation_waits_for_the_frontier_of_every_instance() {
 #[test]
 fn each_ordered_object_has_a_frontier_of_its_own() {
     let mut shard = shard(1);
-    let acquire = op(ORDERED_POOL, 5, 1, Op::Acquire);
+    let acquire = op(ORDERED_POOL, 5, 1, Op::Acquire(None));
     let frontier = vec![(ORDERED_POOL, Position::before(Clock(6)))];
     let effects = send(&mut shard, Batch { ops: vec![push(5), acquire], frontier, ..from(0, 1) });
     assert_eq!(values(&effects), [OpValue::Int(0)], "the acquire, not the push");
@@ -523,7 +523,7 @@ fn pools_of_one_object_are_decided_apart() {
     let mut shard = shard(1);
     go(&mut shard, [0, 1, 2].map(acquire).to_vec());
     reach(&mut shard, 3);
-    let other = OpItem { key: ObjectKey::number(1), ..op(POOL, 5, 1, Op::Acquire) };
+    let other = OpItem { key: ObjectKey::number(1), ..op(POOL, 5, 1, Op::Acquire(None)) };
     assert_eq!(go(&mut shard, vec![acquire(5), other]), [OpValue::Int(0)], "the pool that has members");
     assert_eq!(shard.waiting(), 1);
 }

@@ -10,7 +10,7 @@
 
 use crate::batch::{OpItem, OpName};
 use chc_api::identity::hash_words;
-use chc_api::{Clock, Generation, InstanceId, ObjectId, Op, OpValue};
+use chc_api::{Clock, Generation, InstanceId, ObjectId, Op, OpValue, Position};
 use hashbrown::HashTable;
 use slab::Slab;
 
@@ -51,7 +51,7 @@ pub enum OpKind {
 impl OpKind {
     fn of(op: &Op) -> Self {
         match op {
-            Op::Acquire => OpKind::Acquire,
+            Op::Acquire(_) => OpKind::Acquire,
             Op::Release { .. } => OpKind::Release,
             _ => OpKind::Other,
         }
@@ -175,6 +175,27 @@ impl Ledger {
         &mut self.entries[entry.0 as usize]
     }
 
+    /// What operations of a position on an object that acquire have returned.
+    pub fn acquired(&self, position: &Position, object: ObjectId) -> Vec<u64> {
+        let of_clock = &self.clocks[self.place(position.clock)];
+        let mut acquired = Vec::new();
+        for list in [of_clock.short, of_clock.more] {
+            let mut at = list;
+            while at != NONE {
+                let logged = &self.entries[at as usize];
+                at = logged.next;
+                let is_it = logged.name.position == *position && logged.object == object;
+                if is_it
+                    && logged.kind == OpKind::Acquire
+                    && let Some(OpValue::Int(member)) = logged.result
+                {
+                    acquired.push(member as u64);
+                }
+            }
+        }
+        acquired
+    }
+
     /// Forgets everything below the cut.
     pub fn trim(&mut self, cut: Clock) {
         // Nothing lies above the end, however far the cut has jumped.
@@ -244,8 +265,9 @@ fn fingerprint(item: &OpItem, key_hash: u64) -> u64 {
         Op::CompareAndUpdate { expect, new } => number(4, *expect as u64, *new as u64),
         Op::Get => number(5, 0, 0),
         Op::Set(value) => number(6, value.fingerprint(), 0),
-        Op::Acquire => number(7, 0, 0),
+        Op::Acquire(near) => number(7, u64::from(near.is_some()), near.unwrap_or(0)),
         Op::Release { member, owner } => number(8, *member, *owner),
+        Op::Disown => number(10, 0, 0),
         Op::Custom(which, argument) => number(9, u64::from(*which), argument.fingerprint()),
     };
     hash_words(&[kind << 16 | u64::from(item.object.0), a, b, key_hash, 0], 2)
@@ -256,7 +278,7 @@ mod tests {
     use super::*;
     use crate::batch::Answer;
     use crate::object_table;
-    use chc_api::{ObjectKey, Path, Position};
+    use chc_api::{ObjectKey, Path};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -295,6 +317,8 @@ mod tests {
             Op::Custom(0, ValueBytes::new(&[1])),
             Op::Custom(1, ValueBytes::new(&[1])),
             Op::Release { member: 1, owner: 2 },
+            Op::Acquire(None),
+            Op::Acquire(Some(0)),
         ];
         for (at, first) in ops.iter().enumerate() {
             for (other_at, other) in ops.iter().enumerate() {

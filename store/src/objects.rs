@@ -282,7 +282,7 @@ impl Objects {
     pub fn acquire(
         &mut self,
         object: ObjectId,
-        key: u64,
+        (key, near): (u64, Option<u64>),
         at: Clock,
         settled: Clock,
         reached: bool,
@@ -298,7 +298,18 @@ impl Objects {
         pools
             .entry(key)
             .or_insert_with(|| PoolState::new(members(key), self.window, self.per_clock, pick))
-            .acquire(at, settled, reached)
+            .acquire(near, at, settled, reached)
+    }
+
+    /// Gives members back that `owner` acquired, of whatever pools of an object. O(pools of the object).
+    pub fn disown(&mut self, object: ObjectId, members: &[u64], owner: Clock) {
+        if let Some(State::Pools(pools)) = self.states.get_mut(usize::from(object.0)) {
+            for pool in pools.values_mut() {
+                for member in members {
+                    pool.release(*member, owner.0, owner);
+                }
+            }
+        }
     }
 
     /// The keys of values, integers and lists that are not in their initial state, or were not, in no particular order.

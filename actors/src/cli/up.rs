@@ -266,8 +266,10 @@ fn greeting(config: &ChainConfig, sides: &[Side; 2], socket: &std::path::Path) -
         format!("{name} ({mac}, MTU {mtu}{state}, by {})", backend.as_str())
     };
     let [inside, outside] = sides;
-    let refused =
-        sides.iter().flat_map(|side| &side.refused).fold(String::new(), |all, why| all + why + "\n");
+    let refused = sides
+        .iter()
+        .flat_map(|side| &side.refused)
+        .fold(String::new(), |all, why| all + "passed over: " + why + "\n");
     let kind = match config.io.mode {
         IoMode::Bridge => "a bridge",
         IoMode::Routed => "a router",

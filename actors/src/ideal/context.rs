@@ -69,12 +69,22 @@ struct Run {
     attached: Option<(&'static str, ValueBytes)>,
     operations: u32,
     events: u32,
+    /// Members of pools that were acquired.
+    acquired: Vec<(ObjectId, ObjectKey, u64)>,
 }
 
 impl Run {
     /// How much of the frame is its header region.
     fn head_len(&self) -> usize {
         self.parsed.head_len(&self.frame).min(self.frame.len())
+    }
+
+    /// The function panicked: what it acquired is given back, for nobody else would.
+    fn disown(&mut self) {
+        let (clock, now) = (self.position.clock, self.now);
+        for (object, key, member) in std::mem::take(&mut self.acquired) {
+            self.state.apply(object, key, Op::Release { member, owner: clock.0 }, (clock, now), 0);
+        }
     }
 }
 
@@ -101,6 +111,7 @@ impl<N: NetworkFunction> Typed<N> {
             attached: None,
             operations: 0,
             events: 0,
+            acquired: Vec::new(),
         };
         Self { id, nf, run: Rc::new(RefCell::new(run)) }
     }
@@ -118,6 +129,7 @@ impl<N: NetworkFunction> Typed<N> {
         run.attached = None;
         run.operations = 0;
         run.events = 0;
+        run.acquired.clear();
         IdealContext(self.run.clone())
     }
 }
@@ -148,7 +160,10 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
                 let position = Position::timer(step.clock, origin);
                 let identity = Identity { key, direction: Direction::default() };
                 let context = self.begin(step.time, position, step.number, identity);
-                finish(self.nf.timer(context, TimerEvent { object: origin.object, index: origin.index }));
+                let event = TimerEvent { object: origin.object, index: origin.index };
+                if finish(self.nf.timer(context, event)).is_none() {
+                    self.run.borrow_mut().disown();
+                }
             }
         }
     }
@@ -177,8 +192,12 @@ impl<N: NetworkFunction> Vertex for Typed<N> {
             run.attached = attached.take();
             run.frame = std::mem::take(&mut output.frame);
         }
-        let verdict = finish(self.nf.packet(context)).unwrap_or(Verdict::Drop("nf_panic"));
+        let verdict = finish(self.nf.packet(context));
         let mut run = self.run.borrow_mut();
+        if verdict.is_none() {
+            run.disown();
+        }
+        let verdict = verdict.unwrap_or(Verdict::Drop("nf_panic"));
         output.frame = std::mem::take(&mut run.frame);
         *attached = run.attached.take();
         // Whoever comes next is told whose packet it is.
@@ -235,7 +254,7 @@ impl IdealContext {
         let wrong = |what: String| {
             format!("vertex {}, position {:?}, operation {}: {what}", name.0.0, name.1, name.2)
         };
-        if op != Op::Acquire {
+        let Op::Acquire(near) = op else {
             let recorded = journal.choices.as_ref().and_then(|choices| choices.get(&name).copied());
             let is_drawn = run.state.is_drawn(object, &op);
             if is_drawn && recorded.is_none() && journal.choices.is_some() {
@@ -253,14 +272,17 @@ impl IdealContext {
                 journal.serial.push(Use { vertex: run.vertex, object, key, position, op, value });
             }
             return value;
-        }
+        };
         let recorded = journal.choices.as_ref().map(|choices| choices.get(&name).copied());
         if recorded == Some(None) {
             journal.violations.push(wrong("nothing is recorded of an acquisition".into()));
         }
-        let (value, legal) = run.state.acquire(object, key, clock, recorded.flatten());
+        let (value, legal) = run.state.acquire(object, (key, near), clock, recorded.flatten());
         if let Err(problem) = legal {
             journal.violations.push(wrong(problem));
+        }
+        if let OpValue::Int(member) = value {
+            run.acquired.push((object, key, member as u64));
         }
         value
     }

@@ -243,24 +243,25 @@ impl State {
         (value != initial).then_some(*value)
     }
 
-    /// Takes the recorded member of a pool, or the lowest eligible one. Says what is wrong with the
+    /// Takes the recorded member of a pool, or the lowest eligible one that is nearest to what is wished for. Says what is wrong with the
     /// record, if anything.
     pub(super) fn acquire(
         &mut self,
         object: ObjectId,
-        key: ObjectKey,
+        (key, near): (ObjectKey, Option<u64>),
         clock: Clock,
         recorded: Option<Option<u64>>,
     ) -> (OpValue, Result<(), String>) {
         let declared = self.declarations.objects.get(usize::from(object.0));
-        if !declared.is_some_and(|spec| matches!(spec.kind, ObjectKind::Pool { .. })) {
+        let Some(spec) = declared.filter(|spec| matches!(spec.kind, ObjectKind::Pool { .. })) else {
             return (OpValue::Refused(StateError::WrongType), Ok(()));
-        }
-        let window = self.window;
+        };
+        let (window, in_order) = (self.window, spec.consistency == Consistency::Clock);
         let members = self.members(object, key);
         let is_eligible = |released: &Option<u64>| released.is_none_or(|at| at + window <= clock.0);
-        let lowest =
-            members.free.iter().find(|(_, released)| is_eligible(released)).map(|(member, _)| *member);
+        let mut eligible = members.free.iter().filter(|(_, released)| is_eligible(released)).map(|(m, _)| *m);
+        let likeness = |member: u64| near.map(|near| (member != near, member % 2 != near % 2));
+        let lowest = eligible.by_ref().min_by_key(|member| (likeness(*member), *member));
         let mut legal = Ok(());
         let member = match recorded {
             None => lowest,
@@ -271,7 +272,14 @@ impl State {
                 lowest
             }
             Some(Some(member)) => match members.free.get(&member) {
-                Some(released) if is_eligible(released) => Some(member),
+                Some(released) if is_eligible(released) => {
+                    if let Some(due) = lowest.filter(|due| in_order && *due != member) {
+                        legal = Err(format!(
+                            "{member} was acquired, but {due} was due in the order of the input"
+                        ));
+                    }
+                    Some(member)
+                }
                 Some(released) => {
                     legal = Err(format!("{member} was acquired too soon after its release at {released:?}"));
                     lowest

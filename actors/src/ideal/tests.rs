@@ -23,6 +23,7 @@ impl NetworkFunction for Lender {
     async fn packet<C: Context>(&self, cx: C) -> Verdict {
         if cx.get(self.loans).is_none() {
             let Some(member) = cx.acquire(self.pool, 0).await else { return Verdict::Drop("none_free") };
+            assert!(cx.identity().key != key(99), "as asked");
             cx.put(self.loans, [member, cx.position().clock.0]);
             cx.arm(self.loans, 0, cx.now() + SECOND, true);
             cx.rewrite(|frame| frame[0] = member as u8);
@@ -41,11 +42,15 @@ impl NetworkFunction for Lender {
 }
 
 fn chain(choices: Option<Choices>) -> IdealChain {
+    chain_of(Consistency::Serial, choices)
+}
+
+fn chain_of(order: Consistency, choices: Option<Choices>) -> IdealChain {
     let mut chain = IdealChain::new(WINDOW, Topology::line(1), choices);
     let mut declarations = Declarations::default();
     let options = FlowOptions { timers: 1, timeout_min: SECOND, index: None };
     let loans = declarations.flow("loans", options);
-    let pool = declarations.pool("members", Consistency::Clock, Arc::new(|_| 7..9));
+    let pool = declarations.pool("members", order, Arc::new(|_| 7..9));
     let nf = Lender { loans, pool };
     chain.append(VertexId(0)).visit(move || nf.clone(), declarations);
     chain
@@ -162,6 +167,27 @@ fn recorded_choices_are_followed() {
 }
 
 #[test]
+fn where_members_are_taken_in_order_there_is_no_choice() {
+    let choices = Choices::from([((VertexId(0), packet(0), 0), Some(8))]);
+    let mut chain = chain_of(Consistency::Clock, Some(choices));
+    assert_eq!(feed(&mut chain, 0, 0, 1), Ok(8));
+    let violations = chain.violations();
+    let [violation] = violations.as_slice() else { panic!("{violations:?}") };
+    assert!(violation.contains("8 was acquired, but 7 was due"), "{violation}");
+}
+
+/// Connection 99 panics once it has a member.
+#[test]
+fn what_a_packet_acquired_that_panics_is_given_back() {
+    let mut chain = chain(None);
+    assert_eq!(feed(&mut chain, 0, 0, 99), Err("nf_panic"));
+    assert!(chain.state().is_empty());
+    assert_eq!(feed(&mut chain, 1, 1, 1), Ok(8), "7 rests for a window");
+    assert_eq!(feed(&mut chain, 2, 2, 2), Err("none_free"));
+    assert_eq!(feed(&mut chain, WINDOW, 3, 2), Ok(7));
+}
+
+#[test]
 fn illegal_choices_are_reported_with_their_position() {
     let at = |clock| (VertexId(0), packet(clock), 0);
     let choices = Choices::from([
@@ -197,7 +223,7 @@ fn a_release_by_another_than_the_owner_does_nothing() {
     let pool = declarations.pool("members", Consistency::Clock, Arc::new(|_| 7..9)).id();
     let mut state = state::State::new(declarations, WINDOW);
     let number = ObjectKey::number(0);
-    assert_eq!(state.acquire(pool, number, Clock(5), None), (OpValue::Int(7), Ok(())));
+    assert_eq!(state.acquire(pool, (number, None), Clock(5), None), (OpValue::Int(7), Ok(())));
     let release = |owner| Op::Release { member: 7, owner };
     assert_eq!(state.apply(pool, number, release(4), (Clock(6), Time(6)), 0), OpValue::Int(0));
     assert_eq!(state.apply(pool, number, release(5), (Clock(6), Time(6)), 0), OpValue::Int(1));

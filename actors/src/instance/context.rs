@@ -190,6 +190,7 @@ pub struct Inner<P> {
     /// Last results of `serial` reads; used only where that protection is switched off.
     observed: HashMap<(ObjectId, ObjectKey), OpValue>,
     serial: Vec<bool>,
+    pools: Vec<ObjectId>,
     seed: u64,
     /// A payload that lies in two places, put together.
     scratch: Vec<u8>,
@@ -217,6 +218,7 @@ impl<P: Protections> Env<P> {
             packet_ops_max: s.packet_ops_max,
             timer_ops_max: s.timer_ops_max,
         });
+        let pools = specs.iter().enumerate().filter(|(_, s)| matches!(s.kind, ObjectKind::Pool { .. }));
         let serial = specs
             .iter()
             .map(|s| s.consistency == Consistency::Serial && !matches!(s.kind, ObjectKind::Pool { .. }));
@@ -241,6 +243,7 @@ impl<P: Protections> Env<P> {
             own: config.own.clone(),
             observed: HashMap::new(),
             serial: serial.collect(),
+            pools: pools.map(|(i, _)| ObjectId(i as u16)).collect(),
             seed,
             scratch: Vec::new(),
             pauses: Vec::new(),
@@ -279,7 +282,21 @@ impl<P: Protections> Inner<P> {
         self.ordered[at].timer_ops_max > 0
     }
 
+    /// A packet will never be finished: what it acquired is given back.
+    pub fn disown(&mut self, position: &Position) {
+        let State::Store(client) = &mut self.state else { return };
+        // Behind all that it may have issued.
+        let name = OpName { position: *position, index: u16::MAX };
+        for object in &self.pools {
+            let (op, key, now, answer) = (Op::Disown, ObjectKey::GLOBAL, Time(0), Answer::Nothing);
+            client.disown(OpItem { name, object: *object, key, op, now, answer });
+        }
+    }
+
     fn issue(&mut self, slot: usize, object: ObjectId, key: ObjectKey, op: Op, reply: bool) -> Issued {
+        if op == Op::Disown {
+            return Issued::Done(OpValue::Refused(StateError::WrongType));
+        }
         let job = &mut self.jobs[slot];
         let name = OpName { position: job.position, index: job.issued };
         job.issued += 1;
@@ -301,10 +318,12 @@ impl<P: Protections> Inner<P> {
             State::Local(objects) => {
                 let clock = job.position.clock;
                 let result = match op {
-                    Op::Acquire => match objects.acquire(object, key.0[0], clock, clock, true) {
-                        Acquired::Member(member) => OpValue::Int(member as i64),
-                        _ => OpValue::Empty,
-                    },
+                    Op::Acquire(near) => {
+                        match objects.acquire(object, (key.0[0], near), clock, clock, true) {
+                            Acquired::Member(member) => OpValue::Int(member as i64),
+                            _ => OpValue::Empty,
+                        }
+                    }
                     _ => objects.apply(object, &key, &op, (clock, job.now)),
                 };
                 if let Some(replica) = self.replica.as_mut().filter(|_| objects.is_replicated(object)) {

@@ -18,6 +18,8 @@ pub struct NatConfig {
     pub external: Vec<Ipv4Addr>,
     /// Lowest and highest external port.
     pub ports: (u16, u16),
+    /// Whether connections keep their port while it is free.
+    pub port_preservation: bool,
     /// Who may use a port that all connections of an endpoint have in common; `None`: each has its own.
     pub filtering: Option<Filtering>,
     /// How long a translation may be idle.
@@ -52,6 +54,7 @@ impl NatConfig {
             internal,
             external,
             ports,
+            port_preservation: keys.flag("port_preservation", false),
             filtering,
             idle: read_idle(&mut keys),
             linger: keys.seconds("linger_s", 10.0),

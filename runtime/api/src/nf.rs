@@ -267,8 +267,14 @@ pub trait Context: Clone {
 
     /// Takes a free member of pool `key`; `None` when none is free at this position.
     fn acquire(&self, pool: Pool, key: u64) -> impl Future<Output = Option<u64>> {
+        self.acquire_near(pool, key, None)
+    }
+
+    /// Takes a free member of pool `key`, this one if it is free, else one that is even or odd like it, if there is one;
+    /// `None` when none is free at this position.
+    fn acquire_near(&self, pool: Pool, key: u64, near: Option<u64>) -> impl Future<Output = Option<u64>> {
         async move {
-            match self.operate(pool.id(), ObjectKey::number(key), Op::Acquire).await {
+            match self.operate(pool.id(), ObjectKey::number(key), Op::Acquire(near)).await {
                 OpValue::Int(member) => Some(member as u64),
                 _ => None,
             }

@@ -25,8 +25,9 @@ pub enum Op {
     Get,
     /// Overwrite.
     Set(ValueBytes),
-    /// Take a free member of a pool; the popping position becomes its owner.
-    Acquire,
+    /// Take a free member of a pool; the popping position becomes its owner. If one is named: that, if it is free, else
+    /// one that is even or odd like it, if there is one.
+    Acquire(Option<u64>),
     /// Give a pool's member back; only its owner can.
     Release {
         /// The member.
@@ -34,6 +35,8 @@ pub enum Op {
         /// The clock of the packet that acquired it.
         owner: u64,
     },
+    /// Give back whatever this packet acquired of a pool: it will never be finished. The framework's own.
+    Disown,
     /// The object's `n`-th custom operation.
     Custom(u8, ValueBytes),
 }

@@ -35,7 +35,7 @@ impl Model {
             Op::Push(value) => self.list.push_back(*value),
             Op::Pop => return self.list.pop_front().map_or(OpValue::Empty, |v| OpValue::Int(v as i64)),
             Op::Increment(by) => self.sum += by,
-            Op::Acquire => {
+            Op::Acquire(_) => {
                 let free = |m: &u64| !self.owners.contains_key(m) && self.free_from[*m as usize] <= clock;
                 let Some(member) = (0..MEMBERS).find(free) else { return OpValue::Empty };
                 self.owners.insert(member, clock);
@@ -69,8 +69,8 @@ fn program(packets: &[(usize, Vec<u8>, bool)], instances: usize) -> (Vec<Packet>
                     Some((owner, member)) => op(ORDERED_POOL, clock, index, Op::Release { member, owner }),
                     None => continue,
                 },
-                _ if ops.iter().any(|o: &OpItem| o.op == Op::Acquire) => continue,
-                _ => op(ORDERED_POOL, clock, index, Op::Acquire),
+                _ if ops.iter().any(|o: &OpItem| matches!(o.op, Op::Acquire(_))) => continue,
+                _ => op(ORDERED_POOL, clock, index, Op::Acquire(None)),
             };
             item.answer = if item.object == SERIAL { Answer::Nothing } else { Answer::Result };
             let result = model.apply(clock, &item.op);
@@ -209,7 +209,7 @@ impl World {
 
 impl Packet {
     fn is_acquire(&self, name: &OpName) -> bool {
-        self.ops[usize::from(name.index)].op == Op::Acquire
+        matches!(self.ops[usize::from(name.index)].op, Op::Acquire(_))
     }
 }
 

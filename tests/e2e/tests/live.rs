@@ -289,7 +289,8 @@ fn hosts_see_the_mapping_and_the_filter_that_are_configured() {
         hosts.configure("b", &format!("addr add {address} dev DEV"));
     }
     hosts.on("b", move || serve_by_four(addresses)).join().unwrap();
-    // Whether one port serves all, and whether another address, or another port of the same, gets in.
+    // Whether one port serves all, and whether another address, or another port of the same, gets in. The first connection
+    // of an endpoint keeps its port.
     for (mapping, filtering, expected) in [
         ("endpoint_independent", "endpoint_independent", (true, true, true)),
         ("endpoint_independent", "address_dependent", (true, false, true)),
@@ -310,6 +311,8 @@ fn hosts_see_the_mapping_and_the_filter_that_are_configured() {
             let seen = [0, 1, 2].map(|to| ask_by(&first, addresses, (to, to as u8), 100).expect("an answer"));
             ask_by(&second, addresses, (0, 0), 100).expect("an answer");
             let gets_in = |by| ask_by(&second, addresses, (0, by), 3).is_some();
+            let own = first.local_addr().unwrap().port();
+            assert!(seen[0].ends_with(&format!(":{own}")), "{seen:?}, from port {own}");
             (seen.iter().all(|one| *one == seen[0]), gets_in(3), gets_in(1))
         });
         assert_eq!(client.join().unwrap(), expected, "{mapping}, {filtering}");

@@ -43,6 +43,36 @@ fn all_connections_of_an_endpoint_have_one_external_address_and_port() {
 }
 
 #[test]
+fn a_port_is_kept_while_it_is_free_and_else_stays_even_or_odd() {
+    for mapping in ["endpoint_independent", "address_and_port_dependent"] {
+        let mut driver = nat(json!({
+            "external": ["203.0.113.1"], "mapping": mapping, "port_preservation": true, "linger_s": 1,
+        }));
+        for port in [1024, 40_000, 40_001, 65_535] {
+            assert_eq!(outer(&mut driver, &udp((INNER.0, port), REMOTE)).1, port, "{mapping}");
+            let other = outer(&mut driver, &udp((OTHER.0, port), REMOTE)).1;
+            assert!(other != port && other % 2 == port % 2, "{mapping}: {port} became {other}");
+        }
+        // A well-known one is not in the range.
+        let low = outer(&mut driver, &udp((INNER.0, 123), REMOTE)).1;
+        assert!(low >= 1024 && low % 2 == 1, "{low}");
+        // TCP has ports of its own; one that was given back is kept by the next when it has rested.
+        assert_eq!(outer(&mut driver, &tcp(INNER, REMOTE, SYN)).1, INNER.1);
+        driver.pass(&tcp(INNER, REMOTE, RST));
+        driver.wait_ms(2_000);
+        driver.pass_window();
+        assert_eq!(outer(&mut driver, &tcp((OTHER.0, INNER.1), REMOTE, SYN)).1, INNER.1);
+        let mut identifier = |host| {
+            let frame = driver.pass(&echo(host, REMOTE.0, 4321, true));
+            u16::from_be_bytes([frame[38], frame[39]])
+        };
+        assert_eq!(identifier(INNER.0), 4321);
+        let other = identifier(OTHER.0);
+        assert!(other != 4321 && other % 2 == 1, "{other}");
+    }
+}
+
+#[test]
 fn a_port_is_free_when_the_last_connection_of_its_endpoint_has_ended() {
     let mut driver = shared("address_dependent");
     driver.pass(&udp(INNER, REMOTE));

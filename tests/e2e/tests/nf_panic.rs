@@ -10,8 +10,8 @@ use chc_actors::root::reader::PacketSource;
 use chc_api::packet::LinkType;
 use chc_api::state::{FlowOptions, ObjectKind};
 use chc_api::{
-    All, Consistency, Context, Counter, Declarations, Flow, NetworkFunction, ObjectId, ObjectKey, Op, Scope,
-    Side, Time, TimerEvent, Verdict,
+    All, Consistency, Context, Counter, Declarations, Flow, NetworkFunction, ObjectId, ObjectKey, Op, Pool,
+    Scope, Side, Time, TimerEvent, Verdict,
 };
 use chc_e2e::chain::{assert_balanced, keep, kill, plan};
 use chc_e2e::driver::udp;
@@ -26,6 +26,11 @@ const PANICS: u16 = 1;
 const PANICS_LATER: u16 = 2;
 /// It arms a timer that panics.
 const TIMER_PANICS: u16 = 3;
+/// It acquires a desk and panics.
+const PANICS_AT_A_DESK: u16 = 4;
+/// It acquires a desk and is content, or goes away without.
+const TAKES_A_DESK: u16 = 5;
+const DESKS: u64 = 2;
 
 /// Counts packets: all of them, and those of each flow. Panics on demand.
 #[derive(Clone)]
@@ -33,6 +38,7 @@ struct Fragile {
     seen: Counter,
     packets: Flow<u64>,
     asked: ObjectId,
+    desks: Pool,
 }
 
 impl Fragile {
@@ -43,6 +49,7 @@ impl Fragile {
             seen: declarations.counter("seen"),
             packets: declarations.flow("packets", options),
             asked: declarations.basic("asked", Scope::Global, Consistency::Serial, int, (1, 0)),
+            desks: declarations.pool("desks", Consistency::Serial, Arc::new(|_| 0..DESKS)),
         }
     }
 }
@@ -56,6 +63,11 @@ impl NetworkFunction for Fragile {
         if port == PANICS_LATER {
             cx.operate(self.asked, ObjectKey::number(0), Op::Increment(1)).await;
             panic!("as asked, later");
+        }
+        if port == PANICS_AT_A_DESK || port == TAKES_A_DESK {
+            let desk = cx.acquire(self.desks, 0).await;
+            assert!(port != PANICS_AT_A_DESK, "as asked, at desk {desk:?}");
+            return desk.map_or(Verdict::Drop("no_desk"), |_| Verdict::Forward);
         }
         if port == TIMER_PANICS {
             cx.arm(self.packets, 0, cx.now(), false);
@@ -185,4 +197,23 @@ fn kills_are_not_blamed_on_packets() {
     let killed = outcome.recoveries.iter().filter(|recovery| recovery.kind == "kill").count();
     assert!(panics(&outcome) == 6 && killed >= 8, "{:?}", outcome.recoveries);
     assert_only_these_are_missing(&outcome, &everything, &[1_000, 2_000]);
+}
+
+#[test]
+fn what_a_packet_had_acquired_that_is_dropped_is_given_back() {
+    // More of them than there are desks.
+    let panics = (1..=2 * DESKS + 1).map(|nth| (nth * 300, PANICS_AT_A_DESK));
+    let content = [(2_900, TAKES_A_DESK), (2_950, TAKES_A_DESK), (2_990, TAKES_A_DESK)];
+    let odd: Vec<(u64, u16)> = panics.chain(content).collect();
+    let mut plan = fragile();
+    // Desks rest for a window.
+    (plan.window, plan.epoch) = (128, 64);
+    let source = Traffic { odd: odd.clone(), number: 0, frame: Vec::new() };
+    let (outcome, everything) =
+        keep(&plan, source, vec![kill("portscan/0", 1_000), kill("portscan/1", 2_000)]).unwrap();
+    let mut reasons: Vec<&str> = everything.drops.iter().map(|(_, record)| record.reason).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["nf_panic", "nf_panic", "nf_panic", "nf_panic", "nf_panic", "no_desk"]);
+    let Some(StateValue::Taken(taken)) = value(&outcome, "desks") else { panic!("{:?}", outcome.state) };
+    assert_eq!(taken.len() as u64, DESKS, "those of the packets that were content");
 }

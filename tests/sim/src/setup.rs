@@ -63,6 +63,8 @@ pub struct Setup {
 }
 
 const FIRST_PORT: u16 = 5_000;
+/// The first external port where internal hosts have the same.
+const KEPT_PORT: u16 = 1_000;
 
 impl Setup {
     /// What a seed draws.
@@ -141,6 +143,7 @@ impl Setup {
             burst_max: rng.pick(&[1, 4, 16]),
         };
         setup.topology.roots = setup.roots();
+        setup.keep_ports();
         setup
     }
 
@@ -151,6 +154,21 @@ impl Setup {
             0 => StoreMode::External,
             1 => StoreMode::ExternalCache,
             _ => StoreMode::ExternalCacheNoAckWait,
+        }
+    }
+
+    /// Now and then a translator keeps ports, which internal hosts then have in common with it.
+    fn keep_ports(&mut self) {
+        if self.hash_seed >> 24 & 3 != 0 {
+            return;
+        }
+        let (first, count) = (KEPT_PORT, self.traffic.ports.1);
+        for vertex in &mut self.vertices {
+            if let Function::Catalog("nat", config) = &mut vertex.function {
+                config["port_preservation"] = json!(true);
+                config["ports"] = json!(format!("{first}-{}", first + count - 1));
+                self.traffic.ports.0 = first;
+            }
         }
     }
 

@@ -200,6 +200,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     ) {
         self.begun += 1;
         if !self.config.poisoned.is_empty() && self.config.poisoned.contains(&blamed(position)) {
+            self.env.inner().disown(position);
             self.finish(slot, block, Verdict::Drop("nf_panic"));
             return self.free.push(slot);
         }
