@@ -271,7 +271,7 @@ impl<P: Protections> ShardEngine<P> {
                 continue;
             }
             let slot = vertex.slots.entry(version.slot).or_default();
-            slot.store(version.object, version.key, version.written, version.record);
+            slot.store(version.object, version.key, version.written, version.record.clone());
         }
         for (object, position) in &batch.frontier {
             if let Some(Some(queue)) = vertex.queues.get_mut(usize::from(object.0)) {

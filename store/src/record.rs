@@ -49,33 +49,30 @@ impl RecordShape {
     }
 }
 
-/// A record's image, copied out of a table.
-#[derive(Clone, Copy, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+/// A record's image, copied out of a table. Most are short, and there are many at an epoch's end: each takes what it needs.
+#[derive(Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Record {
-    len: u8,
-    words: [u64; RECORD_WORDS_MAX],
+    words: Box<[u64]>,
 }
 
 impl Record {
-    /// Copies an image of at most [`RECORD_WORDS_MAX`] words.
+    /// Copies an image.
     #[must_use]
     pub fn new(image: &[u64]) -> Self {
-        let mut words = [0; RECORD_WORDS_MAX];
-        words[..image.len()].copy_from_slice(image);
-        Self { len: image.len() as u8, words }
+        Self { words: image.into() }
     }
 
     /// The image.
     #[must_use]
     pub fn words(&self) -> &[u64] {
-        &self.words[..usize::from(self.len).min(RECORD_WORDS_MAX)]
+        &self.words
     }
 
     /// The value's bytes.
     #[must_use]
     pub fn value(&self, shape: RecordShape) -> ValueBytes {
         let mut bytes = [0; 64];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(&self.words[..shape.value_words()]) {
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.words.iter().take(shape.value_words())) {
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
         ValueBytes::new(&bytes[..shape.value_len])
@@ -84,7 +81,8 @@ impl Record {
     /// One of its timers.
     #[must_use]
     pub fn timer(&self, shape: RecordShape, index: usize) -> Option<ArmedTimer> {
-        read_timer(timer_words(&self.words, shape, index))
+        let fits = self.words.len() >= shape.words() && index < shape.timers;
+        fits.then(|| timer_words(&self.words, shape, index)).and_then(read_timer)
     }
 }
 

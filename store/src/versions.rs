@@ -5,8 +5,8 @@
 //! not change costs one version, whatever the number of epochs.
 //!
 //! The newest version below the cut, of which there is one a record, lies in a [`FlowTable`]: one or two cache
-//! lines a record and sixteen bytes of index. The tables of a slot are split by hash, so that none grows by much at
-//! once. Newer versions, of which there are as many as the window has writes, lie apart until the cut passes them.
+//! lines a record and sixteen bytes of index. The records of a slot lie close together while they are few; later its tables
+//! are split by hash, so that none grows by much at once. Newer versions, of which there are as many as the window has writes, lie apart until the cut passes them.
 
 use crate::record::{Record, RecordShape};
 use crate::table::{FlowTable, Hint, Written};
@@ -16,8 +16,10 @@ use std::collections::BTreeMap;
 /// The versions of one record above the cut, oldest first; `None` is a removal.
 type Versions = Vec<(Clock, Option<Record>)>;
 
-/// Tables of an object in a slot, a power of two.
+/// Tables of an object in a slot that has many records, a power of two.
 const PARTS: usize = 16;
+/// Records of an object in a slot that are one table's: few enough to be moved at once.
+const WHOLE_MAX: usize = 1024;
 /// Seed of the hash by which records are found.
 const SEED: u64 = 0x2127_599b_f432_5c37;
 
@@ -25,8 +27,50 @@ const SEED: u64 = 0x2127_599b_f432_5c37;
 #[derive(Default)]
 pub struct SlotVersions {
     /// The newest versions below the cut; an object's tables are there once it has one.
-    bases: BTreeMap<ObjectId, Vec<FlowTable>>,
+    bases: BTreeMap<ObjectId, Tables>,
     newer: BTreeMap<(ObjectId, FlowKey), Versions>,
+}
+
+/// The records of an object in a slot: one table, or [`PARTS`] by hash.
+struct Tables(Vec<FlowTable>);
+
+impl Tables {
+    fn new(shape: RecordShape) -> Self {
+        Self(vec![FlowTable::new(shape)])
+    }
+
+    /// The table a connection's record is in, or would be.
+    fn of(&self, hash: u64) -> &FlowTable {
+        &self.0[part(hash, self.0.len())]
+    }
+
+    fn of_mut(&mut self, hash: u64) -> &mut FlowTable {
+        let at = part(hash, self.0.len());
+        &mut self.0[at]
+    }
+
+    /// Makes room for a record of this shape.
+    fn prepare(&mut self, shape: RecordShape) {
+        let [whole] = self.0.as_slice() else { return };
+        if whole.len() < WHOLE_MAX {
+            return;
+        }
+        let mut parts: Vec<FlowTable> = (0..PARTS).map(|_| FlowTable::new(shape)).collect();
+        for row in whole.rows() {
+            let key = whole.key(row);
+            let hash = key.hash(SEED);
+            let table = &mut parts[part(hash, PARTS)];
+            let new = table.insert(&key, hash);
+            table.record_mut(new).copy_from_slice(whole.record(row));
+            table.set_written(new, whole.written(row));
+        }
+        self.0 = parts;
+    }
+}
+
+/// Which of so many tables a connection is in: the low bits of its hash find it within the table.
+fn part(hash: u64, tables: usize) -> usize {
+    (hash >> 60) as usize & (tables - 1)
 }
 
 /// A record of a connection, with the clock of its last write.
@@ -35,7 +79,7 @@ type Loaded = (ObjectId, FlowKey, Clock, Record);
 impl SlotVersions {
     /// Stores a version. A version that is there already is replaced by its equal.
     pub fn store(&mut self, object: ObjectId, key: FlowKey, written: Clock, record: Option<Record>) {
-        let versions = self.newer.entry((object, key)).or_default();
+        let versions = self.newer.entry((object, key)).or_insert_with(|| Vec::with_capacity(1));
         match versions.binary_search_by_key(&written, |(clock, _)| *clock) {
             Ok(at) => versions[at].1 = record,
             Err(at) => versions.insert(at, (written, record)),
@@ -48,10 +92,10 @@ impl SlotVersions {
         if let Some(versions) = self.newer.get(&(object, *key))
             && let Ok(at) = versions.binary_search_by_key(&clock, |(clock, _)| *clock)
         {
-            return versions[at].1;
+            return versions[at].1.clone();
         }
-        let (hash, part) = place(key);
-        let table = &self.bases.get(&object)?[part];
+        let hash = key.hash(SEED);
+        let table = self.bases.get(&object)?.of(hash);
         let row = table.find(key, hash, Hint::NONE)?;
         (table.written(row).clock == clock).then(|| table.image(row))
     }
@@ -59,24 +103,29 @@ impl SlotVersions {
     /// The records as of boundary `below`, in key order.
     #[must_use]
     pub fn load(&self, below: Clock) -> Vec<Loaded> {
-        let newest = |versions: &Versions| versions.iter().rev().find(|(clock, _)| *clock < below).copied();
+        fn newest(versions: &Versions, below: Clock) -> Option<&(Clock, Option<Record>)> {
+            versions.iter().rev().find(|(clock, _)| *clock < below)
+        }
         let mut all: Vec<Loaded> = Vec::new();
         for (object, table) in
-            self.bases.iter().flat_map(|(object, tables)| tables.iter().map(|t| (*object, t)))
+            self.bases.iter().flat_map(|(object, tables)| tables.0.iter().map(|t| (*object, t)))
         {
             all.extend(table.rows().filter_map(|row| {
                 let (key, written) = (table.key(row), table.written(row).clock);
-                let newer =
-                    self.newer.get(&(object, key)).and_then(newest).filter(|(clock, _)| *clock > written);
+                let newer = self
+                    .newer
+                    .get(&(object, key))
+                    .and_then(|v| newest(v, below))
+                    .filter(|(clock, _)| *clock > written);
                 match newer {
-                    Some((clock, record)) => record.map(|record| (object, key, clock, record)),
+                    Some((clock, record)) => record.clone().map(|record| (object, key, *clock, record)),
                     None => (written < below).then(|| (object, key, written, table.image(row))),
                 }
             }));
         }
         all.extend(self.newer.iter().filter_map(|((object, key), versions)| {
-            let (clock, record) = newest(versions).filter(|_| !self.has_base(*object, key))?;
-            record.map(|record| (*object, *key, clock, record))
+            let (clock, record) = newest(versions, below).filter(|_| !self.has_base(*object, key))?;
+            record.clone().map(|record| (*object, *key, *clock, record))
         }));
         all.sort_unstable_by_key(|(object, key, ..)| (*object, *key));
         all
@@ -90,8 +139,8 @@ impl SlotVersions {
         let mut newer = std::mem::take(&mut self.newer);
         newer.retain(|(object, key), versions| {
             if let Some(at) = versions.iter().rposition(|(clock, _)| *clock < cut) {
-                let (written, record) = versions[at];
-                self.set_base(*object, key, written, record.as_ref());
+                let (written, record) = &versions[at];
+                self.set_base(*object, key, *written, record.as_ref());
                 versions.drain(..=at);
             }
             !versions.is_empty()
@@ -100,9 +149,9 @@ impl SlotVersions {
     }
 
     fn set_base(&mut self, object: ObjectId, key: &FlowKey, written: Clock, record: Option<&Record>) {
-        let (hash, part) = place(key);
+        let hash = key.hash(SEED);
         let Some(record) = record else {
-            let table = self.bases.get_mut(&object).map(|tables| &mut tables[part]);
+            let table = self.bases.get_mut(&object).map(|tables| tables.of_mut(hash));
             if let Some(table) = table
                 && let Some(row) = table.find(key, hash, Hint::NONE)
                 && table.written(row).clock < written
@@ -111,12 +160,11 @@ impl SlotVersions {
             }
             return;
         };
-        let tables = self.bases.entry(object).or_insert_with(|| {
-            // All records of an object are of one length; what is value and what timers matters to nobody here.
-            let shape = RecordShape { value_len: 8 * record.words().len(), timers: 0 };
-            (0..PARTS).map(|_| FlowTable::new(shape)).collect()
-        });
-        let table = &mut tables[part];
+        // All records of an object are of one length; what is value and what timers matters to nobody here.
+        let shape = RecordShape { value_len: 8 * record.words().len(), timers: 0 };
+        let tables = self.bases.entry(object).or_insert_with(|| Tables::new(shape));
+        tables.prepare(shape);
+        let table = tables.of_mut(hash);
         let row = match table.find(key, hash, Hint::NONE) {
             Some(row) if table.written(row).clock >= written => return,
             Some(row) => row,
@@ -127,22 +175,15 @@ impl SlotVersions {
     }
 
     fn has_base(&self, object: ObjectId, key: &FlowKey) -> bool {
-        let (hash, part) = place(key);
-        self.bases.get(&object).is_some_and(|tables| tables[part].find(key, hash, Hint::NONE).is_some())
+        let hash = key.hash(SEED);
+        self.bases.get(&object).is_some_and(|tables| tables.of(hash).find(key, hash, Hint::NONE).is_some())
     }
 
     /// Whether no record is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.newer.is_empty() && self.bases.values().flatten().all(FlowTable::is_empty)
+        self.newer.is_empty() && self.bases.values().flat_map(|tables| &tables.0).all(FlowTable::is_empty)
     }
-}
-
-/// The hash of a connection, and which of an object's tables it is in.
-fn place(key: &FlowKey) -> (u64, usize) {
-    let hash = key.hash(SEED);
-    // The low bits find it within the table.
-    (hash, (hash >> 60) as usize & (PARTS - 1))
 }
 
 #[cfg(test)]
@@ -198,6 +239,28 @@ mod tests {
                     prop_assert_eq!(loaded(&slot, below), want);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_slot_that_gets_many_records_has_them_all_when_they_are_split_over_tables() {
+        let mut slot = SlotVersions::default();
+        let key = |n: u16| FlowKey::v4(6, 1, n, 2, 80).0;
+        let many = WHOLE_MAX as u16 + 500;
+        for n in 0..many {
+            slot.store(ObjectId(0), key(n), Clock(u64::from(n)), record(u64::from(n)));
+            if n % 100 == 0 {
+                slot.trim(Clock(u64::from(n)));
+            }
+        }
+        slot.trim(Clock(u64::from(many)));
+        assert_eq!(slot.bases[&ObjectId(0)].0.len(), PARTS);
+        let mut all = loaded(&slot, u64::from(many));
+        all.sort_unstable();
+        assert!(all.iter().copied().eq(0..u64::from(many)));
+        for n in 0..many {
+            let written = slot.written_at(ObjectId(0), &key(n), Clock(u64::from(n)));
+            assert_eq!(written.map(|record| record.words().to_vec()), Some(vec![u64::from(n)]));
         }
     }
 
