@@ -136,16 +136,19 @@ impl SlotVersions {
         if self.newer.is_empty() {
             return;
         }
-        let mut newer = std::mem::take(&mut self.newer);
-        newer.retain(|(object, key), versions| {
+        // As a rule all of them go: to build anew what is left costs less than to take each out.
+        let mut left = Vec::new();
+        for ((object, key), mut versions) in std::mem::take(&mut self.newer) {
             if let Some(at) = versions.iter().rposition(|(clock, _)| *clock < cut) {
                 let (written, record) = &versions[at];
-                self.set_base(*object, key, *written, record.as_ref());
+                self.set_base(object, &key, *written, record.as_ref());
                 versions.drain(..=at);
             }
-            !versions.is_empty()
-        });
-        self.newer = newer;
+            if !versions.is_empty() {
+                left.push(((object, key), versions));
+            }
+        }
+        self.newer = left.into_iter().collect();
     }
 
     fn set_base(&mut self, object: ObjectId, key: &FlowKey, written: Clock, record: Option<&Record>) {
