@@ -12,8 +12,6 @@ use chc_api::{Clock, Path, Position, Time};
 pub const TIMER_WORDS: usize = 3;
 const AT_END: u64 = 1 << 63;
 const ARMED: u64 = 1 << 32;
-/// Most words a record can have: 64 bytes of value and four timers.
-pub const RECORD_WORDS_MAX: usize = 8 + 4 * TIMER_WORDS;
 
 /// The shape of the records of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

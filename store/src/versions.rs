@@ -6,30 +6,42 @@
 //!
 //! The newest version below the cut, of which there is one a record, lies in a [`FlowTable`]: one or two cache
 //! lines a record and sixteen bytes of index. The records of a slot lie close together while they are few; later its tables
-//! are split by hash, so that none grows by much at once. Newer versions, of which there are as many as the window has writes, lie apart until the cut passes them.
+//! are split by hash, so that none grows by much at once. Newer versions, of which there are as many as the window has
+//! writes, wait in order of their clocks until the cut passes them: most come in that order and go in it.
 
 use crate::record::{Record, RecordShape};
 use crate::table::{FlowTable, Hint, Written};
 use chc_api::{Clock, FlowKey, ObjectId};
 use std::collections::BTreeMap;
 
-/// The versions of one record above the cut, oldest first; `None` is a removal.
-type Versions = Vec<(Clock, Option<Record>)>;
+/// A version that lay above the cut when it came; without a record it is a removal.
+struct Version {
+    written: Clock,
+    object: ObjectId,
+    key: FlowKey,
+    record: Option<Record>,
+}
 
 /// Tables of an object in a slot that has many records, a power of two.
 const PARTS: usize = 16;
 /// Records of an object in a slot that are one table's: few enough to be moved at once.
 const WHOLE_MAX: usize = 1024;
+/// Room for newer versions that a slot keeps while it has none.
+const ROOM_KEPT: usize = 16;
 /// Seed of the hash by which records are found.
 const SEED: u64 = 0x2127_599b_f432_5c37;
 
 /// All per-flow records of one slot.
 #[derive(Default)]
 pub struct SlotVersions {
-    /// The newest versions below the cut; an object's tables are there once it has one.
-    bases: BTreeMap<ObjectId, Tables>,
-    newer: BTreeMap<(ObjectId, FlowKey), Versions>,
+    bases: Bases,
+    /// In order of their clocks.
+    newer: Vec<Version>,
 }
+
+/// The newest versions below the cut; an object's tables are there once it has one.
+#[derive(Default)]
+struct Bases(BTreeMap<ObjectId, Tables>);
 
 /// The records of an object in a slot: one table, or [`PARTS`] by hash.
 struct Tables(Vec<FlowTable>);
@@ -77,25 +89,32 @@ fn part(hash: u64, tables: usize) -> usize {
 type Loaded = (ObjectId, FlowKey, Clock, Record);
 
 impl SlotVersions {
-    /// Stores a version. A version that is there already is replaced by its equal.
+    /// Stores a version. A version that is there already is replaced by its equal. Costs as much as there are versions
+    /// of later clocks.
     pub fn store(&mut self, object: ObjectId, key: FlowKey, written: Clock, record: Option<Record>) {
-        let versions = self.newer.entry((object, key)).or_insert_with(|| Vec::with_capacity(1));
-        match versions.binary_search_by_key(&written, |(clock, _)| *clock) {
-            Ok(at) => versions[at].1 = record,
-            Err(at) => versions.insert(at, (written, record)),
+        let version = Version { written, object, key, record };
+        match self.newer_at(object, &key, written) {
+            Ok(at) => self.newer[at] = version,
+            Err(at) => self.newer.insert(at, version),
         }
+    }
+
+    /// Where the newer version of this clock is, or where it would be.
+    fn newer_at(&self, object: ObjectId, key: &FlowKey, written: Clock) -> Result<usize, usize> {
+        let end = self.newer.partition_point(|version| version.written <= written);
+        let same = self.newer[..end].iter().rev().take_while(|version| version.written == written);
+        let back = same.enumerate().find(|(_, version)| version.object == object && version.key == *key);
+        back.map(|(back, _)| end - 1 - back).ok_or(end)
     }
 
     /// A record as of its write at this clock; `None` if there is no such version, or it is a removal.
     #[must_use]
     pub fn written_at(&self, object: ObjectId, key: &FlowKey, clock: Clock) -> Option<Record> {
-        if let Some(versions) = self.newer.get(&(object, *key))
-            && let Ok(at) = versions.binary_search_by_key(&clock, |(clock, _)| *clock)
-        {
-            return versions[at].1.clone();
+        if let Ok(at) = self.newer_at(object, key, clock) {
+            return self.newer[at].record.clone();
         }
         let hash = key.hash(SEED);
-        let table = self.bases.get(&object)?.of(hash);
+        let table = self.bases.0.get(&object)?.of(hash);
         let row = table.find(key, hash, Hint::NONE)?;
         (table.written(row).clock == clock).then(|| table.image(row))
     }
@@ -103,61 +122,57 @@ impl SlotVersions {
     /// The records as of boundary `below`, in key order.
     #[must_use]
     pub fn load(&self, below: Clock) -> Vec<Loaded> {
-        fn newest(versions: &Versions, below: Clock) -> Option<&(Clock, Option<Record>)> {
-            versions.iter().rev().find(|(clock, _)| *clock < below)
-        }
+        let end = self.newer.partition_point(|version| version.written < below);
+        let newer = self.newer[..end].iter().map(|version| ((version.object, version.key), version));
+        // Of each connection the last one stays.
+        let mut newest: BTreeMap<_, _> = newer.collect();
         let mut all: Vec<Loaded> = Vec::new();
-        for (object, table) in
-            self.bases.iter().flat_map(|(object, tables)| tables.0.iter().map(|t| (*object, t)))
-        {
+        for (object, table) in self.bases.tables() {
             all.extend(table.rows().filter_map(|row| {
                 let (key, written) = (table.key(row), table.written(row).clock);
-                let newer = self
-                    .newer
-                    .get(&(object, key))
-                    .and_then(|v| newest(v, below))
-                    .filter(|(clock, _)| *clock > written);
-                match newer {
-                    Some((clock, record)) => record.clone().map(|record| (object, key, *clock, record)),
+                match newest.remove(&(object, key)).filter(|version| version.written > written) {
+                    Some(version) => version.loaded(),
                     None => (written < below).then(|| (object, key, written, table.image(row))),
                 }
             }));
         }
-        all.extend(self.newer.iter().filter_map(|((object, key), versions)| {
-            let (clock, record) = newest(versions, below).filter(|_| !self.has_base(*object, key))?;
-            record.clone().map(|record| (*object, *key, *clock, record))
-        }));
+        all.extend(newest.into_values().filter_map(Version::loaded));
         all.sort_unstable_by_key(|(object, key, ..)| (*object, *key));
         all
     }
 
     /// Forgets what lies below the newest version below `cut`.
     pub fn trim(&mut self, cut: Clock) {
+        let end = self.newer.partition_point(|version| version.written < cut);
+        for version in self.newer.drain(..end) {
+            self.bases.set(&version);
+        }
         if self.newer.is_empty() {
-            return;
+            self.newer.shrink_to(ROOM_KEPT);
         }
-        // As a rule all of them go: to build anew what is left costs less than to take each out.
-        let mut left = Vec::new();
-        for ((object, key), mut versions) in std::mem::take(&mut self.newer) {
-            if let Some(at) = versions.iter().rposition(|(clock, _)| *clock < cut) {
-                let (written, record) = &versions[at];
-                self.set_base(object, &key, *written, record.as_ref());
-                versions.drain(..=at);
-            }
-            if !versions.is_empty() {
-                left.push(((object, key), versions));
-            }
-        }
-        self.newer = left.into_iter().collect();
+    }
+}
+
+impl Version {
+    fn loaded(&self) -> Option<Loaded> {
+        self.record.clone().map(|record| (self.object, self.key, self.written, record))
+    }
+}
+
+impl Bases {
+    fn tables(&self) -> impl Iterator<Item = (ObjectId, &FlowTable)> {
+        self.0.iter().flat_map(|(object, tables)| tables.0.iter().map(|table| (*object, table)))
     }
 
-    fn set_base(&mut self, object: ObjectId, key: &FlowKey, written: Clock, record: Option<&Record>) {
+    /// Takes the place of an older version.
+    fn set(&mut self, version: &Version) {
+        let Version { written, object, key, record } = version;
         let hash = key.hash(SEED);
         let Some(record) = record else {
-            let table = self.bases.get_mut(&object).map(|tables| tables.of_mut(hash));
+            let table = self.0.get_mut(object).map(|tables| tables.of_mut(hash));
             if let Some(table) = table
                 && let Some(row) = table.find(key, hash, Hint::NONE)
-                && table.written(row).clock < written
+                && table.written(row).clock < *written
             {
                 table.remove(row, hash);
             }
@@ -165,27 +180,16 @@ impl SlotVersions {
         };
         // All records of an object are of one length; what is value and what timers matters to nobody here.
         let shape = RecordShape { value_len: 8 * record.words().len(), timers: 0 };
-        let tables = self.bases.entry(object).or_insert_with(|| Tables::new(shape));
+        let tables = self.0.entry(*object).or_insert_with(|| Tables::new(shape));
         tables.prepare(shape);
         let table = tables.of_mut(hash);
         let row = match table.find(key, hash, Hint::NONE) {
-            Some(row) if table.written(row).clock >= written => return,
+            Some(row) if table.written(row).clock >= *written => return,
             Some(row) => row,
             None => table.insert(key, hash),
         };
         table.record_mut(row).copy_from_slice(record.words());
-        table.set_written(row, Written { clock: written, dirty: false, removed: false });
-    }
-
-    fn has_base(&self, object: ObjectId, key: &FlowKey) -> bool {
-        let hash = key.hash(SEED);
-        self.bases.get(&object).is_some_and(|tables| tables.of(hash).find(key, hash, Hint::NONE).is_some())
-    }
-
-    /// Whether no record is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.newer.is_empty() && self.bases.values().flat_map(|tables| &tables.0).all(FlowTable::is_empty)
+        table.set_written(row, Written { clock: *written, dirty: false, removed: false });
     }
 }
 
@@ -257,7 +261,7 @@ mod tests {
             }
         }
         slot.trim(Clock(u64::from(many)));
-        assert_eq!(slot.bases[&ObjectId(0)].0.len(), PARTS);
+        assert_eq!(slot.bases.0[&ObjectId(0)].0.len(), PARTS);
         let mut all = loaded(&slot, u64::from(many));
         all.sort_unstable();
         assert!(all.iter().copied().eq(0..u64::from(many)));
@@ -280,6 +284,6 @@ mod tests {
         slot.trim(Clock(12));
         assert_eq!(loaded(&slot, 12), [9], "a removal at the cut or later is not one below it");
         slot.trim(Clock(13));
-        assert!(slot.is_empty());
+        assert_eq!(loaded(&slot, 100), Vec::<u64>::new());
     }
 }

@@ -404,7 +404,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if quiet && self.run_at_once(block, at, spot) {
             return true;
         }
-        self.accept(block, at, spot);
+        self.accept(block, at, spot, quiet);
         self.is_quiet()
     }
 

@@ -19,8 +19,8 @@ use std::task::{Context as TaskContext, Poll};
 const FEW_DUE: usize = 16;
 
 impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
-    /// A packet that is new here and cannot be handled at once.
-    pub(super) fn accept(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>) {
+    /// A packet that is new here, and that was `tried` at once already or was not.
+    pub(super) fn accept(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>, tried: bool) {
         let desc = &block.descs[at];
         if !self.lanes.is_empty() {
             let lane = self.lane_of_packet(block, desc, spot);
@@ -28,7 +28,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
             }
         }
-        if !self.run_packet(block, at, spot) {
+        if !self.run_packet(block, at, spot, tried) {
             let lane = self.lane_of_packet(block, desc, spot);
             self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
         }
@@ -45,7 +45,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Runs a packet that nothing of its lane is in front of. False if it must wait: for lower packets
     /// of the input, for a timer of its flow, or for a free slot.
-    pub(super) fn run_packet(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>) -> bool {
+    pub(super) fn run_packet(
+        &mut self,
+        block: &BlockRef,
+        at: usize,
+        spot: Option<Spot>,
+        tried: bool,
+    ) -> bool {
         let desc = &block.descs[at];
         let position = desc.position();
         let meta = block.meta(desc);
@@ -56,14 +62,14 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 return false;
             }
         }
+        let mut spot = spot.unwrap_or_else(|| spot_of(&self.env.inner().records, block, desc));
         // What waits is of other lanes.
-        let is_free = self.config.poisoned.is_empty() && !self.config.mode.awaits_acknowledgement();
-        if is_free && self.run_at_once(block, at, spot) {
+        let may = !tried && self.config.poisoned.is_empty() && !self.config.mode.awaits_acknowledgement();
+        if may && self.run_at_once(block, at, Some(spot)) {
             self.begun += 1;
             return true;
         }
         let (mut identity, mut hash) = (carried, desc.hash);
-        let mut spot = spot.unwrap_or_else(|| spot_of(&self.env.inner().records, block, desc));
         if N::TRANSLATES
             && let Resolution::Translated(to) = self.resolve(&carried, spot)
         {
@@ -319,7 +325,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             // It leaves the lane first: its own place in the queue is not a reason to wait.
             self.lanes.pop(lane);
             let previous = self.env.inner().current.replace(block.clone());
-            let ran = self.run_packet(&block, at, None);
+            let ran = self.run_packet(&block, at, None, false);
             self.env.inner().current = previous;
             if !ran {
                 let position = block.descs[at].position();
