@@ -56,6 +56,9 @@ impl FlowObject {
     }
 }
 
+/// The records of one part by object; nothing while none has been written. It is moved as it is.
+type Part = Box<[Option<FlowObject>]>;
+
 /// A timer that is due.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
@@ -87,13 +90,13 @@ impl Armed {
 /// the store, too.
 #[derive(Clone)]
 pub struct SlotRecords {
-    objects: Vec<(ObjectId, FlowObject)>,
+    objects: Part,
     armed: Armed,
 }
 
 impl fmt::Debug for SlotRecords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let records: usize = self.objects.iter().map(|(_, object)| object.table.len()).sum();
+        let records: usize = self.objects.iter().flatten().map(|object| object.table.len()).sum();
         write!(f, "{records} records")
     }
 }
@@ -123,8 +126,7 @@ impl Spot {
 /// All per-flow records of an instance. Where slots may change hands, those of a slot lie apart, so that a slot can be
 /// given away whatever the number of its connections.
 pub struct Records<P> {
-    /// By part and object; none where nothing has been written.
-    objects: Vec<Option<FlowObject>>,
+    parts: Vec<Part>,
     /// Of one part.
     specs: Vec<Option<Spec>>,
     /// By part.
@@ -168,7 +170,7 @@ impl<P: Protections> Records<P> {
             .collect();
         let parts = route.as_ref().map_or(1, |route| route.owners.len());
         Self {
-            objects: (0..parts * specs.len()).map(|_| None).collect(),
+            parts: (0..parts).map(|_| Part::default()).collect(),
             armed: (0..parts).map(|_| Armed::default()).collect(),
             first: specs.iter().position(Option::is_some),
             specs,
@@ -212,7 +214,7 @@ impl<P: Protections> Records<P> {
         };
         if self.route.is_none() {
             // One table for all.
-            let Some(FlowObject { table, .. }) = &self.objects[first] else {
+            let Some(FlowObject { table, .. }) = self.object(0, ObjectId(first as u16)) else {
                 return spots.extend(packets.map(|(_, part)| Spot::of(part)));
             };
             spots.extend(packets.map(|(hash, part)| Spot { part, hint: table.hint(hash) }));
@@ -228,13 +230,17 @@ impl<P: Protections> Records<P> {
 
     #[inline]
     fn object(&self, part: u32, id: ObjectId) -> Option<&FlowObject> {
-        self.objects.get(part as usize * self.specs.len() + usize::from(id.0))?.as_ref()
+        self.parts.get(part as usize)?.get(usize::from(id.0))?.as_ref()
     }
 
     #[inline]
     fn object_mut(&mut self, part: u32, id: ObjectId) -> &mut FlowObject {
         let at = usize::from(id.0);
-        self.objects[part as usize * self.specs.len() + at].get_or_insert_with(|| {
+        let part = &mut self.parts[part as usize];
+        if part.is_empty() {
+            *part = self.specs.iter().map(|_| None).collect();
+        }
+        part[at].get_or_insert_with(|| {
             let spec = self.specs[at].expect("handles exist for declared per-flow objects only");
             FlowObject::new(spec)
         })
@@ -286,9 +292,7 @@ impl<P: Protections> Records<P> {
     /// Keeps the value as of the last boundary and notes the write.
     fn touch(&mut self, part: u32, id: ObjectId, row: Row, at: Clock, removed: bool) {
         let (epoch, versioned) = (self.epoch, self.versioned);
-        let object = self.objects[part as usize * self.specs.len() + usize::from(id.0)]
-            .as_mut()
-            .expect("checked by the caller");
+        let object = self.parts[part as usize][usize::from(id.0)].as_mut().expect("checked by the caller");
         let written = object.table.written(row);
         if versioned {
             if written.dirty && written.clock.floor(epoch) < at.floor(epoch) {
@@ -465,9 +469,10 @@ impl<P: Protections> Records<P> {
 
     /// The objects of a part.
     fn part_objects(&self, part: u32) -> impl Iterator<Item = (ObjectId, &FlowObject)> {
-        let first = part as usize * self.specs.len();
-        let objects = self.objects[first..first + self.specs.len()].iter().enumerate();
-        objects.filter_map(|(i, o)| Some((ObjectId(i as u16), o.as_ref()?)))
+        self.parts[part as usize]
+            .iter()
+            .enumerate()
+            .filter_map(|(i, o)| Some((ObjectId(i as u16), o.as_ref()?)))
     }
 
     /// The first due timer of a connection below a position.
@@ -500,7 +505,7 @@ impl<P: Protections> Records<P> {
         self.set_timer(spot.part, (origin.object, row, origin.index), key, None, steps);
     }
 
-    /// Gives away the records of a slot, all of which have been flushed. O(objects + due timers).
+    /// Gives away the records of a slot, all of which have been flushed. O(due timers).
     pub fn take_slot(&mut self, slot: Slot) -> SlotRecords {
         let part = u32::from(slot.0);
         // What is due by steps above the boundary is due for the new owner, too: it finds out by itself.
@@ -519,26 +524,15 @@ impl<P: Protections> Records<P> {
                 self.armed[part as usize].add((origin.object, row, origin.index), &timer);
             }
         }
-        let first = part as usize * self.specs.len();
-        let objects = self.objects[first..first + self.specs.len()].iter_mut().enumerate();
-        // Those that are not there are not touched: an object is some hundred bytes.
-        let there = objects.filter(|(_, object)| object.is_some());
         SlotRecords {
-            objects: there.filter_map(|(i, object)| Some((ObjectId(i as u16), object.take()?))).collect(),
+            objects: std::mem::take(&mut self.parts[part as usize]),
             armed: std::mem::take(&mut self.armed[part as usize]),
         }
     }
 
     /// Takes over the records of a slot; what was known of it is dropped.
     pub fn put_slot(&mut self, slot: Slot, records: SlotRecords, steps: &Steps) {
-        let first = usize::from(slot.0) * self.specs.len();
-        self.objects[first..first + self.specs.len()]
-            .iter_mut()
-            .filter(|o| o.is_some())
-            .for_each(|o| *o = None);
-        for (id, object) in records.objects {
-            self.objects[first + usize::from(id.0)] = Some(object);
-        }
+        self.parts[usize::from(slot.0)] = records.objects;
         self.armed[usize::from(slot.0)] = records.armed;
         self.advance_part(slot.0.into(), steps);
     }
@@ -568,10 +562,9 @@ impl<P: Protections> Records<P> {
 
     /// Queues versions of everything written below `boundary` that the store does not have.
     pub fn flush(&mut self, boundary: Clock) {
-        let per_part = self.specs.len();
-        let all = self.objects.iter_mut().enumerate().filter_map(|(i, o)| Some((i, o.as_mut()?)));
-        for (i, object) in all.filter(|(_, object)| !object.unflushed.is_empty()) {
-            let id = ObjectId((i % per_part) as u16);
+        let all = self.parts.iter_mut().flat_map(|part| part.iter_mut().enumerate());
+        let there = all.filter_map(|(i, object)| Some((ObjectId(i as u16), object.as_mut()?)));
+        for (id, object) in there.filter(|(_, object)| !object.unflushed.is_empty()) {
             let mut later = Vec::new();
             for row in std::mem::take(&mut object.unflushed) {
                 let written = object.table.written(row);
