@@ -78,6 +78,10 @@ struct Armed {
 }
 
 impl Armed {
+    fn due_from(&self) -> Option<Time> {
+        self.by_deadline.first().map(|(at, _)| *at)
+    }
+
     fn add(&mut self, at: TimerAt, timer: &ArmedTimer) {
         self.by_deadline.insert((timer.deadline, at));
         if timer.at_end && !is_at_end(timer.deadline) {
@@ -131,6 +135,8 @@ pub struct Records<P> {
     specs: Vec<Option<Spec>>,
     /// By part.
     armed: Vec<Armed>,
+    /// None of them is due before this time.
+    due_from: Time,
     /// How slots are told apart; all records are one part without.
     route: Option<Route>,
     first: Option<usize>,
@@ -172,6 +178,7 @@ impl<P: Protections> Records<P> {
         Self {
             parts: (0..parts).map(|_| Part::default()).collect(),
             armed: (0..parts).map(|_| Armed::default()).collect(),
+            due_from: Time::END,
             first: specs.iter().position(Option::is_some),
             specs,
             route,
@@ -403,7 +410,10 @@ impl<P: Protections> Records<P> {
             Some(clock) => {
                 self.insert_due(Position::timer(clock, origin(at.0, at.2, timer)), *key);
             }
-            None => self.armed[part as usize].add(at, timer),
+            None => {
+                self.armed[part as usize].add(at, timer);
+                self.due_from = self.due_from.min(timer.deadline);
+            }
         }
     }
 
@@ -413,14 +423,18 @@ impl<P: Protections> Records<P> {
         Some((origin(id, index, &object.timer(row, index)?), object.table.key(row)))
     }
 
-    /// New steps are known: finds the timers they make due.
+    /// New steps are known: finds the timers they make due. O(1) while there are none, O(parts) besides.
     pub fn advance(&mut self, steps: &Steps) {
+        if steps.end().is_none() && steps.newest().is_none_or(|newest| newest < self.due_from) {
+            return;
+        }
         (0..self.armed.len() as u32).for_each(|part| self.advance_part(part, steps));
+        self.due_from = self.armed.iter().filter_map(Armed::due_from).min().unwrap_or(Time::END);
     }
 
     fn advance_part(&mut self, part: u32, steps: &Steps) {
         let newest = steps.newest();
-        let is_due = |armed: &Armed| armed.by_deadline.first().is_some_and(|(at, ..)| Some(*at) <= newest);
+        let is_due = |armed: &Armed| armed.due_from().is_some_and(|at| Some(at) <= newest);
         while is_due(&self.armed[part as usize]) {
             let armed = &mut self.armed[part as usize];
             let Some((deadline, at)) = armed.by_deadline.pop_first() else { break };
@@ -535,6 +549,8 @@ impl<P: Protections> Records<P> {
         self.parts[usize::from(slot.0)] = records.objects;
         self.armed[usize::from(slot.0)] = records.armed;
         self.advance_part(slot.0.into(), steps);
+        let due_from = self.armed[usize::from(slot.0)].due_from();
+        self.due_from = self.due_from.min(due_from.unwrap_or(Time::END));
     }
 
     /// The last write of each of a connection's records, if it is there and the store has it: where a timer was
