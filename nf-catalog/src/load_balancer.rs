@@ -502,9 +502,14 @@ impl NetworkFunction for LoadBalancer {
     }
 
     fn connection_slot(&self, key: &FlowKey) -> Option<Slot> {
+        let client = self.lane(key)?;
+        Some(Slot(((u128::from(client) * u128::from(self.slots)) >> 64) as u16))
+    }
+
+    /// Whatever address it is under, a packet is of its client's connections.
+    fn lane(&self, key: &FlowKey) -> Option<u64> {
         let (client, ..) = self.parties(key)?;
-        let hash = hash_words(&[client.port.into(), client.ip.into(), 0, 0, 0], self.seed);
-        Some(Slot(((u128::from(hash) * u128::from(self.slots)) >> 64) as u16))
+        Some(hash_words(&[client.port.into(), client.ip.into(), 0, 0, 0], self.seed))
     }
 
     fn resolve<L: FlowLookup>(&self, identity: &Identity, records: &L) -> Resolution {

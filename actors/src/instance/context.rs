@@ -354,14 +354,16 @@ impl<P: Protections> Inner<P> {
         }
     }
 
-    /// Where the records of another key are, which must be of the job's slot, in a function that handles a slot's packets
-    /// in order.
+    /// Where the records of another key are, which must be of the job's slot and lane, in a function that handles their
+    /// packets in order.
     fn beside(&mut self, slot: usize, key: &FlowKey) -> Option<(u64, Spot)> {
         let job = &self.jobs[slot];
         let hash = self.hash(key);
-        let mine = self.own.slot_of(&job.identity.key, job.hash);
-        if self.own.owner.is_none() || self.own.slot_of(key, hash) != mine {
-            self.defect(slot, || format!("uses a record of {key}, which is not of this packet's slot"));
+        let place = |key: &FlowKey, hash| (self.own.slot_of(key, hash), self.records.lane(key, hash));
+        if self.own.owner.is_none() || place(key, hash) != place(&job.identity.key, job.hash) {
+            self.defect(slot, || {
+                format!("uses a record of {key}, which is not of this packet's slot and lane")
+            });
             return None;
         }
         Some((hash, self.records.spot(key, hash)))

@@ -26,15 +26,15 @@ use self::handover::Handover;
 use self::running::{packet_hint, place};
 use super::context::{Cx, Env, State};
 use super::lanes::{LaneId, Lanes};
-use super::records::{Records, SlotRecords, Spot};
+use super::records::{LaneFn, Records, SlotRecords, Spot};
 use crate::messages::{Data, InstanceEffect, InstanceEvent, Source};
 use crate::order::{Held, Order};
 use crate::routing::Change;
 use crate::seen::SeenSet;
 use crate::splitter::Splitter;
 use chc_api::{
-    Clock, FlowKey, Generation, InstanceId, NetworkFunction, ObjectId, Output, Path, Position, Protection,
-    Protections, ShardId, Slot, TimerEvent, Verdict,
+    Clock, Direction, FlowKey, Generation, Identity, InstanceId, NetworkFunction, ObjectId, Output, Path,
+    Position, Protection, Protections, ShardId, Slot, TimerEvent, Verdict,
 };
 use chc_runtime::block::{BLOCK_PACKETS_MAX, BlockRef, Desc};
 use chc_store::client::Client;
@@ -199,6 +199,7 @@ pub struct InstanceCore<N, P: 'static, S: Spawn<N, P>> {
 
 impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     fn new(nf: N, spawn: S, config: InstanceConfig) -> Self {
+        let nf = Rc::new(nf);
         let stored = config.mode.is_stored();
         let seed = config.own.seed;
         let state = if stored {
@@ -214,8 +215,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         };
         // Nothing changes hands where there is one instance.
         let route = (stored && config.own.instances > 1).then(|| config.own.clone());
-        let in_slots = N::TRANSLATES.then(|| config.own.clone());
-        let records = Records::new(&config.specs, (route, in_slots), seed, config.epoch, stored);
+        let lanes = N::TRANSLATES.then(|| {
+            let (nf, own) = (nf.clone(), config.own.clone());
+            let identity = |key: &FlowKey| Identity { key: *key, direction: Direction::LowToHigh };
+            Box::new(move |key: &FlowKey, hash| running::lane(&*nf, &own, &identity(key), hash)) as LaneFn
+        });
+        let records = Records::new(&config.specs, (route, lanes), seed, config.epoch, stored);
         let slots = config.parking.max(2);
         let sender = |source: &Source| Sender {
             source: *source,
@@ -251,7 +256,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             changes_from: Clock(0),
             granted: Vec::new(),
             env,
-            nf: Rc::new(nf),
+            nf,
             spawn,
             phase: Phase::Created,
             loads: Vec::new(),

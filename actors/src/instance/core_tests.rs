@@ -182,8 +182,11 @@ impl NetworkFunction for Probe {
     }
 }
 
-/// The same function as a translator: external ports 9000 + n belong to the connection whose record is n.
+/// The same function as a translator: external ports 9000 + n belong to the connection whose record is n. Flows from
+/// [`APART`] on, below those, have no other address.
 struct Translator(Probe);
+
+const APART: u16 = 5000;
 
 impl NetworkFunction for Translator {
     const TRANSLATES: bool = true;
@@ -198,6 +201,11 @@ impl NetworkFunction for Translator {
 
     fn owner(&self, identity: &Identity) -> Option<Slot> {
         (identity.key.high().port >= 9000).then_some(Slot(0))
+    }
+
+    fn lane(&self, key: &FlowKey) -> Option<u64> {
+        let port = key.high().port;
+        (APART..9000).contains(&port).then(|| port.into())
     }
 
     fn resolve<L: FlowLookup>(&self, identity: &Identity, records: &L) -> Resolution {

@@ -10,7 +10,7 @@ use crate::routing::Route;
 use crate::steps::{Steps, is_at_end};
 use chc_api::state::{ArmedTimer, FlowIndexFn, ObjectKind, ObjectSpec, Plain};
 use chc_api::{
-    Clock, Direction, FlowKey, Identity, ObjectId, Position, Protection, Protections, Slot, Time, TimerOrigin,
+    Clock, FlowKey, Identity, ObjectId, Position, Protection, Protections, Slot, Time, TimerOrigin,
 };
 use chc_store::record::{Record, RecordShape, TIMER_WORDS, read_timer, timer_words, write_timer};
 use chc_store::table::{FlowTable, Hint, Row, Written};
@@ -55,6 +55,9 @@ impl FlowObject {
         }
     }
 }
+
+/// The lane of a connection, by its key and hash.
+pub type LaneFn = Box<dyn Fn(&FlowKey, u64) -> LaneId>;
 
 /// The records of one part by object; nothing while none has been written. It is moved as it is.
 type Part = Box<[Option<FlowObject>]>;
@@ -150,18 +153,18 @@ pub struct Records<P> {
     due: BTreeMap<Position, Due>,
     /// Those below this position have been tried, and could not run.
     untried: Position,
-    /// How slots are told apart if those of a slot run in order; otherwise those of a connection do.
-    in_slots: Option<Route>,
+    /// What the timers of a connection run in order with, if that is more than the connection.
+    lanes: Option<LaneFn>,
     protections: PhantomData<P>,
 }
 
 impl<P: Protections> Records<P> {
-    /// Empty records of the declared per-flow objects; with a route, those of a slot lie apart, and with `in_slots` its
-    /// timers and packets run in order.
+    /// Empty records of the declared per-flow objects; with a route, those of a slot lie apart, and with `lanes` timers
+    /// run in order with others than those of their connection.
     #[must_use]
     pub fn new(
         specs: &[ObjectSpec],
-        (route, in_slots): (Option<Route>, Option<Route>),
+        (route, lanes): (Option<Route>, Option<LaneFn>),
         seed: u64,
         epoch: u64,
         versioned: bool,
@@ -188,15 +191,15 @@ impl<P: Protections> Records<P> {
             versions: Vec::new(),
             due: BTreeMap::new(),
             untried: Position::before(Clock(0)),
-            in_slots,
+            lanes,
             protections: PhantomData,
         }
     }
 
-    /// What a packet runs in order with whose records are in this part; none if that is not told by the part.
-    #[inline]
-    pub fn lane_of_part(&self, part: u32) -> Option<LaneId> {
-        (self.route.is_some() && self.in_slots.is_some()).then_some(part.into())
+    /// What the timers of a connection run in order with.
+    #[must_use]
+    pub fn lane(&self, key: &FlowKey, hash: u64) -> LaneId {
+        self.lanes.as_ref().map_or(hash, |lane| lane(key, hash))
     }
 
     /// The part a packet's records are in.
@@ -462,8 +465,7 @@ impl<P: Protections> Records<P> {
 
     fn insert_due(&mut self, position: Position, key: FlowKey) {
         let hash = key.hash(self.seed);
-        let identity = || Identity { key, direction: Direction::LowToHigh };
-        let lane = self.in_slots.as_ref().map_or(hash, |route| route.slot(&identity(), hash).0.into());
+        let lane = self.lane(&key, hash);
         self.due.insert(position, Due { key, lane });
         self.untried = self.untried.min(position);
     }

@@ -86,7 +86,7 @@ pub trait NetworkFunction: Sized + Send + Sync + 'static {
     }
 
     /// Whether packets may arrive under an address this function gave out ([`Self::owner`],
-    /// [`Self::resolve`]). Such a function handles the packets of one slot in order.
+    /// [`Self::resolve`]). Such a function handles the packets of one slot, or of one [`Self::lane`], in order.
     const TRANSLATES: bool = false;
 
     /// Whether most packets read a record of the first per-flow object: then the records of a burst are
@@ -103,6 +103,14 @@ pub trait NetworkFunction: Sized + Send + Sync + 'static {
     /// The slot of a connection, and of what it was translated to, if it is not given by the hash of the whole
     /// connection: for functions that translate and have no say in how the translated connection hashes.
     fn connection_slot(&self, key: &FlowKey) -> Option<Slot> {
+        let _ = key;
+        None
+    }
+
+    /// What of a slot runs in order, in a function that translates: packets and timers of connections, and of what they
+    /// were translated to, for which this is equal; `None`: all of the slot. [`Self::resolve`] finds, and handlers use,
+    /// what is of the same lane alone.
+    fn lane(&self, key: &FlowKey) -> Option<u64> {
         let _ = key;
         None
     }

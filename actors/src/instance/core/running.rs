@@ -5,6 +5,7 @@ use crate::instance::context::{Among, Cx, Inner, Job, waker};
 use crate::instance::lanes::LaneId;
 use crate::instance::passing::Passage;
 use crate::instance::records::{Due, Records, Spot};
+use crate::routing::Route;
 use crate::splitter::Splitter;
 use chc_api::nf::PacketHint;
 use chc_api::packet::parse::parse;
@@ -23,24 +24,23 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     pub(super) fn accept(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>, tried: bool) {
         let desc = &block.descs[at];
         if !self.lanes.is_empty() {
-            let lane = self.lane_of_packet(block, desc, spot);
+            let lane = self.lane_of_packet(block, desc);
             if self.lanes.blocks(lane, &desc.position()) {
                 return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
             }
         }
         if !self.run_packet(block, at, spot, tried) {
-            let lane = self.lane_of_packet(block, desc, spot);
+            let lane = self.lane_of_packet(block, desc);
             self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
         }
     }
 
     pub(super) fn lane(&self, identity: &Identity, hash: u64) -> LaneId {
-        if N::TRANSLATES { u64::from(self.config.own.slot(identity, hash).0) } else { hash }
+        if N::TRANSLATES { lane(&*self.nf, &self.config.own, identity, hash) } else { hash }
     }
 
-    fn lane_of_packet(&self, block: &BlockRef, desc: &Desc, spot: Option<Spot>) -> LaneId {
-        let known = spot.and_then(|spot| self.env.inner().records.lane_of_part(spot.part));
-        known.unwrap_or_else(|| self.lane(&block.meta(desc).parsed.identity(), desc.hash))
+    fn lane_of_packet(&self, block: &BlockRef, desc: &Desc) -> LaneId {
+        if N::TRANSLATES { self.lane(&block.meta(desc).parsed.identity(), desc.hash) } else { desc.hash }
     }
 
     /// Runs a packet that nothing of its lane is in front of. False if it must wait: for lower packets
@@ -389,6 +389,11 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 #[inline(always)]
 pub(super) fn place<P: Protections>(records: &Records<P>, block: &BlockRef, desc: &Desc) -> (u64, u32) {
     (desc.hash, records.part(desc.hash, || block.meta(desc).parsed.identity()))
+}
+
+/// What a function that translates runs in order with a packet of this identity.
+pub(super) fn lane<N: NetworkFunction>(nf: &N, own: &Route, identity: &Identity, hash: u64) -> LaneId {
+    nf.lane(&identity.key).unwrap_or_else(|| own.slot(identity, hash).0.into())
 }
 
 /// Where a packet's records are.

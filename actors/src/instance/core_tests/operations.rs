@@ -1,6 +1,8 @@
 //! Operations and outputs, and the functions and modes that differ in them.
 
 use super::*;
+use chc_api::packet::LinkType;
+use chc_api::packet::parse::parse;
 
 // Parking: DESIGN section 4, "One slot is reserved for a packet that is the instance's lowest".
 
@@ -306,6 +308,26 @@ fn a_translated_packet_runs_under_the_connection_it_belongs_to() {
     assert_eq!(key(1), key(0), "it leaves under that identity");
     assert_eq!(block.descs[1].hash, block.descs[0].hash);
     assert_eq!(bed.events(), [(1, 1), (2, 0)]);
+}
+
+#[test]
+fn a_translator_runs_what_is_of_one_lane_in_order_and_nothing_else() {
+    let slot = |flow: u16| {
+        let key = parse(LinkType::RAW, &frame(flow, "")).key;
+        config().own.slot_of(&key, key.hash(SEED))
+    };
+    let [beside, apart] =
+        [B, APART].map(|from| (from..).find(|flow| slot(*flow) == slot(A)).expect("slots are few"));
+    let mut bed = translator(vec![Source::Root(0)]);
+    bed.input(&[(0, A, "i"), (1, beside, ""), (2, apart, ""), (3, apart, "i"), (4, apart, "")], 5);
+    assert_eq!(bed.left(), [2], "the slot waits for its first packet, a lane for its own");
+    bed.store();
+    assert_eq!(bed.left(), [0, 1, 3, 4]);
+    bed.input(&[(6, apart, "wt"), (7, beside, "wt"), (8, A, "i")], 9);
+    bed.steps(&[step(16), step(17)], 20);
+    assert_eq!(bed.events(), [(16, 16)], "a timer waits in its connection's lane");
+    bed.store();
+    assert_eq!(bed.events(), [(8, 3), (17, 17)]);
 }
 
 // Traditional mode: DESIGN section 5, "state local ... no log, duplicate suppression or store".
