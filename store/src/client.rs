@@ -60,6 +60,10 @@ struct Plane {
     any: bool,
 }
 
+/// So many batches' room for operations is kept for later ones, if it is for so many operations at most.
+const SPARES_MAX: usize = 4;
+const SPARE_OPS_MAX: usize = 4096;
+
 struct Counting {
     object: ObjectId,
     cell: u16,
@@ -86,6 +90,8 @@ struct Pending {
     acknowledged: u64,
     /// What was sent and not acknowledged yet.
     sent: VecDeque<Arc<Batch>>,
+    /// Room for operations of batches that were acknowledged: memory that is in the cache, where new memory is not.
+    spare: Vec<Vec<OpItem>>,
     /// The last batch issued when the last time-out began.
     overdue: u64,
     frontier: Vec<(ObjectId, Position)>,
@@ -312,7 +318,7 @@ impl Client {
                 generation: self.generation,
                 number: shard.issued,
                 fetches: std::mem::take(&mut shard.fetches),
-                ops: std::mem::take(&mut shard.ops),
+                ops: std::mem::replace(&mut shard.ops, shard.spare.pop().unwrap_or_default()),
                 counts: std::mem::take(&mut shard.counts),
                 versions: std::mem::take(&mut shard.versions),
                 frontier: if moved { shard.frontier.clone() } else { Vec::new() },
@@ -333,7 +339,14 @@ impl Client {
         let shard = &mut self.shards[usize::from(shard.0)];
         shard.acknowledged = shard.acknowledged.max(number);
         while shard.sent.front().is_some_and(|batch| batch.number <= shard.acknowledged) {
-            shard.sent.pop_front();
+            let batch = shard.sent.pop_front().and_then(Arc::into_inner);
+            if let Some(Batch { mut ops, .. }) = batch
+                && (1..=SPARE_OPS_MAX).contains(&ops.capacity())
+                && shard.spare.len() < SPARES_MAX
+            {
+                ops.clear();
+                shard.spare.push(ops);
+            }
         }
     }
 
