@@ -8,7 +8,8 @@
 //!
 //! Reference counts, allocation and release are per block, not per packet. Blocks are recycled, so
 //! after warm-up nothing is allocated for a packet. Memory: what the root's window and the retained
-//! outputs hold, plus at most [`SPARE_BLOCKS`] spare blocks of each of two kinds.
+//! outputs hold, plus at most [`SPARE_BLOCKS`] spare blocks of each of two kinds; a new block has room for as
+//! many packets as the one before it held, for an idle chain's have one.
 
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed};
@@ -275,10 +276,11 @@ impl BlockPool {
         Arc::default()
     }
 
-    fn take(self: &Arc<Self>, large: bool) -> UniqueArc<Block> {
+    /// A block with room for payloads or headers; a new one has room for so many packets.
+    fn take(self: &Arc<Self>, large: bool, packets: usize) -> UniqueArc<Block> {
         let spare = self.spare.lock().of(large).pop();
         let mut block = spare.unwrap_or_else(|| {
-            UniqueArc::new(Block { descs: Vec::with_capacity(BLOCK_PACKETS_MAX), ..Block::default() })
+            UniqueArc::new(Block { descs: Vec::with_capacity(packets), ..Block::default() })
         });
         block.serial = self.serials.fetch_add(1, Ordering::Relaxed);
         block.home = Some(self.clone());
@@ -327,7 +329,7 @@ impl BlockBuilder {
     /// A builder that takes its blocks from `pool`.
     #[must_use]
     pub fn new(pool: Arc<BlockPool>) -> Self {
-        Self { block: pool.take(false), pool, maps: Vec::new(), maps_used: 0 }
+        Self { block: pool.take(false, 0), pool, maps: Vec::new(), maps_used: 0 }
     }
 
     /// Packets so far.
@@ -525,7 +527,8 @@ impl BlockBuilder {
         self.maps_used = 0;
         // What comes next will most likely be like what was last.
         let large = self.block.bytes.capacity() >= LARGE_BYTES_MIN;
-        let block = std::mem::replace(&mut self.block, self.pool.take(large));
+        let packets = self.block.descs.len();
+        let block = std::mem::replace(&mut self.block, self.pool.take(large, packets));
         Some(BlockRef(Some(block.shareable())))
     }
 
@@ -621,6 +624,18 @@ mod tests {
     fn whole(block: &Block, at: usize) -> Vec<u8> {
         let desc = &block.descs[at];
         [block.head(desc), block.tail(desc)].concat()
+    }
+
+    #[test]
+    fn blocks_of_one_packet_take_no_room_for_many() {
+        let mut builder = BlockBuilder::new(BlockPool::new());
+        let blocks: Vec<BlockRef> = (0..10)
+            .map(|clock| {
+                ingest(&mut builder, clock, &[0; 60], 20);
+                builder.finish().unwrap()
+            })
+            .collect();
+        assert!(blocks.iter().all(|block| block.descs.capacity() <= 8 && block.bytes.capacity() <= 512));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! ([`router`]) it has addresses of its own on both sides, answers for them, and finds out where a packet goes on.
 
 mod neighbours;
+mod overtaking;
 mod prefix;
 pub mod router;
 
@@ -23,6 +24,7 @@ use chc_api::packet::LinkType;
 use chc_api::{InstanceId, Side, Time};
 use chc_runtime::block::{Block, Desc, DropRecord, EventRecord};
 use chc_runtime::io::{Receive, RxCounters, Transmit, TxCounters, on_readable};
+use overtaking::Overtaking;
 use parking_lot::Mutex;
 pub use prefix::Prefix;
 use router::{Admission, Router, RouterCounts};
@@ -173,8 +175,9 @@ pub struct LiveSource {
     at: usize,
     taken: usize,
     arrived: Time,
-    /// A frame of the router's that goes through the chain.
-    own: Vec<u8>,
+    overtaking: Overtaking,
+    /// A frame that is none of those: the router's own, or one that had to wait.
+    aside: Vec<u8>,
     ticked: Instant,
     /// Has the source asked again.
     wake: Option<Wake>,
@@ -199,7 +202,8 @@ impl LiveSource {
             at: 0,
             taken: 0,
             arrived: clock.read(),
-            own: Vec::new(),
+            overtaking: Overtaking::default(),
+            aside: Vec::new(),
             ticked: clock.began,
             wake: None,
             is_shut: false,
@@ -232,24 +236,36 @@ impl LiveSource {
         ports.tick(self.clock.read());
     }
 
-    /// The next frame that is the chain's: whether it is one at hand, or the router's.
+    /// The side of the next frame that is the chain's, which is set aside or the last of those at hand.
     fn find(&mut self) -> Result<Option<Side>, String> {
         for _ in 0..OWN_TURN {
+            if !self.overtaking.is_empty() {
+                let now = self.clock.read();
+                if let Some((side, frame)) = self.overtaking.next(now) {
+                    (self.arrived, self.aside) = (now, frame);
+                    return Ok(Some(side));
+                }
+            }
             if self.is_routed
                 && let Some((side, frame)) = self.ports.lock().take_own()
             {
-                self.own = frame;
+                self.aside = frame;
                 return Ok(Some(side));
             }
             if self.at == self.taken && !self.take()? {
+                if self.is_shut && !self.overtaking.is_empty() {
+                    self.overtaking.end();
+                    continue;
+                }
                 self.is_drained = self.is_shut;
                 self.flush_own();
                 return Ok(None);
             }
             self.at += 1;
             let frame = self.receivers[self.side as usize].frame(self.at - 1);
-            if !self.is_routed || self.ports.lock().admit(self.arrived, self.side, frame) {
-                self.own.clear();
+            let is_the_chains = !self.is_routed || self.ports.lock().admit(self.arrived, self.side, frame);
+            if is_the_chains && self.overtaking.admit(self.arrived, self.side, frame) {
+                self.aside.clear();
                 return Ok(Some(self.side));
             }
         }
@@ -271,9 +287,9 @@ impl LiveSource {
 impl PacketSource for LiveSource {
     fn next(&mut self) -> Result<Option<Arrival<'_>>, String> {
         let Some(side) = self.find()? else { return Ok(None) };
-        let frame = match self.own.as_slice() {
+        let frame = match self.aside.as_slice() {
             [] => self.receivers[self.side as usize].frame(self.at - 1),
-            own => own,
+            aside => aside,
         };
         let wire_len = frame.len() as u32;
         Ok(Some(Arrival { time: self.arrived, side, link: LinkType::ETHERNET, wire_len, frame }))

@@ -16,7 +16,7 @@ use chc_actors::gateway::{LiveSink, LiveSource, Ports};
 use chc_e2e::chain::{assert_balanced, plan};
 use chc_e2e::wire::{Flood, wire};
 use chc_runtime::io::{Mac, Receive};
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{IpFragOffset, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -370,6 +370,46 @@ fn what_a_function_answers_leaves_where_the_question_came_from() {
     assert!(reset.rst() && reset.destination_port() == 2002, "{parsed:?}");
     let outcome = chain.down();
     assert_eq!((outcome.egress.packets, outcome.egress.extra), (2, 1));
+}
+
+#[test]
+fn a_datagram_in_fragments_gets_in_though_the_last_comes_first() {
+    let chain = Up::new();
+    let mut left = [0; 2048];
+    chain.inside.send(&frame(0)).unwrap();
+    let len = chain.outside.recv(&mut left).unwrap();
+    let (mapped, port) = (left[26..30].try_into().unwrap(), u16::from_be_bytes([left[34], left[35]]));
+    let whole = {
+        let mut frame = Vec::new();
+        let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+        let ip = ip.ipv4([198, 51, 100, 1], mapped, 64);
+        ip.udp(53, port).write(&mut frame, b"an answer in two").unwrap();
+        assert_eq!(len, 46, "a number was asked");
+        frame
+    };
+    let piece = |from: usize, to: usize| {
+        let mut ip = Ipv4Header::from_slice(&whole[14..]).unwrap().0;
+        (ip.total_len, ip.identification) = ((20 + to - from) as u16, 7);
+        (ip.dont_fragment, ip.more_fragments) = (false, to < 24);
+        ip.fragment_offset = IpFragOffset::try_new(from as u16 / 8).unwrap();
+        let mut frame = whole[..14].to_vec();
+        ip.write(&mut frame).unwrap();
+        frame.extend(&whole[34 + from..34 + to]);
+        frame
+    };
+    chain.inside.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    chain.outside.send(&piece(16, 24)).unwrap();
+    chain.outside.send(&piece(0, 16)).unwrap();
+    let mut received = Vec::new();
+    for _ in 0..2 {
+        let len = chain.inside.recv(&mut left).expect("both get in");
+        let (ip, payload) = Ipv4Header::from_slice(&left[14..len]).unwrap();
+        assert_eq!(ip.destination, [10, 0, 0, 1]);
+        received.push((ip.fragment_offset.value(), payload.to_vec()));
+    }
+    assert_eq!([received[0].0, received[1].0], [0, 2]);
+    assert_eq!([&received[0].1[8..], &received[1].1[..]].concat(), b"an answer in two");
+    assert_eq!(chain.down().egress.packets, 3);
 }
 
 #[test]
