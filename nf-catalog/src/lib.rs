@@ -5,6 +5,7 @@
 //! whoever runs it is compiled for the concrete type. Nothing here knows where packets come from or
 //! where state lives.
 
+mod answer;
 mod closing;
 pub mod config;
 pub mod load_balancer;

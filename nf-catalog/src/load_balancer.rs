@@ -29,6 +29,7 @@
 //! Connections from one client port to several servers of a service that get one backend look the same from
 //! there: what that backend sends belongs to the one whose key is lowest.
 
+use crate::answer;
 use crate::closing::{self, CLOSED, FIN_IN, FIN_OUT, FROM_HIGH};
 use crate::config::{ConfigProblem, Keys};
 use crate::locate::{Place, Shape, ends, locate, plain, travelling};
@@ -36,7 +37,7 @@ use crate::rewrite::{self, Address, End};
 use chc_api::identity::hash_words;
 use chc_api::matching::{MATCH_REMEDY, Match};
 use chc_api::nf::FlowLookup;
-use chc_api::packet::{Checksum, Ipv4Header, TcpHeader, protocol, tcp, view};
+use chc_api::packet::{protocol, tcp};
 use chc_api::state::{FlowOptions, ValueBytes};
 use chc_api::{
     Consistency, Context, Counter, CounterArray, CustomOp, Declarations, Direction, Event, EventKind, Flow,
@@ -425,46 +426,12 @@ impl LoadBalancer {
         let parsed = cx.parsed();
         let answer = cx.header(|header| {
             let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
-            (parsed.protocol == protocol::TCP).then(|| reset(header, l3, l4)).flatten()
+            (parsed.protocol == protocol::TCP).then(|| answer::reset(header, l3, l4)).flatten()
         });
         if let Some(frame) = answer {
             cx.emit(self.reset, cx.identity().direction.reverse(), &frame);
         }
     }
-}
-
-/// A RST that answers the SYN in `header`: what is in front of its IP header with Ethernet's addresses
-/// exchanged, and IP and TCP headers without options.
-fn reset(header: &[u8], l3: usize, l4: usize) -> Option<Vec<u8>> {
-    const IP_LEN: usize = 20;
-    const TCP_LEN: usize = 20;
-    let (ip, segment) = (view::<Ipv4Header>(header, l3)?, view::<TcpHeader>(header, l4)?);
-    let mut frame = header.get(..l3)?.to_vec();
-    let ether_type = header.get(12..14).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
-    if matches!((l3, ether_type), (14, Some(0x0800)) | (18.., Some(0x8100 | 0x88a8))) {
-        let (to, rest) = frame.split_at_mut(6);
-        to.swap_with_slice(&mut rest[..6]);
-    }
-    let mut answer = [0; IP_LEN + TCP_LEN];
-    answer[0] = 0x45;
-    answer[2..4].copy_from_slice(&((IP_LEN + TCP_LEN) as u16).to_be_bytes());
-    // Don't fragment.
-    answer[6] = 0x40;
-    answer[8..10].copy_from_slice(&[64, protocol::TCP]);
-    answer[12..16].copy_from_slice(&ip.dst.get().to_be_bytes());
-    answer[16..20].copy_from_slice(&ip.src.get().to_be_bytes());
-    let sum = Checksum::of(&answer[..IP_LEN]);
-    answer[10..12].copy_from_slice(&sum.to_be_bytes());
-    let answered = &mut answer[IP_LEN..];
-    answered[..2].copy_from_slice(&segment.dst_port.get().to_be_bytes());
-    answered[2..4].copy_from_slice(&segment.src_port.get().to_be_bytes());
-    answered[8..12].copy_from_slice(&segment.seq.get().wrapping_add(1).to_be_bytes());
-    answered[12..14].copy_from_slice(&[0x50, tcp::RST | tcp::ACK]);
-    let pseudo = Checksum::pseudo_v4(ip.dst_addr(), ip.src_addr(), protocol::TCP, TCP_LEN as u16);
-    let sum = pseudo.bytes(answered).finish();
-    answered[16..18].copy_from_slice(&sum.to_be_bytes());
-    frame.extend_from_slice(&answer);
-    Some(frame)
 }
 
 impl NetworkFunction for LoadBalancer {

@@ -14,7 +14,8 @@
 //! `port_preservation`: whether a port is kept while it is free. `filtering`: what may use a port from outside ([`Filtering`]). `idle_s`: how long a translation may be
 //! idle; `tcp_idle_s`, `tcp_transitory_s` (nothing has come back yet), `udp_idle_s` and `icmp_idle_s` say
 //! otherwise for some. `linger_s`: how long a closed TCP connection keeps its own. `port_order`: whether
-//! ports are taken in the order of packets (`clock`) or in any serial order (`serial`).
+//! ports are taken in the order of packets (`clock`) or in any serial order (`serial`). `refuse_with_icmp`: whether who
+//! gets no port is told so, by an ICMP error that leaves by the output `refusal`.
 //!
 //! **State** (the paper's Table 4).
 //!
@@ -44,6 +45,7 @@ mod endpoints;
 pub use config::NatConfig;
 pub use endpoints::Filtering;
 
+use crate::answer;
 use crate::closing::{self, CLOSED, FIN_IN, FIN_OUT};
 use crate::config::Prefix;
 use crate::locate::{Place, Shape, class, ends, locate, plain, travelling};
@@ -53,7 +55,7 @@ use chc_api::packet::{Ipv4Header, PacketKind, protocol, tcp, view};
 use chc_api::state::{FlowIndexFn, FlowOptions};
 use chc_api::{
     Context, Counter, Declarations, Direction, Event, EventKind, Flow, FlowKey, Identity, NetworkFunction,
-    ObjectKey, Passing, Pool, Resolution, Scope, Slot, Time, TimerEvent, Verdict,
+    ObjectKey, Output, Passing, Pool, Resolution, Scope, Slot, Time, TimerEvent, Verdict,
 };
 use endpoints::Endpoints;
 use std::ops::Range;
@@ -178,6 +180,8 @@ pub struct Nat {
     packets_tcp: Counter,
     passed_ipv6: Counter,
     passed_unchanged: Counter,
+    /// Where errors leave, if they are sent.
+    refusal: Option<Output>,
 }
 
 impl Nat {
@@ -190,6 +194,10 @@ impl Nat {
         let timeout_min = config.idle.min().min(config.linger);
         let internal: Arc<[Prefix]> = config.internal.clone().into();
         let is_shared = config.filtering.is_some();
+        let refusal = config.refuse_with_icmp.then(|| {
+            declarations.extra_packets(1);
+            declarations.output("refusal")
+        });
         let index = (!is_shared).then_some(index_of as FlowIndexFn);
         // The first object is that which most packets look at.
         let mapping = declarations.flow("mapping", FlowOptions { timers: 1, timeout_min, index });
@@ -215,6 +223,7 @@ impl Nat {
             packets_tcp: declarations.counter("packets_tcp"),
             passed_ipv6: declarations.counter("passed_ipv6"),
             passed_unchanged: declarations.counter("passed_unchanged"),
+            refusal,
         }
     }
 
@@ -327,7 +336,10 @@ impl Nat {
             (Some((mapping, _)), _) => mapping,
             (None, Shape::Whole) => match self.open(cx, from).await {
                 Some(mapping) => mapping,
-                None => return PORTS_EXHAUSTED,
+                None => {
+                    self.refuse(cx, from);
+                    return PORTS_EXHAUSTED;
+                }
             },
             (None, Shape::Later) => {
                 let by = Address { ip: self.external[self.external_of(from)], port: 0 };
@@ -404,6 +416,16 @@ impl Nat {
         let kind = EventKind::Nat { opened: true, external: mapping.external, port: mapping.port };
         cx.event(Event { kind, key, direction: identity.direction });
         Some(mapping)
+    }
+
+    /// Tells an internal host that there is no port for it, if it is to be told (RFC 5508, REQ-8).
+    fn refuse<C: Context>(&self, cx: &C, from: u32) {
+        let Some(output) = self.refusal else { return };
+        let (parsed, external) = (cx.parsed(), self.external[self.external_of(from)]);
+        let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
+        if let Some(frame) = cx.header(|header| answer::prohibited(header, l3, l4, external)) {
+            cx.emit(output, cx.identity().direction.reverse(), &frame);
+        }
     }
 
     /// Takes a port from the share of this connection's slot.

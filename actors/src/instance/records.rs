@@ -196,6 +196,12 @@ impl<P: Protections> Records<P> {
         }
     }
 
+    /// The slot whose records are in a part, if slots lie apart.
+    #[inline]
+    pub fn slot_of_part(&self, part: u32) -> Option<LaneId> {
+        self.route.is_some().then_some(part.into())
+    }
+
     /// What the timers of a connection run in order with.
     #[must_use]
     pub fn lane(&self, key: &FlowKey, hash: u64) -> LaneId {

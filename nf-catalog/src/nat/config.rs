@@ -28,6 +28,8 @@ pub struct NatConfig {
     pub linger: Duration,
     /// In which order ports are taken.
     pub port_order: Consistency,
+    /// Whether who gets no port is told by ICMP.
+    pub refuse_with_icmp: bool,
 }
 
 impl NatConfig {
@@ -59,6 +61,7 @@ impl NatConfig {
             idle: read_idle(&mut keys),
             linger: keys.seconds("linger_s", 10.0),
             port_order: keys.choice("port_order", &orders, Consistency::Serial),
+            refuse_with_icmp: keys.flag("refuse_with_icmp", false),
         };
         let problems = keys.finish();
         if problems.is_empty() { Ok(read) } else { Err(problems) }

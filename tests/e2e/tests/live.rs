@@ -58,8 +58,10 @@ impl<'a> Up<'a> {
         for setting in sides.iter().map(String::as_str).chain(own).chain(settings.iter().copied()) {
             arguments.extend(["--set", setting]);
         }
-        let up = Self { scratch, chain: scratch.spawn_with(&arguments, variables) };
-        while !scratch.path("control.sock").exists() || up.status()["phase"] != "up" {}
+        let mut up = Self { scratch, chain: scratch.spawn_with(&arguments, variables) };
+        while !scratch.path("control.sock").exists() || up.status()["phase"] != "up" {
+            assert_eq!(up.chain.try_wait().unwrap(), None, "it does not come up");
+        }
         up
     }
 
@@ -366,10 +368,12 @@ fn a_bridge_by_af_xdp_is_a_wire_too() {
     let Some(hosts) = hosts("chcx") else { return };
     hosts.configure("a", "addr add 10.79.0.1/24 dev DEV");
     hosts.configure("b", "addr add 10.79.0.2/24 dev DEV");
-    if let Err(error) =
-        Interface::find(&hosts.interface("a")).and_then(|end| af_xdp::open(&end, Copies::IfNeeded))
-    {
+    let end = Interface::find(&hosts.interface("a")).unwrap();
+    if let Err(error) = af_xdp::open(&end, Copies::IfNeeded) {
         return eprintln!("skipped: no AF_XDP here ({error})");
+    }
+    for _ in 0..20 {
+        af_xdp::open(&end, Copies::IfNeeded).expect("a queue that was let go of can be had again at once");
     }
     talk_over_a_bridge(&hosts, 79, "af_xdp");
 }

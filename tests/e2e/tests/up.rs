@@ -18,7 +18,7 @@ use chc_e2e::wire::{Flood, wire};
 use chc_runtime::io::{Mac, Receive};
 use etherparse::{IpFragOffset, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -410,6 +410,42 @@ fn a_datagram_in_fragments_gets_in_though_the_last_comes_first() {
     assert_eq!([received[0].0, received[1].0], [0, 2]);
     assert_eq!([&received[0].1[8..], &received[1].1[..]].concat(), b"an answer in two");
     assert_eq!(chain.down().egress.packets, 3);
+}
+
+#[test]
+fn who_gets_no_port_is_told_so() {
+    let ports = ["vertex.nat.config.ports=2000-2063", "vertex.nat.config.external=[\"203.0.113.1\"]"];
+    let chain = Up::of("nat", &[ports[0], ports[1], "vertex.nat.config.refuse_with_icmp=true"]);
+    let datagram = |port: u16| {
+        let mut frame = Vec::new();
+        let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        ip.ipv4([10, 0, 0, 1], [198, 51, 100, 1], 64).udp(port, 53).write(&mut frame, &[]).unwrap();
+        frame
+    };
+    let sent: Vec<Vec<u8>> = (1000..1200).map(datagram).collect();
+    for frame in &sent {
+        chain.inside.send(frame).unwrap();
+    }
+    let mut told = BTreeSet::new();
+    let mut left = [0; 2048];
+    chain.inside.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    // There are ports for 64 at most.
+    while told.len() < 200 - 64 {
+        let len = chain.inside.recv(&mut left).expect("all others are told");
+        assert_eq!(
+            (&left[26..34], &left[34..36]),
+            ([203, 0, 113, 1, 10, 0, 0, 1].as_slice(), [3, 13].as_slice())
+        );
+        let quoted = sent.iter().position(|frame| frame[14..] == left[42..len]);
+        assert!(told.insert(quoted.expect("it is what was sent")), "once each");
+    }
+    let outcome = chain.down();
+    let exhausted = outcome.egress.drops["nat_ports_exhausted"];
+    assert_eq!(
+        (outcome.egress.extra, outcome.egress.packets),
+        (exhausted, 200),
+        "each is translated or answered"
+    );
 }
 
 #[test]

@@ -142,8 +142,8 @@ impl Setup {
             },
             burst_max: rng.pick(&[1, 4, 16]),
         };
-        setup.topology.roots = setup.roots();
         setup.keep_ports();
+        setup.topology.roots = setup.roots();
         setup
     }
 
@@ -157,19 +157,30 @@ impl Setup {
         }
     }
 
-    /// Now and then a translator keeps ports, which internal hosts then have in common with it.
+    /// Now and then translators keep ports, which internal hosts then have in common with them, and tell who gets none, if a
+    /// packet can be multiplied there.
     fn keep_ports(&mut self) {
         if self.hash_seed >> 24 & 3 != 0 {
             return;
         }
+        let mut nodes = self.topology.vertices.clone();
+        for (vertex, node) in self.vertices.iter().zip(&mut nodes) {
+            if matches!(vertex.function, Function::Catalog("nat", _)) {
+                node.extra_packets_max = 1;
+                node.outputs.push(Vec::new());
+            }
+        }
+        let refusing = Topology::new(self.topology.entry.clone(), nodes).ok();
         let (first, count) = (KEPT_PORT, self.traffic.ports.1);
         for vertex in &mut self.vertices {
             if let Function::Catalog("nat", config) = &mut vertex.function {
                 config["port_preservation"] = json!(true);
+                config["refuse_with_icmp"] = json!(refusing.is_some());
                 config["ports"] = json!(format!("{first}-{}", first + count - 1));
                 self.traffic.ports.0 = first;
             }
         }
+        self.topology = refusing.unwrap_or_else(|| std::mem::take(&mut self.topology));
     }
 
     /// How many roots there are: as a rule one.

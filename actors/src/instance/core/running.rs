@@ -24,13 +24,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     pub(super) fn accept(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>, tried: bool) {
         let desc = &block.descs[at];
         if !self.lanes.is_empty() {
-            let lane = self.lane_of_packet(block, desc);
+            let lane = self.lane_of_packet(block, desc, spot);
             if self.lanes.blocks(lane, &desc.position()) {
                 return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
             }
         }
         if !self.run_packet(block, at, spot, tried) {
-            let lane = self.lane_of_packet(block, desc);
+            let lane = self.lane_of_packet(block, desc, spot);
             self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
         }
     }
@@ -39,8 +39,16 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if N::TRANSLATES { lane(&*self.nf, &self.config.own, identity, hash) } else { hash }
     }
 
-    fn lane_of_packet(&self, block: &BlockRef, desc: &Desc) -> LaneId {
-        if N::TRANSLATES { self.lane(&block.meta(desc).parsed.identity(), desc.hash) } else { desc.hash }
+    fn lane_of_packet(&self, block: &BlockRef, desc: &Desc, spot: Option<Spot>) -> LaneId {
+        if !N::TRANSLATES {
+            return desc.hash;
+        }
+        let identity = block.meta(desc).parsed.identity();
+        let slot = spot.and_then(|spot| self.env.inner().records.slot_of_part(spot.part));
+        match slot {
+            Some(slot) => self.nf.lane(&identity.key).unwrap_or(slot),
+            None => self.lane(&identity, desc.hash),
+        }
     }
 
     /// Runs a packet that nothing of its lane is in front of. False if it must wait: for lower packets
@@ -64,8 +72,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         }
         let mut spot = spot.unwrap_or_else(|| spot_of(&self.env.inner().records, block, desc));
         // What waits is of other lanes.
-        let may = !tried && self.config.poisoned.is_empty() && !self.config.mode.awaits_acknowledgement();
-        if may && self.run_at_once(block, at, Some(spot)) {
+        let is_free = self.config.poisoned.is_empty() && !self.config.mode.awaits_acknowledgement();
+        if is_free && !tried && self.run_at_once(block, at, Some(spot)) {
             self.begun += 1;
             return true;
         }

@@ -20,6 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use system::{Program, Socket};
 
 /// Room for a frame.
@@ -32,6 +33,10 @@ const FRAMES: u32 = 2048;
 const SEND_TRIES: u32 = 2 * FRAMES / 32;
 /// Ethernet header and two tags, in front of what an MTU says.
 const LINK_LEN: usize = 22;
+
+/// How long the system may take to let go of a queue, and how often it is asked again.
+const RELEASE_MAX: Duration = Duration::from_secs(1);
+const RELEASE_STEP: Duration = Duration::from_millis(2);
 
 /// Which ways of handing frames over are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,11 +115,12 @@ fn open_queue(
         empty.put(frame * FRAME_LEN as u64);
     }
     empty.tell();
-    let is_copied = match socket.bind(interface.index, number, libc::XDP_ZEROCOPY) {
+    let bind = |how| when_free(|| socket.bind(interface.index, number, how));
+    let is_copied = match bind(libc::XDP_ZEROCOPY) {
         Ok(()) => false,
         Err(error) if copies == Copies::Never => return Err(failed("AF_XDP without copies")(error)),
-        Err(_) => {
-            let bound = socket.bind(interface.index, number, libc::XDP_COPY);
+        Err(error) => {
+            let bound = if is_busy(&error) { Err(error) } else { bind(libc::XDP_COPY) };
             bound.map_err(failed("binding an AF_XDP socket"))?;
             true
         }
@@ -122,6 +128,22 @@ fn open_queue(
     let (socket, [to_fill, to_write]) = (Arc::new(socket), memory.halves());
     let receiving = ReceivingQueue { socket: socket.clone(), memory: to_fill, filled, empty };
     Ok((receiving, SendingQueue { socket, memory: to_write, to_send, sent }, is_copied))
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
+}
+
+/// Binds to a queue. The system lets go of one a moment after its socket was closed: a chain that is started again must not fail
+/// for that.
+fn when_free(bind: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let end = Instant::now() + RELEASE_MAX;
+    loop {
+        match bind() {
+            Err(error) if is_busy(&error) && Instant::now() < end => std::thread::sleep(RELEASE_STEP),
+            bound => return bound,
+        }
+    }
 }
 
 /// Whether the system has AF_XDP.
