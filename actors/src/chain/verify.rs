@@ -106,7 +106,7 @@ pub fn compare(
             };
             let Some(record) = record else { break };
             let mut parsed = parse(record.link, record.data);
-            fragments.resolve(record.data, &mut parsed);
+            fragments.resolve(record.data, &mut parsed, step.time);
             let ideal = chain.feed(&Input {
                 clock: step.clock,
                 time: step.time,

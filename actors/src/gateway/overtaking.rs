@@ -4,16 +4,15 @@
 //! what overtakes it. So it is kept until the first has come, and goes on right behind it; or until it is clear that none
 //! comes (RFC 4787, REQ-14). What is fragmented within a tunnel passes as it comes.
 //!
-//! Memory: [`FIRSTS_MAX`] names of packets, and [`HELD_BYTES_MAX`] of frames; the oldest of either goes first. Cost: four bytes
+//! Memory: [`FRAGMENTS_MAX`] names of packets, and [`HELD_BYTES_MAX`] of frames; the oldest of either goes first. Cost: four bytes
 //! of the header are looked at of a packet that is no fragment.
 
+use crate::root::fragments::{FRAGMENTS_MAX, LIFE_NS};
 use chc_api::packet::LinkType;
 use chc_api::packet::parse::{FragmentId, PacketKind, fragment_id, parse};
 use chc_api::{Side, Time};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-/// Packets whose first fragments are remembered.
-const FIRSTS_MAX: usize = 4096;
 /// Bytes of fragments that wait.
 const HELD_BYTES_MAX: usize = 1 << 20;
 /// How long a fragment waits for its first, in nanoseconds: links reorder by much less, and hosts give up after more.
@@ -30,7 +29,8 @@ struct Held {
 /// The fragments that wait for their first.
 #[derive(Default)]
 pub struct Overtaking {
-    firsts: HashSet<FragmentId>,
+    /// The first fragments seen lately, as the root remembers them.
+    firsts: HashMap<FragmentId, Time>,
     order: VecDeque<FragmentId>,
     /// In the order in which they came.
     held: VecDeque<Held>,
@@ -48,11 +48,12 @@ impl Overtaking {
         let parsed = parse(LinkType::ETHERNET, frame);
         let Some(id) = fragment_id(frame, &parsed) else { return true };
         if parsed.is(PacketKind::FIRST_FRAGMENT) {
-            self.remember(id);
+            self.remember(id, now);
             self.release(|held| held.id == id);
             return true;
         }
-        if self.firsts.contains(&id) || frame.len() > HELD_BYTES_MAX {
+        let has_first = self.firsts.get(&id).is_some_and(|since| now.0.saturating_sub(since.0) < LIFE_NS);
+        if has_first || frame.len() > HELD_BYTES_MAX {
             return true;
         }
         self.held_bytes += frame.len();
@@ -82,12 +83,12 @@ impl Overtaking {
         self.release(|_| true);
     }
 
-    fn remember(&mut self, id: FragmentId) {
-        if !self.firsts.insert(id) {
+    fn remember(&mut self, id: FragmentId, now: Time) {
+        if self.firsts.insert(id, now).is_some() {
             return;
         }
         self.order.push_back(id);
-        if self.order.len() > FIRSTS_MAX
+        if self.order.len() > FRAGMENTS_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.firsts.remove(&oldest);
@@ -217,6 +218,17 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_that_is_numbered_like_an_old_one_has_a_first_fragment_of_its_own() {
+        let mut overtaking = Overtaking::default();
+        assert!(overtaking.admit(Time(1), Side::Outside, &piece(7, 0, 0)));
+        assert!(overtaking.admit(Time(LIFE_NS), Side::Outside, &piece(7, 1, 0)));
+        assert!(!overtaking.admit(Time(1 + LIFE_NS), Side::Outside, &piece(7, 1, 0)));
+        assert!(overtaking.admit(Time(2 + LIFE_NS), Side::Outside, &piece(7, 0, 0)));
+        assert_eq!(overtaking.next(Time(2 + LIFE_NS)), Some((Side::Outside, piece(7, 1, 0))));
+        assert!(overtaking.admit(Time(3 + LIFE_NS), Side::Outside, &piece(7, 2, 0)));
+    }
+
+    #[test]
     fn memory_is_bounded_and_nothing_is_lost() {
         let mut overtaking = Overtaking::default();
         let frame = |ident| {
@@ -225,16 +237,16 @@ mod tests {
             frame
         };
         let mut out = 0;
-        for ident in 0..2 * FIRSTS_MAX as u16 {
+        for ident in 0..2 * FRAGMENTS_MAX as u16 {
             let now = Time(0);
             out += usize::from(overtaking.admit(now, Side::Outside, &frame(ident)));
             overtaking.admit(now, Side::Inside, &piece(ident + 20_000, 0, 0));
             out += std::iter::from_fn(|| overtaking.next(now)).count();
-            assert!(overtaking.held_bytes <= HELD_BYTES_MAX && overtaking.firsts.len() <= FIRSTS_MAX);
+            assert!(overtaking.held_bytes <= HELD_BYTES_MAX && overtaking.firsts.len() <= FRAGMENTS_MAX);
         }
         overtaking.end();
         out += std::iter::from_fn(|| overtaking.next(Time(0))).count();
-        assert_eq!(out, 2 * FIRSTS_MAX);
-        assert_eq!((overtaking.held_bytes, overtaking.order.len()), (0, FIRSTS_MAX));
+        assert_eq!(out, 2 * FRAGMENTS_MAX);
+        assert_eq!((overtaking.held_bytes, overtaking.order.len()), (0, FRAGMENTS_MAX));
     }
 }

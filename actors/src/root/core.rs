@@ -140,7 +140,7 @@ impl<P: Protections> RootCore<P> {
     /// A fragment, or a packet that was not understood to its end.
     #[cold]
     fn ingest_odd(&mut self, arrival: &Arrival<'_>, mut parsed: Parsed, ticket: Ticket) {
-        self.fragments.resolve(arrival.frame, &mut parsed);
+        self.fragments.resolve(arrival.frame, &mut parsed, ticket.time);
         if let Some(reason) = parsed.reason {
             self.count_reason(reason);
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::messages::{Data, Destination};
+use crate::root::fragments::LIFE_NS;
 use crate::routing::Repartition;
 use crate::splitter::tests::{SEED, clocks, frame, pool, route, ways_to};
 use chc_api::packet::link::LinkType;
@@ -502,11 +503,13 @@ fn later_fragments_get_the_identity_of_their_first() {
     for (ident, first) in [(1, true), (1, false), (2, false)] {
         ingest_frame(&mut root, 0, &fragment(ident, first));
     }
-    let block = flush(&mut root).remove(0).block.expect("three packets");
+    ingest_frame(&mut root, LIFE_NS, &fragment(1, false));
+    let block = flush(&mut root).remove(0).block.expect("four packets");
     let of = |at: usize| (block.meta(&block.descs[at]).parsed.identity(), block.descs[at].hash);
     assert_eq!(of(0).0.key.high().port, 5);
     assert_eq!(of(1), of(0));
     assert_ne!(of(2), of(0), "the first of this one was not seen");
+    assert_ne!(of(3), of(0), "its packet was numbered anew");
 }
 
 #[test]
