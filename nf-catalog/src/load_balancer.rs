@@ -470,7 +470,7 @@ impl NetworkFunction for LoadBalancer {
 
     fn connection_slot(&self, key: &FlowKey) -> Option<Slot> {
         let client = self.lane(key)?;
-        Some(Slot(((u128::from(client) * u128::from(self.slots)) >> 64) as u16))
+        Some(Slot(Scope::FiveTuple.slot(key, client, self.seed, self.slots)))
     }
 
     /// Whatever address it is under, a packet is of its client's connections.

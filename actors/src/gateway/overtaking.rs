@@ -4,16 +4,17 @@
 //! what overtakes it. So it is kept until the first has come, and goes on right behind it; or until it is clear that none
 //! comes (RFC 4787, REQ-14). What is fragmented within a tunnel passes as it comes.
 //!
-//! Memory: [`FRAGMENTS_MAX`] names of packets, and [`HELD_BYTES_MAX`] of frames; the oldest of either goes first. Cost: four bytes
-//! of the header are looked at of a packet that is no fragment.
+//! Memory: the names of packets that [`Firsts`] has, and [`HELD_MAX`] frames of [`HELD_BYTES_MAX`] together; the oldest goes first.
+//! Cost: four bytes of the header are looked at of a packet that is no fragment.
 
-use crate::root::fragments::{FRAGMENTS_MAX, LIFE_NS};
+use crate::root::fragments::Firsts;
 use chc_api::packet::LinkType;
 use chc_api::packet::parse::{FragmentId, PacketKind, fragment_id, parse};
 use chc_api::{Side, Time};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-/// Bytes of fragments that wait.
+/// Fragments that wait, each of which a first fragment is compared with; and their bytes.
+const HELD_MAX: usize = 256;
 const HELD_BYTES_MAX: usize = 1 << 20;
 /// How long a fragment waits for its first, in nanoseconds: links reorder by much less, and hosts give up after more.
 const WAIT_NS: u64 = 500_000_000;
@@ -29,9 +30,8 @@ struct Held {
 /// The fragments that wait for their first.
 #[derive(Default)]
 pub struct Overtaking {
-    /// The first fragments seen lately, as the root remembers them.
-    firsts: HashMap<FragmentId, Time>,
-    order: VecDeque<FragmentId>,
+    /// The first fragments that have come, as the root remembers them.
+    firsts: Firsts<()>,
     /// In the order in which they came.
     held: VecDeque<Held>,
     held_bytes: usize,
@@ -48,17 +48,16 @@ impl Overtaking {
         let parsed = parse(LinkType::ETHERNET, frame);
         let Some(id) = fragment_id(frame, &parsed) else { return true };
         if parsed.is(PacketKind::FIRST_FRAGMENT) {
-            self.remember(id, now);
+            self.firsts.insert(id, (), now);
             self.release(|held| held.id == id);
             return true;
         }
-        let has_first = self.firsts.get(&id).is_some_and(|since| now.0.saturating_sub(since.0) < LIFE_NS);
-        if has_first || frame.len() > HELD_BYTES_MAX {
+        if self.firsts.get(&id, now).is_some() || frame.len() > HELD_BYTES_MAX {
             return true;
         }
         self.held_bytes += frame.len();
         self.held.push_back(Held { id, since: now, side, frame: frame.to_vec() });
-        while self.held_bytes > HELD_BYTES_MAX {
+        while self.held.len() > HELD_MAX || self.held_bytes > HELD_BYTES_MAX {
             self.release_oldest();
         }
         false
@@ -81,18 +80,6 @@ impl Overtaking {
     /// Nothing more comes: what waits goes on.
     pub fn end(&mut self) {
         self.release(|_| true);
-    }
-
-    fn remember(&mut self, id: FragmentId, now: Time) {
-        if self.firsts.insert(id, now).is_some() {
-            return;
-        }
-        self.order.push_back(id);
-        if self.order.len() > FRAGMENTS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.firsts.remove(&oldest);
-        }
     }
 
     fn release(&mut self, which: impl Fn(&Held) -> bool) {
@@ -131,6 +118,7 @@ fn may_be_fragment(frame: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::root::fragments::{FRAGMENTS_MAX, LIFE_NS};
     use etherparse::{
         EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header,
     };
@@ -231,9 +219,10 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_nothing_is_lost() {
         let mut overtaking = Overtaking::default();
-        let frame = |ident| {
+        let frame = |ident: u16| {
             let mut frame = piece(ident, 1, 0);
-            frame.resize(60_000, 0);
+            // First many, then long ones.
+            frame.resize(if usize::from(ident) < FRAGMENTS_MAX { 60 } else { 60_000 }, 0);
             frame
         };
         let mut out = 0;
@@ -242,11 +231,11 @@ mod tests {
             out += usize::from(overtaking.admit(now, Side::Outside, &frame(ident)));
             overtaking.admit(now, Side::Inside, &piece(ident + 20_000, 0, 0));
             out += std::iter::from_fn(|| overtaking.next(now)).count();
-            assert!(overtaking.held_bytes <= HELD_BYTES_MAX && overtaking.firsts.len() <= FRAGMENTS_MAX);
+            assert!(overtaking.held.len() <= HELD_MAX && overtaking.held_bytes <= HELD_BYTES_MAX);
         }
         overtaking.end();
         out += std::iter::from_fn(|| overtaking.next(Time(0))).count();
         assert_eq!(out, 2 * FRAGMENTS_MAX);
-        assert_eq!((overtaking.held_bytes, overtaking.order.len()), (0, FRAGMENTS_MAX));
+        assert_eq!(overtaking.held_bytes, 0);
     }
 }

@@ -7,6 +7,8 @@ use crate::messages::Destination;
 use crate::routing::Route;
 use crate::splitter::tests::{SEED, clocks, frame, packets, pool, route, ways_out, ways_to};
 use chc_api::nf::{FlowLookup, PacketHint};
+use chc_api::packet::LinkType;
+use chc_api::packet::parse::parse;
 use chc_api::state::FlowOptions;
 use chc_api::state::{ObjectKind, ObjectSpec};
 use chc_api::{
@@ -127,7 +129,9 @@ impl NetworkFunction for Probe {
                 b'w' => cx.put(self.flow, cx.get(self.flow).unwrap_or(0) + 1),
                 b'r' => self.report(&cx, cx.get(self.flow).unwrap_or(0)),
                 b'x' => cx.remove(self.flow),
-                // It runs no slot in order.
+                // Of this slot, in another lane.
+                b'K' => cx.put_at(self.flow, &flow_key(beside(APART)), 1),
+                // The function need not run slots in order.
                 b'k' => cx.put_at(self.flow, &cx.identity().key, 1),
                 b't' => cx.arm(self.flow, 0, cx.now() + Duration::from_nanos(DELAY), false),
                 b'T' => cx.arm(self.flow, 1, cx.now() + Duration::from_nanos(DELAY), false),
@@ -215,6 +219,16 @@ impl NetworkFunction for Translator {
             None => Resolution::Unmapped,
         }
     }
+}
+
+fn flow_key(flow: u16) -> FlowKey {
+    parse(LinkType::RAW, &frame(flow, "")).key
+}
+
+/// The first flow from this one on that is of the same slot as flow [`A`].
+fn beside(from: u16) -> u16 {
+    let slot = |flow| config().own.slot_of(&flow_key(flow), flow_key(flow).hash(SEED));
+    (from..).find(|flow| slot(*flow) == slot(A)).expect("slots are few")
 }
 
 const ME: InstanceId = InstanceId { vertex: VertexId(0), index: 0 };

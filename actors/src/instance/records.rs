@@ -59,9 +59,6 @@ impl FlowObject {
 /// The lane of a connection, by its key and hash.
 pub type LaneFn = Box<dyn Fn(&FlowKey, u64) -> LaneId>;
 
-/// The records of one part by object; nothing while none has been written. It is moved as it is.
-type Part = Box<[Option<FlowObject>]>;
-
 /// A timer that is due.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
@@ -93,11 +90,12 @@ impl Armed {
     }
 }
 
-/// All records of one slot, on their way from the instance that owned it to the one that does. Everything in them is in
-/// the store, too.
-#[derive(Clone)]
+/// All records of one part. Those of a slot are moved as they are, from the instance that owned it to the one that does;
+/// everything in them is in the store, too.
+#[derive(Clone, Default)]
 pub struct SlotRecords {
-    objects: Part,
+    /// By object; nothing while none has been written.
+    objects: Box<[Option<FlowObject>]>,
     armed: Armed,
 }
 
@@ -133,12 +131,10 @@ impl Spot {
 /// All per-flow records of an instance. Where slots may change hands, those of a slot lie apart, so that a slot can be
 /// given away whatever the number of its connections.
 pub struct Records<P> {
-    parts: Vec<Part>,
+    parts: Vec<SlotRecords>,
     /// Of one part.
     specs: Vec<Option<Spec>>,
-    /// By part.
-    armed: Vec<Armed>,
-    /// None of them is due before this time.
+    /// No armed timer is due before this time.
     due_from: Time,
     /// How slots are told apart; all records are one part without.
     route: Option<Route>,
@@ -179,8 +175,7 @@ impl<P: Protections> Records<P> {
             .collect();
         let parts = route.as_ref().map_or(1, |route| route.owners.len());
         Self {
-            parts: (0..parts).map(|_| Part::default()).collect(),
-            armed: (0..parts).map(|_| Armed::default()).collect(),
+            parts: (0..parts).map(|_| SlotRecords::default()).collect(),
             due_from: Time::END,
             first: specs.iter().position(Option::is_some),
             specs,
@@ -246,17 +241,17 @@ impl<P: Protections> Records<P> {
 
     #[inline]
     fn object(&self, part: u32, id: ObjectId) -> Option<&FlowObject> {
-        self.parts.get(part as usize)?.get(usize::from(id.0))?.as_ref()
+        self.parts.get(part as usize)?.objects.get(usize::from(id.0))?.as_ref()
     }
 
     #[inline]
     fn object_mut(&mut self, part: u32, id: ObjectId) -> &mut FlowObject {
         let at = usize::from(id.0);
-        let part = &mut self.parts[part as usize];
-        if part.is_empty() {
-            *part = self.specs.iter().map(|_| None).collect();
+        let objects = &mut self.parts[part as usize].objects;
+        if objects.is_empty() {
+            *objects = self.specs.iter().map(|_| None).collect();
         }
-        part[at].get_or_insert_with(|| {
+        objects[at].get_or_insert_with(|| {
             let spec = self.specs[at].expect("handles exist for declared per-flow objects only");
             FlowObject::new(spec)
         })
@@ -308,7 +303,8 @@ impl<P: Protections> Records<P> {
     /// Keeps the value as of the last boundary and notes the write.
     fn touch(&mut self, part: u32, id: ObjectId, row: Row, at: Clock, removed: bool) {
         let (epoch, versioned) = (self.epoch, self.versioned);
-        let object = self.parts[part as usize][usize::from(id.0)].as_mut().expect("checked by the caller");
+        let object =
+            self.parts[part as usize].objects[usize::from(id.0)].as_mut().expect("checked by the caller");
         let written = object.table.written(row);
         if versioned {
             if written.dirty && written.clock.floor(epoch) < at.floor(epoch) {
@@ -402,7 +398,7 @@ impl<P: Protections> Records<P> {
         let words = object.spec.shape.value_words() + usize::from(index) * TIMER_WORDS;
         object.table.record_mut(row)[words..words + TIMER_WORDS].copy_from_slice(&write_timer(timer));
         if let Some(old) = old {
-            let armed = &mut self.armed[part as usize];
+            let armed = &mut self.parts[part as usize].armed;
             armed.by_deadline.remove(&(old.deadline, at));
             armed.at_end.remove(&at);
             if let Some(clock) = steps.due(old.deadline, old.at_end) {
@@ -420,7 +416,7 @@ impl<P: Protections> Records<P> {
                 self.insert_due(Position::timer(clock, origin(at.0, at.2, timer)), *key);
             }
             None => {
-                self.armed[part as usize].add(at, timer);
+                self.parts[part as usize].armed.add(at, timer);
                 self.due_from = self.due_from.min(timer.deadline);
             }
         }
@@ -437,15 +433,15 @@ impl<P: Protections> Records<P> {
         if steps.end().is_none() && steps.newest().is_none_or(|newest| newest < self.due_from) {
             return;
         }
-        (0..self.armed.len() as u32).for_each(|part| self.advance_part(part, steps));
-        self.due_from = self.armed.iter().filter_map(Armed::due_from).min().unwrap_or(Time::END);
+        (0..self.parts.len() as u32).for_each(|part| self.advance_part(part, steps));
+        self.due_from = self.parts.iter().filter_map(|part| part.armed.due_from()).min().unwrap_or(Time::END);
     }
 
     fn advance_part(&mut self, part: u32, steps: &Steps) {
         let newest = steps.newest();
         let is_due = |armed: &Armed| armed.due_from().is_some_and(|at| Some(at) <= newest);
-        while is_due(&self.armed[part as usize]) {
-            let armed = &mut self.armed[part as usize];
+        while is_due(&self.parts[part as usize].armed) {
+            let armed = &mut self.parts[part as usize].armed;
             let Some((deadline, at)) = armed.by_deadline.pop_first() else { break };
             let at_end = armed.at_end.remove(&at).is_some();
             if let Some(clock) = steps.due(deadline, at_end)
@@ -455,8 +451,8 @@ impl<P: Protections> Records<P> {
             }
         }
         let Some(end) = steps.end() else { return };
-        for (at, deadline) in std::mem::take(&mut self.armed[part as usize].at_end) {
-            self.armed[part as usize].by_deadline.remove(&(deadline, at));
+        for (at, deadline) in std::mem::take(&mut self.parts[part as usize].armed.at_end) {
+            self.parts[part as usize].armed.by_deadline.remove(&(deadline, at));
             if let Some((origin, key)) = self.armed_at(part, at) {
                 self.insert_due(Position::timer(end.clock, origin), key);
             }
@@ -492,6 +488,7 @@ impl<P: Protections> Records<P> {
     /// The objects of a part.
     fn part_objects(&self, part: u32) -> impl Iterator<Item = (ObjectId, &FlowObject)> {
         self.parts[part as usize]
+            .objects
             .iter()
             .enumerate()
             .filter_map(|(i, o)| Some((ObjectId(i as u16), o.as_ref()?)))
@@ -543,21 +540,17 @@ impl<P: Protections> Records<P> {
             if let Some(row) = self.row(origin.object, &key, hash, spot)
                 && let Some(timer) = self.object_mut(part, origin.object).timer(row, origin.index)
             {
-                self.armed[part as usize].add((origin.object, row, origin.index), &timer);
+                self.parts[part as usize].armed.add((origin.object, row, origin.index), &timer);
             }
         }
-        SlotRecords {
-            objects: std::mem::take(&mut self.parts[part as usize]),
-            armed: std::mem::take(&mut self.armed[part as usize]),
-        }
+        std::mem::take(&mut self.parts[part as usize])
     }
 
     /// Takes over the records of a slot; what was known of it is dropped.
     pub fn put_slot(&mut self, slot: Slot, records: SlotRecords, steps: &Steps) {
-        self.parts[usize::from(slot.0)] = records.objects;
-        self.armed[usize::from(slot.0)] = records.armed;
+        self.parts[usize::from(slot.0)] = records;
         self.advance_part(slot.0.into(), steps);
-        let due_from = self.armed[usize::from(slot.0)].due_from();
+        let due_from = self.parts[usize::from(slot.0)].armed.due_from();
         self.due_from = self.due_from.min(due_from.unwrap_or(Time::END));
     }
 
@@ -586,7 +579,7 @@ impl<P: Protections> Records<P> {
 
     /// Queues versions of everything written below `boundary` that the store does not have.
     pub fn flush(&mut self, boundary: Clock) {
-        let all = self.parts.iter_mut().flat_map(|part| part.iter_mut().enumerate());
+        let all = self.parts.iter_mut().flat_map(|part| part.objects.iter_mut().enumerate());
         let there = all.filter_map(|(i, object)| Some((ObjectId(i as u16), object.as_mut()?)));
         for (id, object) in there.filter(|(_, object)| !object.unflushed.is_empty()) {
             let mut later = Vec::new();
@@ -637,7 +630,7 @@ impl<P: Protections> Records<P> {
 
     /// Every record there is.
     pub fn show(&self) -> impl Iterator<Item = (ObjectId, FlowKey, Record)> + '_ {
-        let parts = 0..self.armed.len() as u32;
+        let parts = 0..self.parts.len() as u32;
         parts.flat_map(|part| self.part_objects(part)).flat_map(|(id, object)| {
             let live = object.table.rows().filter(|r| !object.table.written(*r).removed);
             live.map(move |row| (id, object.table.key(row), object.table.image(row)))

@@ -209,8 +209,8 @@ pub trait Context: Clone {
     fn put<T: Plain>(&self, object: Flow<T>, value: T);
     /// Removes this connection's record with its timers.
     fn remove<T: Plain>(&self, object: Flow<T>);
-    /// Reads the record of another key of the same slot, such as what the connections of one endpoint have in common. Only for
-    /// functions that handle the packets of a slot in order ([`NetworkFunction::TRANSLATES`]), with a key that
+    /// Reads the record of another key of the same slot and lane, such as what the connections of one endpoint have in common. Only
+    /// for functions that handle those packets in order ([`NetworkFunction::TRANSLATES`]), with a key that
     /// [`NetworkFunction::connection_slot`] places there. Its timers are its own: none of this connection's.
     fn get_at<T: Plain>(&self, object: Flow<T>, key: &FlowKey) -> Option<T>;
     /// Writes the record of another key of the same slot; see [`Self::get_at`].

@@ -1,8 +1,6 @@
 //! Operations and outputs, and the functions and modes that differ in them.
 
 use super::*;
-use chc_api::packet::LinkType;
-use chc_api::packet::parse::parse;
 
 // Parking: DESIGN section 4, "One slot is reserved for a packet that is the instance's lowest".
 
@@ -312,12 +310,7 @@ fn a_translated_packet_runs_under_the_connection_it_belongs_to() {
 
 #[test]
 fn a_translator_runs_what_is_of_one_lane_in_order_and_nothing_else() {
-    let slot = |flow: u16| {
-        let key = parse(LinkType::RAW, &frame(flow, "")).key;
-        config().own.slot_of(&key, key.hash(SEED))
-    };
-    let [beside, apart] =
-        [B, APART].map(|from| (from..).find(|flow| slot(*flow) == slot(A)).expect("slots are few"));
+    let [beside, apart] = [B, APART].map(beside);
     let mut bed = translator(vec![Source::Root(0)]);
     bed.input(&[(0, A, "i"), (1, beside, ""), (2, apart, ""), (3, apart, "i"), (4, apart, "")], 5);
     assert_eq!(bed.left(), [2], "the slot waits for its first packet, a lane for its own");
@@ -328,6 +321,22 @@ fn a_translator_runs_what_is_of_one_lane_in_order_and_nothing_else() {
     assert_eq!(bed.events(), [(16, 16)], "a timer waits in its connection's lane");
     bed.store();
     assert_eq!(bed.events(), [(8, 3), (17, 17)]);
+}
+
+#[test]
+fn a_translator_may_use_records_of_its_packets_lane_and_no_others() {
+    let begin = |what: &str| {
+        let own = Route { owner: Some(Arc::new(|_: &Identity| None)), ..config().own };
+        let config = InstanceConfig { own, ..config() };
+        let core = build::<Translator, All>(Translator(Probe::declare().0), config.clone());
+        let mut bed = Bed::with(config, core);
+        bed.batches.clear();
+        bed.input(&[(0, A, what)], 1);
+        bed
+    };
+    assert_eq!(begin("k").left(), [0]);
+    let defect = stopped(begin("K"), 0);
+    assert!(defect.contains("which is not of this packet's slot and lane"), "{defect}");
 }
 
 // Traditional mode: DESIGN section 5, "state local ... no log, duplicate suppression or store".
