@@ -45,6 +45,7 @@ pub struct Route {
 
 impl Route {
     /// The slot of a connection.
+    #[inline]
     #[must_use]
     pub fn slot(&self, identity: &Identity, hash: u64) -> Slot {
         if let Some(slot) = self.owner.as_ref().and_then(|o| o(identity)) {
@@ -54,6 +55,7 @@ impl Route {
     }
 
     /// The slot of a connection whose identity is known.
+    #[inline]
     #[must_use]
     pub fn slot_of(&self, key: &FlowKey, hash: u64) -> Slot {
         if let Some(slot) = self.connection_slot.as_ref().and_then(|of| of(key)) {
@@ -63,7 +65,9 @@ impl Route {
         if self.fine == 1 {
             return Slot(self.scope.slot(key, hash, self.seed, slots));
         }
-        let group = self.scope.slot(key, hash, self.seed, slots / self.fine);
+        // A division would take longer than all the rest.
+        debug_assert!(self.fine.is_power_of_two(), "groups have 2, 4 or 8 slots");
+        let group = self.scope.slot(key, hash, self.seed, slots >> self.fine.trailing_zeros());
         Slot(group * self.fine + Scope::FiveTuple.slot(key, hash, self.seed, self.fine))
     }
 
@@ -124,15 +128,20 @@ impl Route {
         }
     }
 
-    /// The instance a packet of this clock goes to.
+    /// The instance a packet of this clock goes to, and its slot if there are several.
     #[inline]
-    pub fn instance(&self, hash: u64, clock: Clock, identity: impl FnOnce() -> Identity) -> usize {
+    pub fn instance(
+        &self,
+        hash: u64,
+        clock: Clock,
+        identity: impl FnOnce() -> Identity,
+    ) -> (usize, Option<Slot>) {
         if self.instances == 1 {
-            return 0;
+            return (0, None);
         }
         let slot = self.packet_slot(hash, identity);
         let owners = if self.later.is_empty() { &self.owners } else { self.owners_at(clock) };
-        usize::from(owners[usize::from(slot.0)])
+        (usize::from(owners[usize::from(slot.0)]), Some(slot))
     }
 }
 
@@ -480,7 +489,7 @@ mod tests {
             owner: None,
             connection_slot: None,
         };
-        let to = |route: &Route, clock| route.instance(0, Clock(clock), || unreachable!());
+        let to = |route: &Route, clock| route.instance(0, Clock(clock), || unreachable!()).0;
         let change = |boundary, owner| Change {
             boundary: Clock(boundary),
             tables: vec![(VertexId(0), Arc::from([owner]))],

@@ -11,7 +11,7 @@ use crate::steps::Steps;
 use crate::topology::{Node, Topology, Way};
 use chc_api::matching::Match;
 use chc_api::{
-    Clock, FlowKey, Generation, Identity, InstanceId, Output, Path, Position, Protection, Protections,
+    Clock, FlowKey, Generation, Identity, InstanceId, Output, Path, Position, Protection, Protections, Slot,
 };
 use chc_runtime::block::{
     BlockBuilder, BlockPool, BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta,
@@ -43,6 +43,13 @@ struct Target {
     tap: u8,
 }
 
+/// The way of a packet: an edge, and its slot at the vertex there if that has several instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Picked {
+    edge: usize,
+    slot: Option<Slot>,
+}
+
 impl Target {
     #[inline]
     fn takes(&self, key: impl FnOnce() -> FlowKey) -> bool {
@@ -50,9 +57,10 @@ impl Target {
     }
 
     #[inline]
-    fn pick<P: Protections>(&self, hash: u64, clock: Clock, identity: impl FnOnce() -> Identity) -> usize {
+    fn pick<P: Protections>(&self, hash: u64, clock: Clock, identity: impl FnOnce() -> Identity) -> Picked {
         let clock = if P::on(Protection::RoutedByClock) { clock } else { Clock(u64::MAX) };
-        self.edge + self.route.instance(hash, clock, identity)
+        let (instance, slot) = self.route.instance(hash, clock, identity);
+        Picked { edge: self.edge + instance, slot }
     }
 }
 
@@ -159,7 +167,7 @@ impl<P: Protections> Splitter<P> {
         }
     }
 
-    /// The edge a packet takes from an output; none if it is discarded.
+    /// The way of a packet from an output; none if it is discarded.
     #[inline]
     pub fn pick(
         &self,
@@ -167,17 +175,19 @@ impl<P: Protections> Splitter<P> {
         hash: u64,
         clock: Clock,
         identity: impl Fn() -> Identity,
-    ) -> Option<usize> {
+    ) -> Option<Picked> {
         let targets = self.outputs.get(usize::from(output.number()))?;
         match targets.iter().find(|target| target.takes(|| identity().key)) {
             Some(target) => Some(target.pick::<P>(hash, clock, identity)),
-            None => self.egress.filter(|_| !self.node.off_path),
+            None => {
+                let egress = self.egress.filter(|_| !self.node.off_path);
+                egress.map(|edge| Picked { edge, slot: None })
+            }
         }
     }
 
-    /// A builder for packets that come in here (the root).
     #[inline]
-    pub fn builder(&mut self, edge: usize) -> &mut BlockBuilder {
+    fn builder(&mut self, edge: usize) -> &mut BlockBuilder {
         let edge = &mut self.edges[edge];
         if edge.builder.is_full() {
             edge.full.extend(edge.builder.finish());
@@ -185,36 +195,46 @@ impl<P: Protections> Splitter<P> {
         &mut edge.builder
     }
 
+    /// Sends a packet that comes in here (the root); `head_len` bytes of its frame are its header region.
+    #[inline(always)]
+    pub fn ingest(&mut self, to: Picked, frame: &[u8], head_len: usize, ingest: Ingest, meta: Meta) {
+        let builder = self.builder(to.edge);
+        builder.ingest(frame, head_len, ingest, meta);
+        builder.slot(to.slot);
+    }
+
     /// Sends a packet on, unchanged.
     #[inline]
     pub fn forward(&mut self, output: Output, from: &BlockRef, desc: &Desc) {
-        let edge = self.pick(output, desc.hash, desc.clock, || from.meta(desc).parsed.identity());
-        self.forward_on(edge, from, desc);
+        let to = self.pick(output, desc.hash, desc.clock, || from.meta(desc).parsed.identity());
+        self.forward_on(to, from, desc);
     }
 
-    /// Sends a packet on, unchanged, by an edge that was picked before.
+    /// Sends a packet on, unchanged, by a way that was picked before.
     #[inline(always)]
-    pub fn forward_on(&mut self, edge: Option<usize>, from: &BlockRef, desc: &Desc) {
-        if let Some(edge) = edge {
-            self.builder(edge).forward(from, desc);
+    pub fn forward_on(&mut self, to: Option<Picked>, from: &BlockRef, desc: &Desc) {
+        if let Some(to) = to {
+            let builder = self.builder(to.edge);
+            builder.forward(from, desc);
+            builder.slot(to.slot);
         }
         if !self.copies.is_empty() {
             self.copy(from, desc);
         }
     }
 
-    /// Begins a packet with another header on the edge that was picked for it; returns where the header begins
+    /// Begins a packet with another header on the way that was picked for it; returns where the header begins
     /// there. [`Self::forward_rewritten`] or one of the two behind it must follow.
     #[inline(always)]
     pub fn rewrite(
         &mut self,
-        edge: Option<usize>,
+        to: Option<Picked>,
         from: &BlockRef,
         desc: &Desc,
         change: impl FnOnce(&mut [u8]),
     ) -> u32 {
-        match edge {
-            Some(edge) => self.builder(edge).rewrite(from, desc, change),
+        match to {
+            Some(to) => self.builder(to.edge).rewrite(from, desc, change),
             None => {
                 // It goes nowhere itself, but copies of it may.
                 self.aside.clear();
@@ -227,12 +247,14 @@ impl<P: Protections> Splitter<P> {
 
     /// Sends on the packet that was begun.
     #[inline(always)]
-    pub fn forward_rewritten(&mut self, edge: Option<usize>, from: &BlockRef, desc: &Desc, at: u32) {
+    pub fn forward_rewritten(&mut self, to: Option<Picked>, from: &BlockRef, desc: &Desc, at: u32) {
         if !self.copies.is_empty() {
-            self.set_aside(edge, at);
+            self.set_aside(to, at);
         }
-        if let Some(edge) = edge {
-            self.edges[edge].builder.forward_rewritten(from, desc, at);
+        if let Some(to) = to {
+            let builder = &mut self.edges[to.edge].builder;
+            builder.forward_rewritten(from, desc, at);
+            builder.slot(to.slot);
         }
         if !self.copies.is_empty() {
             let head = std::mem::take(&mut self.aside);
@@ -245,31 +267,31 @@ impl<P: Protections> Splitter<P> {
     #[cold]
     pub fn divert_rewritten(
         &mut self,
-        edge: Option<usize>,
+        to: Option<Picked>,
         output: Output,
         from: &BlockRef,
         desc: &Desc,
         at: u32,
     ) {
-        self.set_aside(edge, at);
-        self.undo_rewrite(edge, at);
+        self.set_aside(to, at);
+        self.undo_rewrite(to, at);
         let head = std::mem::take(&mut self.aside);
         self.forward_changed(output, from, desc, &Changed { head: Some(&head), meta: None });
         self.aside = head;
     }
 
     /// Takes back the packet that was begun.
-    pub fn undo_rewrite(&mut self, edge: Option<usize>, at: u32) {
-        if let Some(edge) = edge {
-            self.edges[edge].builder.undo_rewrite(at);
+    pub fn undo_rewrite(&mut self, to: Option<Picked>, at: u32) {
+        if let Some(to) = to {
+            self.edges[to.edge].builder.undo_rewrite(at);
         }
     }
 
     /// Keeps a copy of the header that was begun.
-    fn set_aside(&mut self, edge: Option<usize>, at: u32) {
-        if let Some(edge) = edge {
+    fn set_aside(&mut self, to: Option<Picked>, at: u32) {
+        if let Some(to) = to {
             self.aside.clear();
-            self.aside.extend_from_slice(self.edges[edge].builder.rewritten(at));
+            self.aside.extend_from_slice(self.edges[to.edge].builder.rewritten(at));
         }
     }
 
@@ -328,8 +350,10 @@ impl<P: Protections> Splitter<P> {
         let hash = changed.meta.as_ref().map_or(desc.hash, |(_, _, hash)| *hash);
         let identity =
             || changed.meta.as_ref().map_or_else(|| from.meta(desc), |(meta, ..)| meta).parsed.identity();
-        if let Some(edge) = self.pick(output, hash, desc.clock, identity) {
-            self.builder(edge).forward_changed(from, desc, desc.path, changed);
+        if let Some(to) = self.pick(output, hash, desc.clock, identity) {
+            let builder = self.builder(to.edge);
+            builder.forward_changed(from, desc, desc.path, changed);
+            builder.slot(to.slot);
         }
         self.copy_changed(from, desc, changed);
     }
@@ -342,8 +366,10 @@ impl<P: Protections> Splitter<P> {
         for at in 0..self.copies.len() {
             let copy = &self.copies[at];
             if copy.takes(|| identity().key) {
-                let (edge, path) = (copy.pick::<P>(hash, desc.clock, identity), desc.path.append(copy.tap));
-                self.builder(edge).forward_changed(from, desc, path, changed);
+                let (to, path) = (copy.pick::<P>(hash, desc.clock, identity), desc.path.append(copy.tap));
+                let builder = self.builder(to.edge);
+                builder.forward_changed(from, desc, path, changed);
+                builder.slot(to.slot);
             }
         }
     }
@@ -353,16 +379,16 @@ impl<P: Protections> Splitter<P> {
         let identity = || meta.parsed.identity();
         let head_len = meta.parsed.head_len(frame);
         let path = |tap| path.append(tap);
-        if let Some(edge) = self.pick(output, ingest.hash, ingest.clock, identity) {
+        if let Some(to) = self.pick(output, ingest.hash, ingest.clock, identity) {
             let ingest = Ingest { path: path(self.node.extra_tap(of)), ..ingest };
-            self.builder(edge).ingest(frame, head_len, ingest, meta);
+            self.ingest(to, frame, head_len, ingest, meta);
         }
         for at in 0..self.copies.len() {
             let copy = &self.copies[at];
             if copy.takes(|| identity().key) {
-                let edge = copy.pick::<P>(ingest.hash, ingest.clock, identity);
+                let to = copy.pick::<P>(ingest.hash, ingest.clock, identity);
                 let ingest = Ingest { path: path(self.node.copy_tap(of, at)), ..ingest };
-                self.builder(edge).ingest(frame, head_len, ingest, meta);
+                self.ingest(to, frame, head_len, ingest, meta);
             }
         }
     }
@@ -502,11 +528,13 @@ impl<P: Protections> Splitter<P> {
 fn copy_to<P: Protections>(target: &Target, edges: &mut [Edge], from: &BlockRef, desc: &Desc) {
     let identity = || from.meta(desc).parsed.identity();
     if target.takes(|| identity().key) {
-        let edge = &mut edges[target.pick::<P>(desc.hash, desc.clock, identity)];
+        let to = target.pick::<P>(desc.hash, desc.clock, identity);
+        let edge = &mut edges[to.edge];
         if edge.builder.is_full() {
             edge.full.extend(edge.builder.finish());
         }
         edge.builder.forward_copy(from, desc, desc.path.append(target.tap));
+        edge.builder.slot(to.slot);
     }
 }
 

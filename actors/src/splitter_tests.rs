@@ -139,7 +139,7 @@ fn both_directions_of_a_connection_go_to_one_instance() {
             let there = pick(FlowKey::v4(6, client, 40_000 + n, server, 443));
             let back = pick(FlowKey::v4(6, server, 443, client, 40_000 + n));
             assert_eq!(there, back, "{scope:?}");
-            used[there.expect("nothing is discarded")] += 1;
+            used[there.expect("nothing is discarded").edge] += 1;
         }
         let spread = used.iter().filter(|n| **n > 0).count();
         assert_eq!(spread, if scope == Scope::Global { 1 } else { 3 }, "{scope:?}");
@@ -167,8 +167,67 @@ fn a_packet_to_an_address_the_vertex_gave_out_goes_to_the_slot_that_owns_it() {
     for n in 0..20 {
         let block = packets(&[(0, 1000 + n, "")]);
         let identity = block.meta(&block.descs[0]).parsed.identity();
-        assert_eq!(splitter.pick(Output::FIRST, block.descs[0].hash, Clock(0), || identity), Some(2));
+        let to = splitter.pick(Output::FIRST, block.descs[0].hash, Clock(0), || identity);
+        assert_eq!(to, Some(Picked { edge: 2, slot: Some(Slot(2)) }));
     }
+}
+
+#[test]
+fn whatever_way_a_packet_leaves_its_slot_at_the_receiver_comes_along() {
+    let way = |to| vec![Way { to: VertexId(to), matching: None }];
+    let copies = [way(2), way(1)].concat();
+    let node = Node {
+        outputs: vec![way(1)],
+        copies,
+        copies_in: way(2),
+        first_tap: 2,
+        extra_packets_max: 1,
+        ..Node::default()
+    };
+    let routes: Arc<[Route]> =
+        (0..3).map(|v| Route { vertex: VertexId(v), ..route(Scope::FiveTuple, 3) }).collect();
+    let from = Source::Instance(InstanceId { vertex: VertexId(0), index: 0 });
+    let ways = Ways { node, routes: routes.clone() };
+    let mut splitter = Splitter::<All>::new(from, Generation(1), &ways, &pool(), true);
+    let ids =
+        [1, 2].into_iter().flat_map(|v| (0..3).map(move |index| InstanceId { vertex: VertexId(v), index }));
+    ids.for_each(|to| splitter.connect(to, Generation(1), Clock(0)));
+    let block = packets(&(0..30).map(|n| (u64::from(n), 100 + n, "payload")).collect::<Vec<_>>());
+    for (at, desc) in block.descs.iter().enumerate() {
+        let other = &block.descs[(at + 7) % 30];
+        let meta = *block.meta(other);
+        match at % 5 {
+            0 => splitter.forward(Output::FIRST, &block, desc),
+            1 => {
+                let identity = || block.meta(desc).parsed.identity();
+                let to = splitter.pick(Output::FIRST, desc.hash, desc.clock, identity);
+                let at = splitter.rewrite(to, &block, desc, |header| header[8] -= 1);
+                splitter.forward_rewritten(to, &block, desc, at);
+            }
+            2 => {
+                let changed = Changed { head: None, meta: Some((meta, None, other.hash)) };
+                splitter.forward_changed(Output::FIRST, &block, desc, &changed);
+            }
+            3 => {
+                let (clock, path, hash) = (desc.clock, desc.path, other.hash);
+                let ingest = Ingest { clock, path, hash, wire_len: 48, bits: 0 };
+                splitter.emit(1, Output::FIRST, &frame(1, ""), path, ingest, meta);
+            }
+            _ => splitter.enter(&block, desc),
+        }
+    }
+    let mut seen = 0;
+    splitter.flush(&Steps::default(), Position::before(Clock(30)), &mut |_, data: Data| {
+        for (block, at) in
+            data.block.iter().flat_map(|block| (0..block.descs.len()).map(move |at| (block, at)))
+        {
+            let identity = block.meta(&block.descs[at]).parsed.identity();
+            assert_eq!(block.slot(at), Some(routes[1].slot(&identity, identity.key.hash(SEED))));
+            seen += 1;
+        }
+    });
+    // Each of four kinds with two copies; of the fifth the copy that enters.
+    assert_eq!(seen, 24 * 3 + 6);
 }
 
 #[test]

@@ -282,11 +282,15 @@ impl LoadBalancer {
     }
 
     /// A whole packet of a connection that has a backend, under the addresses of that connection, that changes
-    /// nothing.
+    /// nothing; or one that is to no service.
     #[inline(always)]
     fn established<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
         let parsed = cx.parsed();
         let (places, _) = plain(parsed)?;
+        if self.parties(&parsed.key).is_none() {
+            cx.count(self.passed_unchanged, 1);
+            return Some(Verdict::Forward);
+        }
         if parsed.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
             return None;
         }

@@ -15,7 +15,7 @@ use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed};
 use chc_api::packet::protocol;
 use chc_api::state::ValueBytes;
-use chc_api::{Clock, Event, Path, Position, Side, Time};
+use chc_api::{Clock, Event, Path, Position, Side, Slot, Time};
 use parking_lot::Mutex;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -157,6 +157,8 @@ pub struct Block {
     highest: Clock,
     /// The packets, in the order they were sent.
     pub descs: Vec<Desc>,
+    /// Of each packet its slot at the receiver, where the sender had to know it to find the receiver.
+    slots: Vec<Slot>,
     /// Events (for the egress only).
     pub events: Vec<EventRecord>,
     /// Packets that ended at the sender (for the egress only).
@@ -206,6 +208,13 @@ impl Block {
         let source = self.source(desc.meta_source);
         let at = source.metas[usize::from(desc.meta_at)].attachment.checked_sub(1)?;
         source.attachments.get(usize::from(at)).copied()
+    }
+
+    /// The slot of a packet among those of its receiver's vertex, if the sender worked it out.
+    #[inline]
+    #[must_use]
+    pub fn slot(&self, at: usize) -> Option<Slot> {
+        self.slots.get(at).copied()
     }
 
     /// The highest clock in it, of packets, events and drops.
@@ -290,6 +299,7 @@ impl BlockPool {
     fn put(&self, mut block: UniqueArc<Block>) {
         block.highest = Clock(0);
         block.descs.clear();
+        block.slots.clear();
         block.events.clear();
         block.drops.clear();
         block.metas.clear();
@@ -507,6 +517,13 @@ impl BlockBuilder {
         new.meta_source = meta_source;
     }
 
+    /// Notes the slot of the packet added last, among those of the receiver's vertex: of all packets of a block, or of
+    /// none.
+    #[inline(always)]
+    pub fn slot(&mut self, slot: Option<Slot>) {
+        self.block.slots.extend(slot);
+    }
+
     /// Adds an event.
     pub fn event(&mut self, event: EventRecord) {
         self.block.highest = self.block.highest.max(event.position.clock);
@@ -524,6 +541,7 @@ impl BlockBuilder {
         if self.is_empty() {
             return None;
         }
+        debug_assert!([0, self.block.descs.len()].contains(&self.block.slots.len()), "one of each, or none");
         self.maps_used = 0;
         // What comes next will most likely be like what was last.
         let large = self.block.bytes.capacity() >= LARGE_BYTES_MIN;

@@ -207,8 +207,8 @@ fn vertex_child(
     ChildSpec::supervisor(&plan.vertices[at].name.clone(), home, move |_| {
         let mut spec =
             SupervisorSpec::new(&vertex.name, Strategy::OneForOne).intensity(RESTARTS_MAX, RESTARTS_WITHIN);
-        // Slots are told apart only where somebody wants to know.
-        let sampled = vertex.policy.imbalance.is_some().then(|| vertex.route.clone());
+        // Packets are counted by slot only where somebody wants to know.
+        let is_sampled = vertex.policy.imbalance.is_some();
         for index in 0..vertex.route.instances {
             let id = InstanceId { vertex: vertex.route.vertex, index };
             let config = plan.instance(id, &pool);
@@ -217,7 +217,6 @@ fn vertex_child(
             let lineage = Mutex::new(Lineage { panics: BTreeMap::new(), poisoned: Vec::new(), last: None });
             let (panics_max, retransmit) = (plan.nf_panics_max, plan.retransmit);
             let metrics = metrics[usize::from(index)].clone();
-            let sampled = sampled.clone();
             let address = &addresses.instances[at][usize::from(index)];
             let child = ChildSpec::actor(
                 &index.to_string(),
@@ -229,7 +228,7 @@ fn vertex_child(
                     lineage.lock().begin(&mut config, panics_max);
                     let core = factory(config);
                     let links = Links::new(links.clone());
-                    let kept = (totals.clone(), metrics.clone(), sampled.clone());
+                    let kept = (totals.clone(), metrics.clone(), is_sampled);
                     InstanceActor::new(id, birth.generation, core, links, retransmit, kept)
                 },
             );

@@ -37,6 +37,11 @@ pub struct Faults {
 }
 
 impl FaultArgs {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        [&self.kill, &self.scale, &self.moves, &self.clone, &self.slow].into_iter().all(Vec::is_empty)
+    }
+
     /// The faults asked for, in an input of `packets` packets; all mistakes at once. The plan gets the instances
     /// that vertices are scaled to.
     pub fn read(&self, plan: &mut ChainPlan, packets: u64) -> Result<Faults, Exit> {

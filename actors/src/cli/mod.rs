@@ -217,9 +217,12 @@ fn plan(chain: &Path, set: &[String]) -> Result<(ChainPlan, Option<PathBuf>), Ex
     Ok((compile(&config, &Catalog)?, keep_in))
 }
 
-/// The packets of a capture, as far as it can be read.
-fn count_packets(input: &Path) -> Result<u64, Exit> {
+/// The packets of a capture, as far as it can be read; only if somebody goes by them, for it takes a pass over the file.
+fn count_packets(input: &Path, faults: &faults::FaultArgs, json: bool) -> Result<u64, Exit> {
     let mut reader = CaptureReader::open(input)?;
+    if faults.is_empty() && !shows_progress(json) {
+        return Ok(0);
+    }
     let mut packets = 0;
     while let Ok(Some(record)) = reader.next() {
         packets = record.number;
@@ -227,8 +230,12 @@ fn count_packets(input: &Path) -> Result<u64, Exit> {
     Ok(packets)
 }
 
+fn shows_progress(json: bool) -> bool {
+    !json && std::io::stderr().is_terminal()
+}
+
 fn progress_bar(packets: u64, json: bool) -> ProgressBar {
-    if json || !std::io::stderr().is_terminal() {
+    if !shows_progress(json) {
         return ProgressBar::hidden();
     }
     let style = "{bar:40} {human_pos}/{human_len} packets {per_sec} eta {eta}";
@@ -267,7 +274,7 @@ fn run_command(args: &RunArgs) -> Result<(), Exit> {
     if args.rate.is_some_and(|r| !r.is_finite() || r <= 0.0) {
         return Err(Exit::Usage("--rate: must be above zero packets per second".into()));
     }
-    let packets = count_packets(&args.input)?;
+    let packets = count_packets(&args.input, &args.common.faults, args.common.json)?;
     let faults::Faults { kills, turns } = args.common.faults.read(&mut plan, packets)?;
     let summary = scan(&args.input)?;
     let link = summary.link.unwrap_or(chc_api::packet::LinkType::ETHERNET);
@@ -308,7 +315,7 @@ fn input_error(outcome: &RunOutcome) -> Result<(), Exit> {
 
 fn verify_command(args: &VerifyArgs) -> Result<(), Exit> {
     let (mut plan, _) = plan(&args.chain, &args.common.overrides.set)?;
-    let packets = count_packets(&args.input)?;
+    let packets = count_packets(&args.input, &args.common.faults, args.common.json)?;
     let faults::Faults { kills, turns } = args.common.faults.read(&mut plan, packets)?;
     let bar = progress_bar(packets, args.common.json);
     let options = RunOptions { kills, turns, rate: None, record: true, keep_in: None };

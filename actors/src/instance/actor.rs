@@ -4,11 +4,9 @@ use super::core::{Instance, InstanceCounts, LocalState};
 use super::metrics::{Counted, Metrics};
 use crate::chain::wire::{DataMessage, InstanceControl, Links, Notice, RootControl};
 use crate::messages::{InstanceEffect, InstanceEvent, RootEvent, Source};
-use crate::routing::Route;
 use crate::shard::actor::ShardControl;
 use chc_api::{Generation, InstanceId, Position};
 use chc_runtime::actor::{Actor, Cx, Progress};
-use chc_runtime::block::Desc;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,9 +17,8 @@ const TIMER_GRAIN: Duration = Duration::from_millis(2);
 /// Of so many packets one is looked at for its slot.
 const SAMPLED: usize = 16;
 
-/// What outlives generations: counts of the vertex, metrics of the instance; and how slots are told apart, if they are
-/// to be counted.
-pub type Kept = (Arc<parking_lot::Mutex<InstanceCounts>>, Arc<Metrics>, Option<Route>);
+/// What outlives generations: counts of the vertex, metrics of the instance; and whether packets are counted by slot.
+pub type Kept = (Arc<parking_lot::Mutex<InstanceCounts>>, Arc<Metrics>, bool);
 
 /// The actor.
 pub struct InstanceActor {
@@ -38,8 +35,8 @@ pub struct InstanceActor {
     published: InstanceCounts,
     totals: Arc<parking_lot::Mutex<InstanceCounts>>,
     metrics: Arc<Metrics>,
-    /// How slots are told apart, if they are to be, and packets until one is looked at.
-    sampled: Option<Route>,
+    /// Whether packets are counted by slot, and packets until one is.
+    is_sampled: bool,
     unsampled: usize,
     /// When the first message of this turn was taken.
     turn: Option<Instant>,
@@ -54,7 +51,7 @@ impl InstanceActor {
         core: Box<dyn Instance>,
         links: Links,
         retransmit: Duration,
-        (totals, metrics, sampled): Kept,
+        (totals, metrics, is_sampled): Kept,
     ) -> Self {
         Self {
             id,
@@ -68,7 +65,7 @@ impl InstanceActor {
             published: InstanceCounts::default(),
             totals,
             metrics,
-            sampled,
+            is_sampled,
             unsampled: 0,
             turn: None,
         }
@@ -165,11 +162,12 @@ impl Actor for InstanceActor {
 
     fn on_data(&mut self, DataMessage(data): DataMessage, _cx: &mut Cx) {
         self.turn.get_or_insert_with(Instant::now);
-        if let (Some(route), Some(block)) = (&self.sampled, &data.block) {
+        if let Some(block) = data.block.as_ref().filter(|_| self.is_sampled) {
             let len = block.descs.len();
             if self.unsampled < len {
-                let slot = |desc: &Desc| route.slot(&block.meta(desc).parsed.identity(), desc.hash);
-                self.metrics.look_at(block.descs[self.unsampled..].iter().step_by(SAMPLED).map(slot));
+                // Where there is load to be balanced there are several instances.
+                let looked_at = (self.unsampled..len).step_by(SAMPLED);
+                self.metrics.look_at(looked_at.filter_map(|at| block.slot(at)));
                 self.unsampled += (len - self.unsampled).div_ceil(SAMPLED) * SAMPLED;
             }
             self.unsampled -= len;

@@ -377,7 +377,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         {
             let mut inner = self.env.inner();
             if N::LOOKS_UP {
-                let places = block.descs.iter().map(|desc| place(&inner.records, block, desc));
+                let places = (0..block.descs.len()).map(|at| place(&inner.records, block, at));
                 inner.records.look_ahead(places, &mut self.spots);
             }
             inner.current = Some(block.clone());
@@ -396,21 +396,26 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// Takes a packet that is new here, `quiet` telling whether nothing waits; returns whether nothing waits now.
     #[inline(always)]
     fn take(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>, mut quiet: bool) -> bool {
-        if (N::TRANSLATES || self.caches)
-            && self.is_in_order
-            && !quiet
-            && !self.env.inner().records.due().is_empty()
-        {
-            // Nothing below this packet will come: timers are due before it runs.
-            self.input = self.input.max(block.descs[at].position());
-            self.fire_due();
-            quiet = self.is_quiet();
+        let position = block.descs[at].position();
+        if self.is_due_below(&position) {
+            if (N::TRANSLATES || self.caches) && self.is_in_order {
+                // Nothing below this packet will come: timers are due before it runs.
+                self.input = self.input.max(position);
+                self.fire_due();
+            }
+            quiet = self.is_quiet() && !self.is_due_below(&position);
         }
         if quiet && self.run_at_once(block, at, spot) {
             return true;
         }
         self.accept(block, at, spot, quiet);
         self.is_quiet()
+    }
+
+    /// Whether a timer is due before a position.
+    #[inline(always)]
+    fn is_due_below(&self, position: &Position) -> bool {
+        self.env.inner().records.due().first_key_value().is_some_and(|(first, _)| first < position)
     }
 
     /// Whether the packets of a block are in order, and no lower ones wait or can come any more, with the input
@@ -441,10 +446,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         for some in ready.chunks(BLOCK_PACKETS_MAX) {
             if N::LOOKS_UP {
                 let records = &self.env.inner().records;
-                let places = some.iter().map(|held| {
-                    let block = order.block(held);
-                    place(records, block, &block.descs[held.at as usize])
-                });
+                let places = some.iter().map(|held| place(records, order.block(held), held.at as usize));
                 records.look_ahead(places, &mut self.spots);
             }
             for (nth, held) in some.iter().enumerate() {
@@ -492,6 +494,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     /// Whether nothing waits and all packets of a block pass unchanged to the same receiver.
     fn passes_whole(&self, block: &BlockRef) -> bool {
         self.is_quiet()
+            && !self.is_due_below(&Position::before(Clock(block.highest().0 + 1)))
             && self.splitter.has_one_receiver()
             && block.descs.iter().all(|desc| self.nf.passes(packet_hint(desc)))
     }
@@ -512,12 +515,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.admitted = admitted;
     }
 
-    /// Whether nothing waits, nothing is due that a packet would have to wait for, and packets wait for nothing else.
+    /// Whether nothing waits and packets wait for nothing but due timers.
     fn is_quiet(&self) -> bool {
-        self.lanes.is_empty()
-            && !self.config.mode.awaits_acknowledgement()
-            && self.config.poisoned.is_empty()
-            && self.env.inner().records.due().is_empty()
+        self.lanes.is_empty() && !self.config.mode.awaits_acknowledgement() && self.config.poisoned.is_empty()
     }
 
     /// Ends the jobs whose updates are acknowledged.

@@ -3,7 +3,7 @@
 
 use super::context::State;
 use super::records::{Records, Spot};
-use crate::splitter::Splitter;
+use crate::splitter::{Picked, Splitter};
 use chc_api::packet::PacketKind;
 use chc_api::packet::Parsed;
 use chc_api::state::Plain;
@@ -27,7 +27,7 @@ pub struct Passage<'a, P> {
     meta: &'a Meta,
     spot: Spot,
     /// Where it goes by the first output, and where its new header begins there.
-    edge: Option<usize>,
+    to: Option<Picked>,
     rewritten: Option<u32>,
     pairs: u16,
 }
@@ -44,8 +44,8 @@ impl<'a, P: Protections> Passage<'a, P> {
     ) -> Self {
         let desc = &block.descs[at];
         let meta = block.meta(desc);
-        let edge = splitter.pick(Output::FIRST, desc.hash, desc.clock, || meta.parsed.identity());
-        Self { records, replica, state, splitter, block, desc, meta, spot, edge, rewritten: None, pairs: 0 }
+        let to = splitter.pick(Output::FIRST, desc.hash, desc.clock, || meta.parsed.identity());
+        Self { records, replica, state, splitter, block, desc, meta, spot, to, rewritten: None, pairs: 0 }
     }
 
     /// Sends it on, or what else the function says.
@@ -53,15 +53,13 @@ impl<'a, P: Protections> Passage<'a, P> {
     pub fn finish(self, verdict: Verdict) {
         let Self { splitter, block, desc, .. } = self;
         match (verdict, self.rewritten) {
-            (Verdict::Forward, Some(at)) => splitter.forward_rewritten(self.edge, block, desc, at),
-            (Verdict::Forward, None) => splitter.forward_on(self.edge, block, desc),
-            (Verdict::Send(output), Some(at)) => {
-                splitter.divert_rewritten(self.edge, output, block, desc, at)
-            }
+            (Verdict::Forward, Some(at)) => splitter.forward_rewritten(self.to, block, desc, at),
+            (Verdict::Forward, None) => splitter.forward_on(self.to, block, desc),
+            (Verdict::Send(output), Some(at)) => splitter.divert_rewritten(self.to, output, block, desc, at),
             (Verdict::Send(output), None) => splitter.forward(output, block, desc),
             (Verdict::Drop(reason), rewritten) => {
                 if let Some(at) = rewritten {
-                    splitter.undo_rewrite(self.edge, at);
+                    splitter.undo_rewrite(self.to, at);
                 }
                 splitter.dropped(DropRecord { position: desc.position(), reason });
             }
@@ -134,6 +132,6 @@ impl<P: Protections> Passing for Passage<'_, P> {
     #[inline(always)]
     fn rewrite(&mut self, change: impl FnOnce(&mut [u8])) {
         debug_assert!(self.rewritten.is_none(), "a header is rewritten once");
-        self.rewritten = Some(self.splitter.rewrite(self.edge, self.block, self.desc, change));
+        self.rewritten = Some(self.splitter.rewrite(self.to, self.block, self.desc, change));
     }
 }

@@ -9,9 +9,8 @@ use super::lanes::LaneId;
 use crate::routing::Route;
 use crate::steps::{Steps, is_at_end};
 use chc_api::state::{ArmedTimer, FlowIndexFn, ObjectKind, ObjectSpec, Plain};
-use chc_api::{
-    Clock, FlowKey, Identity, ObjectId, Position, Protection, Protections, Slot, Time, TimerOrigin,
-};
+use chc_api::{Clock, FlowKey, ObjectId, Position, Protection, Protections, Slot, Time, TimerOrigin};
+use chc_runtime::block::BlockRef;
 use chc_store::record::{Record, RecordShape, TIMER_WORDS, read_timer, timer_words, write_timer};
 use chc_store::table::{FlowTable, Hint, Row, Written};
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,22 +190,21 @@ impl<P: Protections> Records<P> {
         }
     }
 
-    /// The slot whose records are in a part, if slots lie apart.
-    #[inline]
-    pub fn slot_of_part(&self, part: u32) -> Option<LaneId> {
-        self.route.is_some().then_some(part.into())
-    }
-
     /// What the timers of a connection run in order with.
     #[must_use]
     pub fn lane(&self, key: &FlowKey, hash: u64) -> LaneId {
         self.lanes.as_ref().map_or(hash, |lane| lane(key, hash))
     }
 
-    /// The part a packet's records are in.
+    /// The part a packet's records are in, of which the block may know the slot.
     #[inline]
-    pub fn part(&self, hash: u64, identity: impl FnOnce() -> Identity) -> u32 {
-        self.route.as_ref().map_or(0, |route| route.packet_slot(hash, identity).0.into())
+    pub fn part(&self, block: &BlockRef, at: usize) -> u32 {
+        let Some(route) = &self.route else { return 0 };
+        let by_identity = || {
+            let desc = &block.descs[at];
+            route.packet_slot(desc.hash, || block.meta(desc).parsed.identity())
+        };
+        block.slot(at).unwrap_or_else(by_identity).0.into()
     }
 
     /// Where a connection's records are.

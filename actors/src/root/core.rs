@@ -165,10 +165,10 @@ impl<P: Protections> RootCore<P> {
             wire_len: arrival.wire_len,
             bits: Desc::bits_of(&parsed, arrival.frame),
         };
-        // Nothing is discarded at the entry: there is an edge.
-        let edge = self.splitter.pick(Output::FIRST, hash, clock, || parsed.identity());
-        if let Some(edge) = edge {
-            self.splitter.builder(edge).ingest(arrival.frame, parsed.head_len(arrival.frame), ingest, meta);
+        // Nothing is discarded at the entry: there is a way.
+        let to = self.splitter.pick(Output::FIRST, hash, clock, || parsed.identity());
+        if let Some(to) = to {
+            self.splitter.ingest(to, arrival.frame, parsed.head_len(arrival.frame), ingest, meta);
         }
     }
 

@@ -156,6 +156,12 @@ impl FlowKey {
         self.family() == 0
     }
 
+    /// Ports of the lower and the higher endpoint.
+    #[inline]
+    pub const fn ports(&self) -> (u16, u16) {
+        ((self.words[0] >> 16) as u16, self.words[0] as u16)
+    }
+
     /// The lower endpoint; 0.0.0.0:0 without addresses.
     pub fn low(&self) -> Endpoint {
         let addr = match self.family() {

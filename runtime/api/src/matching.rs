@@ -13,21 +13,22 @@
 use crate::identity::FlowKey;
 use crate::packet::protocol;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// A parsed match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
     text: String,
-    terms: Vec<Term>,
+    /// A protocol with a range of ports each, so that a packet is held against few bytes in a row.
+    rules: Vec<Rule>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Term {
-    protocols: Vec<u8>,
-    /// Empty: any port.
-    ports: Vec<RangeInclusive<u16>>,
+/// One protocol with one range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rule {
+    protocol: u8,
+    first: u16,
+    last: u16,
 }
 
 /// Why a text is not a match.
@@ -54,14 +55,16 @@ impl Match {
     /// Whether packets of this connection match.
     #[must_use]
     pub fn takes(&self, key: &FlowKey) -> bool {
-        let (low, high) = (key.words[0] >> 16, key.words[0]);
-        self.terms.iter().any(|term| term.takes(key.protocol(), low as u16, high as u16) && !key.is_none())
+        let (protocol, (low, high)) = (key.protocol(), key.ports());
+        self.rules.iter().any(|rule| rule.takes(protocol, low) || rule.takes(protocol, high))
+            && !key.is_none()
     }
 
     /// Whether a packet of this protocol to or from this port matches.
+    #[inline]
     #[must_use]
     pub fn has_port(&self, protocol: u8, port: u16) -> bool {
-        self.terms.iter().any(|term| term.takes(protocol, port, port))
+        self.rules.iter().any(|rule| rule.takes(protocol, port))
     }
 
     /// The text it was made from.
@@ -71,11 +74,10 @@ impl Match {
     }
 }
 
-impl Term {
-    fn takes(&self, protocol: u8, a: u16, b: u16) -> bool {
-        self.protocols.contains(&protocol)
-            && (self.ports.is_empty()
-                || self.ports.iter().any(|range| range.contains(&a) || range.contains(&b)))
+impl Rule {
+    #[inline]
+    fn takes(&self, protocol: u8, port: u16) -> bool {
+        self.protocol == protocol && self.first <= port && port <= self.last
     }
 }
 
@@ -89,15 +91,18 @@ impl FromStr for Match {
     type Err = MatchError;
 
     fn from_str(text: &str) -> Result<Self, MatchError> {
-        let terms: Vec<Term> = text.split_whitespace().map(term).collect::<Result<_, _>>()?;
-        if terms.is_empty() {
+        let mut rules = Vec::new();
+        for term in text.split_whitespace() {
+            rules.extend(rules_of(term)?);
+        }
+        if rules.is_empty() {
             return Err(MatchError::Empty);
         }
-        Ok(Self { text: text.to_owned(), terms })
+        Ok(Self { text: text.to_owned(), rules })
     }
 }
 
-fn term(text: &str) -> Result<Term, MatchError> {
+fn rules_of(text: &str) -> Result<Vec<Rule>, MatchError> {
     let (name, ports) = text.split_once('/').map_or((text, None), |(name, ports)| (name, Some(ports)));
     let protocols = match name {
         "tcp" => vec![protocol::TCP],
@@ -106,22 +111,24 @@ fn term(text: &str) -> Result<Term, MatchError> {
         "icmp" => vec![protocol::ICMP, protocol::ICMPV6],
         number => vec![number.parse().map_err(|_| MatchError::Protocol(name.to_owned()))?],
     };
-    let Some(ports) = ports else { return Ok(Term { protocols, ports: Vec::new() }) };
+    let of_all =
+        |(first, last)| protocols.iter().map(move |protocol| Rule { protocol: *protocol, first, last });
+    let Some(ports) = ports else { return Ok(of_all((0, u16::MAX)).collect()) };
     if !protocols.iter().all(|p| protocol::has_ports(*p)) {
         return Err(MatchError::NoPorts(name.to_owned()));
     }
-    let ports = ports.split(',').map(range).collect::<Result<_, _>>()?;
-    Ok(Term { protocols, ports })
+    let ranges: Vec<(u16, u16)> = ports.split(',').map(range).collect::<Result<_, _>>()?;
+    Ok(ranges.into_iter().flat_map(of_all).collect())
 }
 
-fn range(text: &str) -> Result<RangeInclusive<u16>, MatchError> {
+fn range(text: &str) -> Result<(u16, u16), MatchError> {
     let wrong = || MatchError::Ports(text.to_owned());
     let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (port(first)?, port(last)?),
         None => (port(text)?, port(text)?),
     };
-    if first > last { Err(wrong()) } else { Ok(first..=last) }
+    if first > last { Err(wrong()) } else { Ok((first, last)) }
 }
 
 #[cfg(test)]

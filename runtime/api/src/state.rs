@@ -36,14 +36,20 @@ impl Scope {
     /// A connection's source host is taken to be the endpoint with the higher port (the lower
     /// address on a tie): the one choice that needs no state and is equal for both directions. A
     /// wrong guess costs sharing, never correctness.
+    #[inline]
     #[must_use]
     pub fn slot(self, key: &FlowKey, hash: u64, seed: u64, slots: u16) -> u16 {
         let h = match self {
             Scope::FiveTuple => hash,
             Scope::SourceHost => {
-                let (low, high) = (key.low(), key.high());
-                let host = if high.port > low.port { high.addr } else { low.addr };
-                ObjectKey::host(host).hash(seed)
+                let (low, high) = key.ports();
+                let is_high = high > low;
+                let host = match key.v4_words() {
+                    // What most packets are, without the detour by addresses of either family.
+                    Some([_, hosts]) => ObjectKey::v4_host((hosts >> if is_high { 0 } else { 32 }) as u32),
+                    None => ObjectKey::host(if is_high { key.high().addr } else { key.low().addr }),
+                };
+                host.hash(seed)
             }
             Scope::Global => 0,
         };
@@ -192,6 +198,12 @@ impl ObjectKey {
         Self::hosts(host, Some(peer), port)
     }
 
+    /// The same as [`ObjectKey::host`] of an IPv4 address.
+    #[inline]
+    fn v4_host(host: u32) -> Self {
+        Self([1, 0, 0xffff_0000_0000 | u64::from(host), 0, 0])
+    }
+
     fn hosts(host: IpAddr, peer: Option<IpAddr>, port: u16) -> Self {
         let words = |a: IpAddr| {
             let v6 = match a {
@@ -216,6 +228,7 @@ impl ObjectKey {
     }
 
     /// Seeded hash.
+    #[inline]
     #[must_use]
     pub fn hash(&self, seed: u64) -> u64 {
         crate::identity::hash_words(&self.0, seed)
@@ -781,4 +794,29 @@ pub struct ArmedTimer {
     pub setter: Position,
     /// Whether the end of the input makes it due, too.
     pub at_end: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Endpoint;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn a_slot_by_host_is_that_of_the_hosts_object_whatever_its_family_and_either_way() {
+        let (v4, v6) = (Ipv4Addr::new(10, 0, 0, 9), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9));
+        let peers: [[IpAddr; 2]; 2] =
+            [[v4.into(), Ipv4Addr::new(10, 0, 0, 1).into()], [v6.into(), Ipv6Addr::LOCALHOST.into()]];
+        for [host, peer] in peers {
+            for (port, peer_port) in [(40_000, 53), (53, 40_000)] {
+                let ends = [Endpoint { addr: host, port }, Endpoint { addr: peer, port: peer_port }];
+                let client = if port > peer_port { host } else { peer };
+                let want = ((u128::from(ObjectKey::host(client).hash(5)) * 1000) >> 64) as u16;
+                for [a, b] in [ends, [ends[1], ends[0]]] {
+                    let (key, _) = FlowKey::new(6, a, b);
+                    assert_eq!(Scope::SourceHost.slot(&key, key.hash(5), 5, 1000), want);
+                }
+            }
+        }
+    }
 }

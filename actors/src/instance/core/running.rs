@@ -24,13 +24,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     pub(super) fn accept(&mut self, block: &BlockRef, at: usize, spot: Option<Spot>, tried: bool) {
         let desc = &block.descs[at];
         if !self.lanes.is_empty() {
-            let lane = self.lane_of_packet(block, desc, spot);
+            let lane = self.lane_of_packet(block, at);
             if self.lanes.blocks(lane, &desc.position()) {
                 return self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
             }
         }
         if !self.run_packet(block, at, spot, tried) {
-            let lane = self.lane_of_packet(block, desc, spot);
+            let lane = self.lane_of_packet(block, at);
             self.lanes.push(lane, desc.position(), Waiting { block: block.clone(), at });
         }
     }
@@ -39,14 +39,16 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if N::TRANSLATES { lane(&*self.nf, &self.config.own, identity, hash) } else { hash }
     }
 
-    fn lane_of_packet(&self, block: &BlockRef, desc: &Desc, spot: Option<Spot>) -> LaneId {
+    fn lane_of_packet(&self, block: &BlockRef, at: usize) -> LaneId {
+        let desc = &block.descs[at];
         if !N::TRANSLATES {
             return desc.hash;
         }
         let identity = block.meta(desc).parsed.identity();
-        let slot = spot.and_then(|spot| self.env.inner().records.slot_of_part(spot.part));
+        // A sole instance may get blocks as they came to the one before, with the slots there.
+        let slot = block.slot(at).filter(|_| self.config.own.instances > 1);
         match slot {
-            Some(slot) => self.nf.lane(&identity.key).unwrap_or(slot),
+            Some(slot) => self.nf.lane(&identity.key).unwrap_or(slot.0.into()),
             None => self.lane(&identity, desc.hash),
         }
     }
@@ -65,12 +67,13 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let meta = block.meta(desc);
         let carried = meta.parsed.identity();
 
-        while let Some(due) = self.due_before(&carried, desc.hash, &position) {
-            if !self.run_timer(&due) || self.is_busy(&carried, desc.hash) {
+        while let Some(due) = self.due_before(block, at) {
+            let is_busy = |core: &Self| core.lanes.is_busy(core.lane_of_packet(block, at));
+            if !self.run_timer(&due) || !self.lanes.is_empty() && is_busy(self) {
                 return false;
             }
         }
-        let mut spot = spot.unwrap_or_else(|| spot_of(&self.env.inner().records, block, desc));
+        let mut spot = spot.unwrap_or_else(|| spot_of(&self.env.inner().records, block, at));
         // What waits is of other lanes.
         let is_free = self.config.poisoned.is_empty() && !self.config.mode.awaits_acknowledgement();
         if is_free && !tried && self.run_at_once(block, at, Some(spot)) {
@@ -106,7 +109,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             return true;
         }
         let inner = &mut *self.env.inner();
-        let spot = spot.unwrap_or_else(|| spot_of(&inner.records, block, desc));
+        let spot = spot.unwrap_or_else(|| spot_of(&inner.records, block, at));
         let state = (&inner.records, inner.replica.as_ref());
         let mut passage = Passage::new(state, &mut inner.state, &mut self.splitter, (block, at), spot);
         self.config.running.note(desc.clock, desc.path);
@@ -146,26 +149,25 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         self.nf.resolve(carried, &Among { records: &inner.records, part: spot.part })
     }
 
-    pub(super) fn is_busy(&self, identity: &Identity, hash: u64) -> bool {
-        !self.lanes.is_empty() && self.lanes.is_busy(self.lane(identity, hash))
-    }
-
     /// The first due timer that comes before a packet: of its flow, or of its slot where a slot's
     /// packets run in order.
-    pub(super) fn due_before(&self, identity: &Identity, hash: u64, position: &Position) -> Option<Position> {
+    pub(super) fn due_before(&self, block: &BlockRef, at: usize) -> Option<Position> {
         let inner = self.env.inner();
         let due = inner.records.due();
         if due.is_empty() {
             return None;
         }
+        let desc = &block.descs[at];
+        let position = desc.position();
         if !N::TRANSLATES {
             // A few are seen through sooner than the connection's records are looked up.
-            if due.len() <= FEW_DUE && !due.range(..position).any(|(_, due)| due.lane == hash) {
+            if due.len() <= FEW_DUE && !due.range(..position).any(|(_, due)| due.lane == desc.hash) {
                 return None;
             }
-            return inner.records.due_of(&identity.key, hash, position, &inner.steps);
+            let key = &block.meta(desc).parsed.key;
+            return inner.records.due_of(key, desc.hash, &position, &inner.steps);
         }
-        let lane = self.lane(identity, hash);
+        let lane = self.lane_of_packet(block, at);
         due.range(..position).find(|(_, due)| due.lane == lane).map(|(due, _)| *due)
     }
 
@@ -395,8 +397,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
 /// The hash of a packet, and the part its records are in.
 #[inline(always)]
-pub(super) fn place<P: Protections>(records: &Records<P>, block: &BlockRef, desc: &Desc) -> (u64, u32) {
-    (desc.hash, records.part(desc.hash, || block.meta(desc).parsed.identity()))
+pub(super) fn place<P: Protections>(records: &Records<P>, block: &BlockRef, at: usize) -> (u64, u32) {
+    (block.descs[at].hash, records.part(block, at))
 }
 
 /// What a function that translates runs in order with a packet of this identity.
@@ -406,9 +408,8 @@ pub(super) fn lane<N: NetworkFunction>(nf: &N, own: &Route, identity: &Identity,
 
 /// Where a packet's records are.
 #[inline(always)]
-fn spot_of<P: Protections>(records: &Records<P>, block: &BlockRef, desc: &Desc) -> Spot {
-    let (_, part) = place(records, block, desc);
-    Spot::of(part)
+fn spot_of<P: Protections>(records: &Records<P>, block: &BlockRef, at: usize) -> Spot {
+    Spot::of(records.part(block, at))
 }
 
 pub(super) fn packet_hint(desc: &Desc) -> PacketHint {
