@@ -287,14 +287,14 @@ impl LoadBalancer {
     fn established<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
         let parsed = cx.parsed();
         let (places, _) = plain(parsed)?;
-        if self.parties(&parsed.key).is_none() {
+        let is_plain = parsed.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0;
+        let Some((mapping, due)) = cx.record(self.mapping, IDLE).filter(|_| is_plain) else {
+            if self.parties(&cx.parsed().key).is_some() {
+                return None;
+            }
             cx.count(self.passed_unchanged, 1);
             return Some(Verdict::Forward);
-        }
-        if parsed.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
-            return None;
-        }
-        let (mapping, due) = cx.record(self.mapping, IDLE)?;
+        };
         if mapping.state & CLOSED != 0 || self.moves(cx.now(), due) {
             return None;
         }

@@ -521,7 +521,9 @@ impl BlockBuilder {
     /// none.
     #[inline(always)]
     pub fn slot(&mut self, slot: Option<Slot>) {
-        self.block.slots.extend(slot);
+        if let Some(slot) = slot {
+            self.block.slots.push(slot);
+        }
     }
 
     /// Adds an event.

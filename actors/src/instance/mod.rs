@@ -6,6 +6,7 @@
 //! * [`metrics`] is what it tells its manager.
 //! * [`passing`] is the same for packets that are handled at once.
 //! * [`records`] holds the cached per-flow records and their timers.
+//! * [`deadlines`] are the timers that are not due yet.
 //! * [`index`] finds records by a secondary key.
 //! * [`lanes`] keeps packets of a flow in order behind one that waits.
 
@@ -13,6 +14,7 @@ pub mod actor;
 pub mod config;
 pub mod context;
 pub mod core;
+pub mod deadlines;
 pub mod index;
 pub mod lanes;
 pub mod metrics;

@@ -4,6 +4,7 @@
 //! past a boundary queues the old value as a version, then changes the record. Timers live in the
 //! record; the sets here are an index rebuilt from it.
 
+use super::deadlines::Deadlines;
 use super::index::SecondaryIndex;
 use super::lanes::LaneId;
 use crate::routing::Route;
@@ -13,7 +14,7 @@ use chc_api::{Clock, FlowKey, ObjectId, Position, Protection, Protections, Slot,
 use chc_runtime::block::BlockRef;
 use chc_store::record::{Record, RecordShape, TIMER_WORDS, read_timer, timer_words, write_timer};
 use chc_store::table::{FlowTable, Hint, Row, Written};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -71,14 +72,14 @@ pub struct Due {
 #[derive(Clone, Default)]
 struct Armed {
     /// By deadline, where they are.
-    by_deadline: BTreeSet<(Time, TimerAt)>,
+    by_deadline: Deadlines<TimerAt>,
     /// Among them those that the end of the input makes due, and when they are otherwise.
     at_end: BTreeMap<TimerAt, Time>,
 }
 
 impl Armed {
     fn due_from(&self) -> Option<Time> {
-        self.by_deadline.first().map(|(at, _)| *at)
+        self.by_deadline.first()
     }
 
     fn add(&mut self, at: TimerAt, timer: &ArmedTimer) {
@@ -197,7 +198,7 @@ impl<P: Protections> Records<P> {
     }
 
     /// The part a packet's records are in, of which the block may know the slot.
-    #[inline]
+    #[inline(always)]
     pub fn part(&self, block: &BlockRef, at: usize) -> u32 {
         let Some(route) = &self.route else { return 0 };
         let by_identity = || {
