@@ -14,7 +14,8 @@ use slab::Slab;
 pub struct Held {
     clock: Clock,
     path: Path,
-    block: u32,
+    /// Which of the blocks something of which waits.
+    pub block: u32,
     /// Which packet of its block.
     pub at: u32,
 }

@@ -449,9 +449,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 let places = some.iter().map(|held| place(records, order.block(held), held.at as usize));
                 records.look_ahead(places, &mut self.spots);
             }
+            let mut current = None;
             for (nth, held) in some.iter().enumerate() {
                 let block = order.block(held);
-                self.env.inner().current = Some(block.clone());
+                if current.replace(held.block) != Some(held.block) {
+                    self.env.inner().current = Some(block.clone());
+                }
                 let spot = self.spots.get(nth).copied();
                 quiet = self.take(block, held.at as usize, spot, quiet);
                 order.done(held);
