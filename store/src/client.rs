@@ -29,10 +29,14 @@ pub struct Placement {
 
 impl Placement {
     /// The shard of a cross-flow value.
+    #[inline]
     #[must_use]
     pub fn value(&self, object: ObjectId, key: &ObjectKey) -> ShardId {
         if let Some(home) = self.home {
             return home;
+        }
+        if self.shards == 1 {
+            return ShardId(0);
         }
         let hash = key.hash(self.seed ^ u64::from(object.0));
         ShardId(((u128::from(hash) * u128::from(self.shards)) >> 64) as u16)
@@ -230,8 +234,11 @@ impl Client {
         }
     }
 
-    /// Issues an operation. A read of a counter takes along what was added to it.
-    pub fn submit(&mut self, item: OpItem) {
+    /// Issues an operation, and returns it where it is kept until it is sent. A read of a counter takes along what was
+    /// added to it.
+    // Inlined so that the operation is put together there.
+    #[inline]
+    pub fn submit(&mut self, item: OpItem) -> &mut OpItem {
         let shard = match item.op {
             // A pool lives with the records of its slot: the low bits of its key.
             Op::Acquire(_) | Op::Release { .. } => self.placement.slot(Slot(item.key.0[0] as u16)),
@@ -248,7 +255,10 @@ impl Client {
             }
             _ => self.placement.value(item.object, &item.key),
         };
-        self.shards[usize::from(shard.0)].ops.push(item);
+        let ops = &mut self.shards[usize::from(shard.0)].ops;
+        let at = ops.len();
+        ops.push(item);
+        &mut ops[at]
     }
 
     /// Has what a packet acquired of a pool given back, wherever it lies.

@@ -149,7 +149,9 @@ fn batches_are_numbered_from_one_for_each_shard() {
 fn a_batch_carries_what_was_issued_once_under_its_session() {
     let mut client = client(1);
     let items = [op(7, VALUES, 1, Op::Get), op(6, VALUES, 2, Op::Increment(1))];
-    items.into_iter().for_each(|item| client.submit(item));
+    for item in items {
+        client.submit(item);
+    }
     let record = Some(Record::new(&[1]));
     client.version(OTHER, Slot(3), FlowKey::NONE, Clock(2), record);
     assert!(client.has_ops());

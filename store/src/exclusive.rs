@@ -23,7 +23,7 @@ use crate::batch::{Answer, OpItem, OpName};
 use crate::object_table::hash_of;
 use crate::objects::{Objects, is_ordered};
 use chc_api::state::{ObjectKind, ObjectSpec};
-use chc_api::{Clock, CustomOp, ObjectId, ObjectKey, OpValue, Protection, Protections};
+use chc_api::{Clock, CustomOp, ObjectId, ObjectKey, Op, OpValue, Protection, Protections, Time};
 use hashbrown::HashTable;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -39,8 +39,9 @@ struct Known {
 }
 
 impl Known {
-    fn is_of(&self, item: &OpItem) -> bool {
-        self.object == item.object && self.key == item.key
+    #[inline]
+    fn is_of(&self, object: ObjectId, key: &ObjectKey) -> bool {
+        self.object == object && self.key == *key
     }
 }
 
@@ -124,38 +125,45 @@ impl<P: Protections> ExclusiveCache<P> {
         self.term.contains(&clock)
     }
 
-    /// An operation is issued: says in it what the shard has to answer. Returns the result, if it is known; `is_lowest`
-    /// tells whether nothing below it can operate on the objects any more.
-    pub fn issue(&mut self, item: &mut OpItem, is_lowest: bool) -> Option<OpValue> {
-        let clock = item.name.position.clock;
-        if !(self.holds(item.object) && self.is_open(clock)) {
+    /// An operation is issued at packet time `now`: says in `answer` what the shard has to answer. Returns the result,
+    /// if it is known; `is_lowest` tells whether nothing below it can operate on the objects any more.
+    #[inline]
+    pub fn issue(
+        &mut self,
+        name: OpName,
+        (object, key, op): (ObjectId, &ObjectKey, &Op),
+        now: Time,
+        answer: &mut Answer,
+        is_lowest: bool,
+    ) -> Option<OpValue> {
+        let clock = name.position.clock;
+        if !(self.holds(object) && self.is_open(clock)) {
             return None;
         }
         let is_lowest = is_lowest || !P::on(Protection::CacheOrder);
-        let hash = hash_of(&item.key);
-        match self.values.find_mut(hash, |known| known.is_of(item)).map(|known| &mut known.entry) {
+        let hash = hash_of(key);
+        match self.values.find_mut(hash, |known| known.is_of(object, key)).map(|known| &mut known.entry) {
             // In a replay: the value has it already.
-            Some(Entry::Held(last)) if item.name < *last => return None,
+            Some(Entry::Held(last)) if name < *last => return None,
             Some(Entry::Held(last)) if is_lowest => {
-                *last = item.name;
-                let result =
-                    self.objects.apply_hashed(item.object, &item.key, hash, &item.op, (clock, item.now));
-                item.answer = Answer::Known(result.fingerprint());
+                *last = name;
+                let result = self.objects.apply_hashed(object, key, hash, op, (clock, now));
+                *answer = Answer::Known(result.fingerprint());
                 return Some(result);
             }
-            Some(Entry::Asked(highest)) => *highest = item.name.max(*highest),
-            Some(entry) => *entry = Entry::Asked(item.name),
+            Some(Entry::Asked(highest)) => *highest = name.max(*highest),
+            Some(entry) => *entry = Entry::Asked(name),
             None => {
                 if self.values.len() >= self.values_max {
                     self.forget();
                 }
-                let known = Known { object: item.object, key: item.key, entry: Entry::Asked(item.name) };
+                let known = Known { object, key: *key, entry: Entry::Asked(name) };
                 self.values.insert_unique(hash, known, |known| hash_of(&known.key));
             }
         }
-        self.highest = self.highest.max(Some(item.name));
-        if item.answer.is_awaited() {
-            item.answer = Answer::Value;
+        self.highest = self.highest.max(Some(name));
+        if answer.is_awaited() {
+            *answer = Answer::Value;
         }
         None
     }
@@ -169,7 +177,7 @@ impl<P: Protections> ExclusiveCache<P> {
 
     /// The shard says what an operation left.
     pub fn learn(&mut self, item: &OpItem, value: &OpValue) {
-        let known = self.values.find_mut(hash_of(&item.key), |known| known.is_of(item));
+        let known = self.values.find_mut(hash_of(&item.key), |known| known.is_of(item.object, &item.key));
         let is_highest = |known: &&mut Known| matches!(known.entry, Entry::Asked(name) if name == item.name);
         if let Some(known) = known.filter(is_highest)
             && Some(item.name) > self.forgotten
@@ -195,7 +203,7 @@ impl<P: Protections> ExclusiveCache<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chc_api::{All, Consistency, Declarations, Op, Path, Position, Scope};
+    use chc_api::{All, Consistency, Declarations, Path, Position, Scope};
 
     const N: ObjectId = ObjectId(0);
 
@@ -221,7 +229,8 @@ mod tests {
         mut item: OpItem,
         is_lowest: bool,
     ) -> (Option<OpValue>, Answer) {
-        (cache.issue(&mut item, is_lowest), item.answer)
+        let what = (item.object, &item.key, &item.op);
+        (cache.issue(item.name, what, item.now, &mut item.answer, is_lowest), item.answer)
     }
 
     #[test]

@@ -293,8 +293,9 @@ impl<P: Protections> Inner<P> {
         }
     }
 
-    fn issue(&mut self, slot: usize, object: ObjectId, key: ObjectKey, op: Op, reply: bool) -> Issued {
-        if op == Op::Disown {
+    // By reference down to where it is kept: an operation is long, and copies of it take longer than the rest.
+    fn issue(&mut self, slot: usize, object: ObjectId, key: &ObjectKey, op: &Op, reply: bool) -> Issued {
+        if matches!(op, Op::Disown) {
             return Issued::Done(OpValue::Refused(StateError::WrongType));
         }
         let job = &mut self.jobs[slot];
@@ -319,34 +320,36 @@ impl<P: Protections> Inner<P> {
                 let clock = job.position.clock;
                 let result = match op {
                     Op::Acquire(near) => {
-                        match objects.acquire(object, (key.0[0], near), clock, clock, true) {
+                        match objects.acquire(object, (key.0[0], *near), clock, clock, true) {
                             Acquired::Member(member) => OpValue::Int(member as i64),
                             _ => OpValue::Empty,
                         }
                     }
-                    _ => objects.apply(object, &key, &op, (clock, job.now)),
+                    _ => objects.apply(object, key, op, (clock, job.now)),
                 };
                 if let Some(replica) = self.replica.as_mut().filter(|_| objects.is_replicated(object)) {
-                    let value = objects.differing(object, &key);
-                    replica.write(&Change { object, key, clock, value });
+                    let value = objects.differing(object, key);
+                    replica.write(&Change { object, key: *key, clock, value });
                 }
                 Issued::Done(result)
             }
             State::Store(client) => {
-                let answer = if reply { Answer::Result } else { Answer::Nothing };
-                let mut item = OpItem { name, object, key, op, now: job.now, answer };
-                let known = self.cache.as_mut().and_then(|cache| cache.issue(&mut item, self.is_lowest));
-                client.submit(item);
+                let (now, is_lowest) = (job.now, self.is_lowest);
+                let mut answer = if reply { Answer::Result } else { Answer::Nothing };
+                let held = self.cache.as_mut();
+                let known = held.and_then(|c| c.issue(name, (object, key, op), now, &mut answer, is_lowest));
+                let item = client.submit(OpItem { name, object, key: *key, op: *op, now, answer });
                 if known.is_some() || !reply {
                     self.known += u64::from(reply);
                     job.unsettled = true;
                     return Issued::Done(known.unwrap_or(OpValue::Empty));
                 }
-                if !P::on(Protection::ObservedValues) && op == Op::Get && self.serial[usize::from(object.0)] {
-                    let last = self.observed.get(&(object, key)).copied().unwrap_or(OpValue::Int(0));
+                if !P::on(Protection::ObservedValues) && *op == Op::Get && self.serial[usize::from(object.0)]
+                {
+                    let last = self.observed.get(&(object, *key)).copied().unwrap_or(OpValue::Int(0));
                     return Issued::Done(last);
                 }
-                job.waits_for = Some((Wait::Operation(item), false));
+                job.waits_for = Some((Wait::Operation(*item), false));
                 self.round_trips += 1;
                 self.waiting.insert(name, slot);
                 Issued::Waits
@@ -656,7 +659,7 @@ impl<P: Protections> Context for Cx<P> {
     }
 
     fn submit(&self, object: ObjectId, key: ObjectKey, op: Op) {
-        self.env.inner().issue(self.slot, object, key, op, false);
+        self.env.inner().issue(self.slot, object, &key, &op, false);
     }
 
     fn done(&self, object: ObjectId) {

@@ -10,7 +10,7 @@ use chc_api::Time;
 use std::collections::VecDeque;
 
 /// Most entries of a chunk.
-const CHUNK_MAX: usize = 128;
+const CHUNK_MAX: usize = 256;
 /// A chunk with fewer entries goes to one beside it that has room.
 const CHUNK_SMALL: usize = CHUNK_MAX / 4;
 

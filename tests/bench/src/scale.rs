@@ -150,7 +150,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn every_step_gives_a_line_and_many_connections_their_memory() {
+    fn every_step_gives_a_line() {
         let options = ScaleOptions {
             traffic: TrafficOptions { size: 64, flows: 40, packets: 2000, new_share: 0.0 },
             what: What::value_variants().to_vec(),
@@ -158,13 +158,11 @@ mod tests {
             samples: 2,
             burst: 32,
         };
-        let many = ScaleOptions { what: vec![What::Flows], n: Some(MEMORY_FROM as u32), ..options.clone() };
-        let lines = [measure(&options).unwrap(), measure(&many).unwrap()].concat();
+        let lines = measure(&options).unwrap();
         let lines: Vec<Value> = lines.iter().map(|l| serde_json::from_str(&l.show(true)).unwrap()).collect();
         let what: Vec<_> = lines.iter().map(|line| line["what"].as_str().unwrap()).collect();
-        assert_eq!(what, ["flows", "length", "instances", "flows"]);
+        assert_eq!(what, ["flows", "length", "instances"]);
         assert!(lines.iter().all(|line| line["median"].as_f64().unwrap() > 0.0));
         assert!(lines[0]["bytes_per_connection"].is_null());
-        assert!(lines[3]["bytes_per_connection"].as_f64().unwrap() > 64.0);
     }
 }

@@ -48,7 +48,9 @@ impl<P: Protections> Inner<P> {
                 continue;
             }
             match wait {
-                Wait::Operation(item) => client.submit(*item),
+                Wait::Operation(item) => {
+                    client.submit(*item);
+                }
                 Wait::Records => client.fetch(fetch_item(job, &self.records, &self.own)),
                 // The batches themselves are sent again.
                 Wait::Settled => {}
@@ -147,8 +149,10 @@ impl<P: Protections> Future for Operation<P> {
     fn poll(mut self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<OpValue> {
         let this = &mut *self;
         let mut inner = this.cx.env.inner();
-        if let Some((object, key, op)) = this.what.take() {
-            return match inner.issue(this.cx.slot, object, key, op, true) {
+        if let Some((object, key, op)) = &this.what {
+            let issued = inner.issue(this.cx.slot, *object, key, op, true);
+            this.what = None;
+            return match issued {
                 Issued::Done(value) => Poll::Ready(value),
                 Issued::Waits => Poll::Pending,
             };

@@ -1,4 +1,4 @@
-//! Experiments over a link: the shard is another process of this program.
+//! Experiments that need a process of their own: a shard at the other end of a link, or memory nobody else takes.
 
 use serde_json::Value;
 use std::process::Command;
@@ -30,4 +30,12 @@ fn both_systems_are_measured_on_both_paths() {
     });
     assert_eq!(all, expected.concat().concat());
     assert!(lines.iter().all(|line| line["median"].as_f64() > Some(0.0)), "{lines:?}");
+}
+
+#[test]
+fn many_connections_have_their_memory_told() {
+    let lines = lines(&["scale", "--what", "flows", "--n", "100000", "--packets", "2000", "--json"]);
+    let [line] = lines.as_slice() else { panic!("{lines:?}") };
+    let bytes = line["bytes_per_connection"].as_f64();
+    assert!(bytes.is_some_and(|bytes| (64.0..4096.0).contains(&bytes)), "{line}");
 }
