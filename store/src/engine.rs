@@ -501,6 +501,10 @@ impl<P: Protections> Vertex<P> {
             touched ^= objects.touch(item.object, hash);
             hash
         }));
+        // By now the lines are there that say where the rest lies.
+        for (item, hash) in batch.ops.iter().zip(&self.hashes) {
+            touched ^= objects.touch_value(item.object, *hash);
+        }
         // The loads must happen; their values do not matter.
         std::hint::black_box(touched);
         let waiter = (batch.from, batch.generation);

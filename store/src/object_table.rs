@@ -9,7 +9,6 @@
 //! Cost: O(1) an operation; 64 bytes a slot for integers and 128 for values, and segments are between three
 //! eighths and three quarters full.
 
-use crate::objects::ShortValue;
 use chc_api::ObjectKey;
 use chc_api::state::{Touched, ValueBytes};
 use std::time::Duration;
@@ -104,24 +103,10 @@ impl<V> Segment<V> {
     }
 }
 
-/// A value that can be read ahead.
+/// A value that is not all in the line of its key, and can be read ahead.
 pub trait Touch {
     /// Reads what will be needed of it and is not in the first line of its slot.
     fn touch(&self) -> u64;
-}
-
-impl Touch for i64 {
-    #[inline]
-    fn touch(&self) -> u64 {
-        0
-    }
-}
-
-impl Touch for ShortValue {
-    #[inline]
-    fn touch(&self) -> u64 {
-        0
-    }
 }
 
 impl Touch for ValueBytes {
@@ -145,14 +130,28 @@ pub fn hash_of(key: &ObjectKey) -> u64 {
     key.hash(SEED)
 }
 
-impl<V: Touch> ObjectTable<V> {
-    /// Reads the lines a key is most likely in; the caller must use what this returns.
+impl<V> ObjectTable<V> {
+    /// Reads the line a key is most likely in; the caller must use what this returns.
     #[inline]
     #[must_use]
     pub fn touch(&self, hash: u64) -> u64 {
+        self.likely(hash).key.0[0]
+    }
+
+    /// Reads what lies elsewhere of the value that is most likely the key's, whose own line was touched before.
+    #[inline]
+    #[must_use]
+    pub fn touch_value(&self, hash: u64) -> u64
+    where
+        V: Touch,
+    {
+        self.likely(hash).value.as_ref().map_or(0, V::touch)
+    }
+
+    #[inline]
+    fn likely(&self, hash: u64) -> &Slot<V> {
         let segment = &self.segments[self.segment(hash)];
-        let slot = &segment.slots[hash as usize & (segment.slots.len() - 1)];
-        slot.key.0[0] ^ slot.value.as_ref().map_or(0, V::touch)
+        &segment.slots[hash as usize & (segment.slots.len() - 1)]
     }
 }
 
@@ -311,6 +310,7 @@ fn bits(hash: u64, count: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::ShortValue;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

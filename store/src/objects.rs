@@ -2,7 +2,7 @@
 //! vertex, and what an instance holds itself when state is local.
 
 use crate::list::List;
-use crate::object_table::{ObjectTable, Touch, hash_of};
+use crate::object_table::{ObjectTable, hash_of};
 use crate::pool::{Acquired, Pick, PoolState};
 use crate::replicas::is_replicated;
 use chc_api::state::{ObjectKind, ObjectSpec, Touched, ValueBytes};
@@ -145,6 +145,17 @@ impl Objects {
             Some(State::ShortValues(values)) => values.touch(hash),
             Some(State::Ints(ints)) => ints.touch(hash),
             Some(State::Lists(lists)) => lists.touch(hash),
+            _ => 0,
+        }
+    }
+
+    /// Continues a look-up that was begun: reads what lies apart from its key.
+    #[inline]
+    #[must_use]
+    pub fn touch_value(&self, object: ObjectId, hash: u64) -> u64 {
+        match self.states.get(usize::from(object.0)) {
+            Some(State::Values(values)) => values.touch_value(hash),
+            Some(State::Lists(lists)) => lists.touch_value(hash),
             _ => 0,
         }
     }
@@ -362,7 +373,7 @@ impl Objects {
 }
 
 /// A value as it is kept: all values of an object have the length of its initial one.
-trait Kept: Touch {
+trait Kept {
     fn of(value: &ValueBytes) -> Self;
     fn get(&self) -> ValueBytes;
 }

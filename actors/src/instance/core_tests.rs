@@ -634,6 +634,17 @@ fn a_due_timer_runs_before_the_next_packet_of_its_flow() {
 }
 
 #[test]
+fn a_due_timer_runs_before_a_packet_of_its_flow_that_can_be_handled_at_once_and_before_no_lower_one() {
+    let mut bed = Bed::new(config());
+    bed.input(&[(0, A, "wt")], 1);
+    bed.steps(&[step(DELAY + 2)], 1);
+    bed.input(&[(3, A, "Q")], 1);
+    assert_eq!(bed.events(), [], "it is due at a later clock");
+    bed.input(&[(DELAY + 2, A, "Q")], 1);
+    assert_eq!(bed.events(), [(DELAY + 2, DELAY as u32 + 2)]);
+}
+
+#[test]
 fn otherwise_a_due_timer_waits_until_the_input_passed_it() {
     let upstream = vec![vec![sender(0), sender(1)]];
     let mut bed = Bed::new(InstanceConfig { upstream, ..config() });

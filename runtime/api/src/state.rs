@@ -800,7 +800,7 @@ pub struct ArmedTimer {
 mod tests {
     use super::*;
     use crate::identity::Endpoint;
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use core::net::{Ipv4Addr, Ipv6Addr};
 
     #[test]
     fn a_slot_by_host_is_that_of_the_hosts_object_whatever_its_family_and_either_way() {
