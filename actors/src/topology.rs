@@ -238,6 +238,13 @@ impl Topology {
             || self.flows_meet(vertex)
     }
 
+    /// Whether packets are put into the order of the input anywhere.
+    #[must_use]
+    pub fn has_joins(&self) -> bool {
+        let vertices = (0..self.vertices.len() as u16).map(|at| Some(VertexId(at)));
+        vertices.chain([None]).any(|vertex| self.joins(vertex))
+    }
+
     /// Whether packets of one flow may reach a vertex on several in-edges, so that their order there is not
     /// that of any one sender.
     fn flows_meet(&self, vertex: Option<VertexId>) -> bool {

@@ -43,6 +43,7 @@ use actix_rt::time::{Sleep, sleep_until};
 use chc_api::Generation;
 
 use crate::arbiter::Arbiter;
+use crate::background::count_turn;
 use crate::mailbox::{ControlMessage, Handle, Packets, Shared, Signal};
 
 /// What a call of [`Actor::poll_work`] came to.
@@ -61,7 +62,7 @@ pub trait Actor: Sized + 'static {
     /// Control messages.
     type Control: Send + 'static;
     /// Data messages: whole bursts, since one message per packet costs more than its processing.
-    type Data: Packets + Send + 'static;
+    type Data: Packets;
 
     /// The first call, before any message.
     fn started(&mut self, _cx: &mut Cx) {}
@@ -329,6 +330,7 @@ impl<A: Actor> Future for Incarnation<A> {
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let Some(context) = &mut this.context else { return Poll::Ready(()) };
+        count_turn();
         // Before looking at the signal and the queue, so that no wake is lost.
         this.end.shared.waker.register(task.waker());
         match this.end.shared.signalled() {

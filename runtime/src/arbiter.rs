@@ -18,6 +18,7 @@ use std::thread;
 use core_affinity::CoreId;
 use futures_util::future::{Either, select};
 
+use crate::background;
 use crate::mailbox::Queue;
 
 /// Why an arbiter could not be started or used.
@@ -120,13 +121,16 @@ thread_local! {
 /// Makes the calling thread the arbiter until `main` ends or it is asked to stop (`None`).
 fn run<F: Future>(runtime: actix_rt::Runtime, arbiter: &Arbiter, main: F) -> Option<F::Output> {
     IS_ARBITER.set(true);
+    background::begin();
     let output = runtime.block_on(async {
+        actix_rt::spawn(background::serve());
         match select(pin!(main), pin!(arbiter.serve())).await {
             Either::Left((output, _)) => Some(output),
             Either::Right(((), _)) => None,
         }
     });
     arbiter.0.commands.close();
+    background::end();
     // Drops the actors still there, on their own thread.
     drop(runtime);
     IS_ARBITER.set(false);

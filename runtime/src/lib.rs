@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod arbiter;
+mod background;
 pub mod block;
 pub mod capture;
 pub mod http;

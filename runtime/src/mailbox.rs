@@ -21,8 +21,10 @@ use chc_api::Generation;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
+use crate::background::{Rouse, rouse_later};
+
 /// What a data message says about its size, for the mailbox's counters.
-pub trait Packets {
+pub trait Packets: Send + 'static {
     /// Packets in this message.
     fn packet_count(&self) -> usize;
 }
@@ -198,8 +200,17 @@ pub(crate) struct Shared<D> {
     queue: Queue<D>,
     signal: AtomicU8,
     idle: AtomicBool,
+    /// Whether it waits for its turn among those that may.
+    waits: AtomicBool,
     enqueued: Tally,
     dequeued: Tally,
+}
+
+impl<D: Packets> Rouse for Shared<D> {
+    fn rouse(&self) {
+        self.waits.store(false, Ordering::SeqCst);
+        self.wake_if_idle();
+    }
 }
 
 impl<D: Packets> Shared<D> {
@@ -211,6 +222,7 @@ impl<D: Packets> Shared<D> {
             queue: Queue::new(data_len_max),
             signal: AtomicU8::new(0),
             idle: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
             enqueued: Tally::default(),
             dequeued: Tally::default(),
         }
@@ -229,14 +241,31 @@ impl<D: Packets> Shared<D> {
         }
     }
 
-    fn push(&self, message: D) -> Result<(), (D, Refusal)> {
+    fn enqueue(&self, message: D) -> Result<(), (D, Refusal)> {
         let packets = message.packet_count() as u64;
         self.queue.push(message)?;
         self.enqueued.add(1, packets);
+        Ok(())
+    }
+
+    fn push(&self, message: D) -> Result<(), (D, Refusal)> {
+        self.enqueue(message)?;
+        self.wake_if_idle();
+        Ok(())
+    }
+
+    fn push_background(self: &Arc<Self>, message: D) -> Result<(), (D, Refusal)> {
+        self.enqueue(message)?;
+        if self.idle.load(Ordering::SeqCst) && !self.waits.swap(true, Ordering::SeqCst) {
+            rouse_later(Arc::clone(self) as Arc<dyn Rouse>);
+        }
+        Ok(())
+    }
+
+    fn wake_if_idle(&self) {
         if self.idle.load(Ordering::SeqCst) && self.idle.swap(false, Ordering::SeqCst) {
             self.waker.wake();
         }
-        Ok(())
     }
 
     pub(crate) fn pop(&self) -> Option<D> {
@@ -360,6 +389,15 @@ impl<C: Send + 'static, D: Packets> Handle<C, D> {
         self.shared.push(message).map_err(|(message, refusal)| self.undelivered(message, refusal))
     }
 
+    /// Enqueues a data message nobody waits for: if the actor is idle, it takes its turn when this arbiter has nothing else
+    /// to do. Messages stay in the order they were pushed in, either way.
+    ///
+    /// # Errors
+    /// As for [`push`](Self::push).
+    pub fn push_background(&self, message: D) -> Result<(), Undelivered<D>> {
+        self.shared.push_background(message).map_err(|(message, refusal)| self.undelivered(message, refusal))
+    }
+
     /// The counters of the data mailbox.
     #[must_use]
     pub fn data_counters(&self) -> DataCounters {
@@ -423,7 +461,7 @@ mod tests {
 
     #[test]
     fn closing_a_queue_drops_what_waits_though_producers_remain() {
-        let shared = Shared::new("nat".into(), Generation(0), None);
+        let shared = Arc::new(Shared::new("nat".into(), Generation(0), None));
         let token = Arc::new(());
         for _ in 0..3 {
             assert!(shared.push(Counted(Arc::clone(&token))).is_ok());
@@ -456,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_bounded_data_mailbox_gives_the_message_back_with_its_limit() {
-        let shared = Shared::new("nat".into(), Generation(0), Some(1));
+        let shared = Arc::new(Shared::new("nat".into(), Generation(0), Some(1)));
         let token = Arc::new(());
         assert!(shared.push(Counted(Arc::clone(&token))).is_ok());
         match shared.push(Counted(Arc::clone(&token))) {
@@ -471,7 +509,7 @@ mod tests {
 
     #[test]
     fn an_idle_mark_is_refused_while_a_message_waits() {
-        let shared = Shared::new("nat".into(), Generation(0), None);
+        let shared = Arc::new(Shared::new("nat".into(), Generation(0), None));
         assert!(shared.mark_idle());
         assert!(shared.push(Counted(Arc::new(()))).is_ok());
         assert!(!shared.mark_idle());

@@ -157,6 +157,12 @@ impl Batch {
         let (fetches, ops, counts, versions, frontier, changes_seen) = Default::default();
         Self { from, generation, number, fetches, ops, counts, versions, frontier, changes_seen }
     }
+
+    /// Whether the sender waits for an answer to anything in it.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        !self.fetches.is_empty() || self.ops.iter().any(|item| item.answer.is_awaited())
+    }
 }
 
 /// The results of operations an instance waits for.

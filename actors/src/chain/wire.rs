@@ -6,7 +6,7 @@ use crate::messages::{Data, Destination, InstanceEvent, RootEvent};
 use crate::root::actor::{NoData, RootReport, RootStatus};
 use crate::shard::actor::{BatchMessage, ShardControl};
 use chc_api::{Clock, Generation, InstanceId, ShardId, VertexId};
-use chc_runtime::mailbox::{Address, Handle, Packets};
+use chc_runtime::mailbox::{Address, Handle, Packets, Undelivered};
 use chc_store::batch::Batch;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -80,6 +80,8 @@ pub struct Addresses {
     pub egress: Address<EgressControl, DataMessage>,
     /// The vertices each vertex sends to.
     pub next: Vec<Vec<VertexId>>,
+    /// Whether packets wait somewhere until senders have come far enough.
+    pub awaits_progress: bool,
     /// The instance that owns each slot of each vertex.
     pub owners: Vec<Arc<Mutex<Vec<u16>>>>,
     /// Whoever runs the chain.
@@ -108,6 +110,15 @@ fn fresh<'a, C: Send + 'static, D: Packets>(
         *cached = address.current();
     }
     cached.as_ref().filter(|h| generation.is_none_or(|g| h.generation() == g))
+}
+
+/// Sends data or a batch; with `may_wait`, nobody waits for what comes of it.
+fn push<C: Send + 'static, D: Packets>(
+    handle: &Handle<C, D>,
+    message: D,
+    may_wait: bool,
+) -> Result<(), Undelivered<D>> {
+    if may_wait { handle.push_background(message) } else { handle.push(message) }
 }
 
 impl Addresses {
@@ -142,14 +153,16 @@ impl Links {
 
     /// Sends data. What was meant for a generation that has ended is dropped: its successor asks for it.
     pub fn send(&mut self, to: Destination, data: Data) {
+        // Without packets it only tells how far the sender has come.
+        let may_wait = data.block.is_none() && !self.to.awaits_progress;
         let pushed = match to {
             Destination::Instance(id) => {
                 let Some(handle) = self.instance(id, Some(data.to_generation)) else { return };
-                handle.push(DataMessage(data))
+                push(handle, DataMessage(data), may_wait)
             }
             Destination::Egress => {
                 let Some(handle) = fresh(&mut self.egress, &self.to.egress, None) else { return };
-                handle.push(DataMessage(data))
+                push(handle, DataMessage(data), may_wait)
             }
         };
         if let Err(lost) = pushed {
@@ -159,9 +172,9 @@ impl Links {
 
     /// Sends a batch.
     pub fn batch(&mut self, shard: ShardId, batch: Arc<Batch>) {
-        let at = usize::from(shard.0);
+        let (at, may_wait) = (usize::from(shard.0), !batch.is_awaited());
         if let Some(handle) = fresh(&mut self.shards[at], &self.to.shards[at], None)
-            && let Err(lost) = handle.push(BatchMessage(batch))
+            && let Err(lost) = push(handle, BatchMessage(batch), may_wait)
         {
             tracing::error!("batch not delivered: {lost}");
         }

@@ -146,7 +146,7 @@ impl<S: PacketSource> RootActor<S> {
         }
     }
 
-    /// Takes a burst of packets that are this root's own, reading if there are any to be read. True if there was anything.
+    /// Takes a burst of packets that are this root's own, reading if there are any to be read. True if there may be more.
     fn ingest(&mut self) -> bool {
         let (core, queue) = (&mut self.core, &mut self.queue);
         let mut reader = self.reader.lock();
@@ -167,7 +167,7 @@ impl<S: PacketSource> RootActor<S> {
         }
         let waited = !queue.is_empty();
         queue.drain(|arrival, parsed, ticket| core.ingest(arrival, parsed, ticket));
-        burst.read || waited
+        burst.more || waited
     }
 
     /// Sends what was taken, and has the other roots tell their progress, too.

@@ -78,6 +78,8 @@ struct Quiet {
 pub struct Burst {
     /// Whether anything was read.
     pub read: bool,
+    /// Whether there may be more at once.
+    pub more: bool,
     /// Whether reading has just stopped.
     pub stopped: bool,
 }
@@ -187,7 +189,7 @@ impl<S: PacketSource> Reader<S> {
     fn read_burst(&mut self, mut take: impl FnMut(&mut Intake, &Arrival<'_>)) -> Burst {
         let started = *self.started.get_or_insert_with(Instant::now);
         let allowed = self.allowance(started).min(self.options.burst as u64);
-        let mut read = 0;
+        let (mut read, mut is_empty) = (0, false);
         while read < allowed && !self.exhausted {
             let room = self.intake.has_room();
             if !room && self.options.rate.is_none() {
@@ -209,12 +211,9 @@ impl<S: PacketSource> Reader<S> {
                     }
                 }
                 Ok(None) => {
-                    if self.source.is_open() {
-                        let first = Quiet { next: Instant::now() + PAUSE_AFTER, closed: false };
-                        self.quiet.get_or_insert(first);
-                        break;
-                    }
-                    self.exhausted = true;
+                    self.exhausted = !self.source.is_open();
+                    is_empty = true;
+                    break;
                 }
                 Err(error) => {
                     self.input_error = Some(error);
@@ -225,7 +224,12 @@ impl<S: PacketSource> Reader<S> {
         if read > 0 {
             self.quiet = None;
         }
-        Burst { read: read > 0, stopped: self.stopped }
+        if is_empty && !self.exhausted {
+            let first = Quiet { next: Instant::now() + PAUSE_AFTER, closed: false };
+            self.quiet.get_or_insert(first);
+        }
+        // An open source wakes its reader when something comes.
+        Burst { read: read > 0, more: read > 0 && (!is_empty || self.exhausted), stopped: self.stopped }
     }
 
     /// Does what is due while nothing comes: lets everything in flight close, then lets time pass now and then.

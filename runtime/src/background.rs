@@ -1,0 +1,239 @@
+//! Turns that may wait: an actor that was sent only what nobody waits for takes its turn when its sender's arbiter has
+//! nothing else to do, or has taken [`TURNS_MAX`] turns since.
+//!
+//! A packet that comes to an idle chain so has the arbiter to itself until it has left. Without this every actor that is
+//! told how far another one has come would take its turn in front of it, each with cold caches.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+/// How many turns of others one that may wait lets pass while there are always some.
+const TURNS_MAX: u32 = 32;
+
+/// What may wait for its turn.
+pub(crate) trait Rouse: Send + Sync {
+    /// Has it take its turn, unless it has since.
+    fn rouse(&self);
+}
+
+/// What waits on one arbiter.
+#[derive(Default)]
+struct Waiting {
+    actors: Vec<Arc<dyn Rouse>>,
+    /// Turns taken since the first of them came.
+    turns: u32,
+    /// The task that looks whether there is anything else to do, while it need not.
+    task: Option<Waker>,
+}
+
+thread_local! {
+    /// `None` on threads that are no arbiters.
+    static WAITING: RefCell<Option<Waiting>> = const { RefCell::new(None) };
+}
+
+/// Has `actor` take its turn when nothing else is to be done on this thread; at once if that is no arbiter.
+pub(crate) fn rouse_later(actor: Arc<dyn Rouse>) {
+    let refused = WAITING.with_borrow_mut(|waiting| match waiting {
+        Some(waiting) => {
+            if waiting.actors.is_empty() {
+                waiting.turns = 0;
+            }
+            waiting.actors.push(actor);
+            waiting.task.take().into_iter().for_each(Waker::wake);
+            None
+        }
+        None => Some(actor),
+    });
+    if let Some(actor) = refused {
+        actor.rouse();
+    }
+}
+
+/// A turn is taken on this thread.
+pub(crate) fn count_turn() {
+    let is_due = WAITING.with_borrow_mut(|waiting| {
+        let Some(waiting) = waiting else { return false };
+        waiting.turns += 1;
+        waiting.turns >= TURNS_MAX && !waiting.actors.is_empty()
+    });
+    if is_due {
+        rouse_all();
+    }
+}
+
+fn rouse_all() {
+    let actors = WAITING.with_borrow_mut(|waiting| waiting.as_mut().map(|w| std::mem::take(&mut w.actors)));
+    actors.into_iter().flatten().for_each(|actor| actor.rouse());
+}
+
+fn turns() -> u32 {
+    WAITING.with_borrow(|waiting| waiting.as_ref().map_or(0, |waiting| waiting.turns))
+}
+
+/// Makes this thread one on which turns may wait.
+pub(crate) fn begin() {
+    WAITING.set(Some(Waiting::default()));
+}
+
+/// Nothing waits on this thread any more, for it takes no more turns.
+pub(crate) fn end() {
+    rouse_all();
+    WAITING.set(None);
+}
+
+/// Has those that wait take their turns whenever there is nothing else to do. Never ends.
+pub(crate) async fn serve() {
+    loop {
+        poll_fn(|cx| {
+            WAITING.with_borrow_mut(|waiting| match waiting {
+                Some(waiting) if waiting.actors.is_empty() => {
+                    waiting.task = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                _ => Poll::Ready(()),
+            })
+        })
+        .await;
+        loop {
+            let before = turns();
+            // Comes back when every task that could run has, and what is ready has been asked for.
+            tokio::task::yield_now().await;
+            if turns() == before {
+                break;
+            }
+        }
+        rouse_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::{Either, select};
+
+    use crate::actor::{Actor, ActorOptions, Cx, Progress, spawn_unsupervised};
+    use crate::arbiter::{Arbiter, Arbiters, run_local};
+    use crate::mailbox::{Handle, Packets};
+
+    /// How often it is still to be passed on.
+    struct Hops(u32);
+
+    impl Packets for Hops {
+        fn packet_count(&self) -> usize {
+            1
+        }
+    }
+
+    /// Tells its name, and passes on what is to go on.
+    struct Stage {
+        name: &'static str,
+        next: Option<Handle<(), Hops>>,
+        seen: flume::Sender<&'static str>,
+    }
+
+    impl Actor for Stage {
+        type Control = ();
+        type Data = Hops;
+
+        fn on_control(&mut self, (): (), _cx: &mut Cx) {}
+
+        fn on_data(&mut self, Hops(left): Hops, _cx: &mut Cx) {
+            self.seen.send(self.name).expect("the test waits");
+            if let (Some(next), 1..) = (&self.next, left) {
+                next.push(Hops(left - 1)).expect("it is alive");
+            }
+        }
+    }
+
+    fn stage(
+        arbiter: &Arbiter,
+        name: &'static str,
+        next: Option<Handle<(), Hops>>,
+        seen: &flume::Sender<&'static str>,
+    ) -> Handle<(), Hops> {
+        let seen = seen.clone();
+        spawn_unsupervised(arbiter, name, ActorOptions::default(), move |_| Stage { name, next, seen }).0
+    }
+
+    #[test]
+    fn what_may_wait_is_handled_when_the_packet_in_front_has_left() {
+        let (seen, rx) = flume::unbounded();
+        let arbiters = Arbiters::start(1, &[]).expect("threads can be started");
+        let arbiter = arbiters.get(0).expect("one was started");
+        let background = stage(arbiter, "background", None, &seen);
+        let last = stage(arbiter, "last", None, &seen);
+        let middle = stage(arbiter, "middle", Some(last), &seen);
+        let first = stage(arbiter, "first", Some(middle), &seen);
+        // On the arbiter, when all have taken their first turns and are idle.
+        for handle in [&background, &first] {
+            handle.push(Hops(0)).expect("it is alive");
+            rx.recv().expect("it answers");
+        }
+        // An actor nobody holds takes a last turn.
+        let pushed = background.clone();
+        arbiter
+            .execute(move || {
+                pushed.push_background(Hops(0)).expect("it is alive");
+                pushed.push_background(Hops(0)).expect("it is alive");
+                first.push(Hops(2)).expect("it is alive");
+            })
+            .expect("it runs");
+        let order: Vec<_> = rx.iter().take(5).collect();
+        assert_eq!(order, ["first", "middle", "last", "background", "background"]);
+        arbiters.join();
+    }
+
+    #[test]
+    fn what_may_wait_does_not_wait_for_ever_on_an_arbiter_that_is_never_idle() {
+        /// Has always something to do.
+        struct Restless {
+            turns: u32,
+            other: Handle<(), Hops>,
+        }
+        impl Actor for Restless {
+            type Control = ();
+            type Data = Hops;
+            fn on_control(&mut self, (): (), _cx: &mut Cx) {}
+            fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
+            fn poll_work(&mut self, cx: &mut Cx) -> Progress {
+                self.turns += 1;
+                if self.turns == 10 {
+                    self.other.push_background(Hops(0)).expect("it is alive");
+                }
+                // Far more than it may take.
+                if self.turns == 100_000 {
+                    cx.fail("nobody had a turn");
+                }
+                Progress::Worked
+            }
+        }
+        let (seen, rx) = flume::unbounded();
+        let heard = run_local("here", None, |arbiter| {
+            let other = stage(arbiter, "background", None, &seen);
+            // An actor nobody holds takes a last turn.
+            let kept = other.clone();
+            let options = ActorOptions::default();
+            let (_, ended) =
+                spawn_unsupervised(arbiter, "restless", options, move |_| Restless { turns: 0, other });
+            async move {
+                let first = select(rx.into_recv_async(), ended.into_recv_async()).await;
+                drop(kept);
+                matches!(first, Either::Left((Ok(_), _)))
+            }
+        });
+        assert!(heard.expect("it ran"));
+    }
+
+    #[test]
+    fn from_a_thread_without_actors_nothing_waits() {
+        let (seen, rx) = flume::unbounded();
+        let arbiters = Arbiters::start(1, &[]).expect("threads can be started");
+        let handle = stage(arbiters.get(0).expect("one was started"), "background", None, &seen);
+        for _ in 0..1_000 {
+            handle.push_background(Hops(0)).expect("it is alive");
+            assert_eq!(rx.recv(), Ok("background"));
+        }
+        arbiters.join();
+    }
+}
