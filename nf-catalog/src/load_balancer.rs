@@ -1,4 +1,4 @@
-//! Load balancer for IPv4 TCP and UDP: sends each connection to a service to the backend with the fewest.
+//! Load balancer for TCP and UDP: sends each connection to a service to the backend with the fewest.
 //!
 //! **Ports.** One input. Output `out`: everything, with connections to a service sent on to their backend.
 //! Output `reset`: a RST to a client for whom no backend was left. Everything else passes unchanged and is
@@ -7,8 +7,9 @@
 //! unchanged, too.
 //!
 //! **Keys.** `services`: each with `match`, the ports (`"tcp/80,443"`), `backends`, the addresses of at most 16
-//! servers, and `connections_max`, how many connections each of them takes (none: any number). `idle_s`: how long
-//! a connection may be idle. `linger_s`: how long a closed TCP connection is remembered.
+//! servers, and `connections_max`, how many connections each of them takes (none: any number). A service is for
+//! connections of the family of its backends, IPv4 or IPv6. `idle_s`: how long a connection may be idle. `linger_s`:
+//! how long a closed TCP connection is remembered.
 //!
 //! **State** (the paper's Table 4).
 //!
@@ -32,8 +33,8 @@
 use crate::answer;
 use crate::closing::{self, CLOSED, FIN_IN, FIN_OUT, FROM_HIGH};
 use crate::config::{ConfigProblem, Keys};
-use crate::locate::{Place, Shape, ends, locate, plain, travelling};
-use crate::rewrite::{self, Address, End};
+use crate::locate::{Place, Shape, any_ends, any_travelling, locate_any, plain_any};
+use crate::rewrite::{self, Address, AnyAddress, End, mapped};
 use chc_api::identity::hash_words;
 use chc_api::matching::{MATCH_REMEDY, Match};
 use chc_api::nf::FlowLookup;
@@ -44,7 +45,7 @@ use chc_api::{
     FlowKey, Identity, NetworkFunction, ObjectKey, Op, OpValue, Output, Passing, Resolution, Scope, Shared,
     Slot, StateError, Time, TimerEvent, Verdict,
 };
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv6Addr};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,8 +61,10 @@ const SERVICES_MAX: usize = 16;
 pub struct Service {
     /// Its ports.
     pub matching: Match,
-    /// Its servers.
-    pub backends: Vec<u32>,
+    /// Whether it is for IPv6.
+    is_v6: bool,
+    /// Its servers, of IPv4 as they are mapped into IPv6.
+    backends: Vec<u128>,
     /// Connections a server takes at most.
     pub connections_max: u32,
     /// Number of the first of its servers among all.
@@ -127,15 +130,26 @@ fn service(table: &Value, first: u16) -> (Option<Service>, Vec<ConfigProblem>) {
             None
         }
     };
-    let mut backends: Vec<u32> = Vec::new();
+    let mut backends: Vec<u128> = Vec::new();
+    let mut is_v6 = None;
     for (at, text) in keys.texts("backends").unwrap_or_default().into_iter().enumerate() {
         let key = format!("backends[{at}]");
-        match text.parse::<Ipv4Addr>() {
-            Ok(address) if backends.contains(&address.to_bits()) => {
-                keys.problem(&key, format!("{address} is listed twice"), "list it once");
-            }
-            Ok(address) => backends.push(address.to_bits()),
-            Err(_) => keys.problem(&key, format!("\"{text}\" is no IPv4 address"), "write it as 10.1.0.1"),
+        let Ok(address) = text.parse::<IpAddr>() else {
+            let remedy = "write it as 10.1.0.1 or 2001:db8::1";
+            keys.problem(&key, format!("\"{text}\" is no address"), remedy);
+            continue;
+        };
+        let bits = match address {
+            IpAddr::V4(address) => mapped(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        if backends.contains(&bits) {
+            keys.problem(&key, format!("{address} is listed twice"), "list it once");
+        } else if *is_v6.get_or_insert(address.is_ipv6()) == address.is_ipv6() {
+            backends.push(bits);
+        } else {
+            let remedy = "make a service of the IPv4 backends and one of the IPv6 backends";
+            keys.problem(&key, format!("{address} is not of the family of the backends before"), remedy);
         }
     }
     if !(1..=BACKENDS_MAX).contains(&backends.len()) {
@@ -144,7 +158,8 @@ fn service(table: &Value, first: u16) -> (Option<Service>, Vec<ConfigProblem>) {
     }
     let connections_max =
         keys.number("connections_max", f64::from(u32::MAX), 1.0..=f64::from(u32::MAX)) as u32;
-    let service = matching.map(|matching| Service { matching, backends, connections_max, first });
+    let is_v6 = is_v6.unwrap_or(false);
+    let service = matching.map(|matching| Service { matching, is_v6, backends, connections_max, first });
     (service, keys.finish())
 }
 
@@ -193,8 +208,6 @@ fn release(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Mapping {
-    /// Its address.
-    pub address: u32,
     /// Its number among all backends.
     pub backend: u16,
     /// 1 and 2 after a FIN of client and server, 4 when closed; 8 if the client is the high end of the key.
@@ -204,23 +217,28 @@ pub struct Mapping {
 /// Secondary key of a mapping: the connection as its backend sees it.
 fn index_of(key: &FlowKey, value: &[u8]) -> Option<u64> {
     let mapping = Mapping::read_from_bytes(value).ok()?;
-    let (low, high) = ends(key)?;
+    let (low, high) = any_ends(key)?;
     let (client, server) = if mapping.state & FROM_HIGH != 0 { (high, low) } else { (low, high) };
-    Some(index(key.protocol(), client, Address { ip: mapping.address, port: server.port }))
+    Some(index(key.protocol(), client, (mapping.backend, server.port)))
 }
 
-fn index(protocol: u8, client: Address, server: Address) -> u64 {
-    let words = [
-        u64::from(client.ip) << 32 | u64::from(server.ip),
-        u64::from(client.port) << 16 | u64::from(server.port),
-    ];
-    chc_api::identity::hash_words(&[words[0], words[1], u64::from(protocol), 0, 0], 0)
+/// What tells connections apart that a backend, by its number, and a port of it have.
+fn index(protocol: u8, client: AnyAddress, (backend, port): (u16, u16)) -> u64 {
+    let [high, low] = halves(client.ip);
+    let server = u64::from(backend) << 16 | u64::from(port);
+    hash_words(&[high, low, u64::from(client.port), server, u64::from(protocol)], 0)
+}
+
+fn halves(ip: u128) -> [u64; 2] {
+    [(ip >> 64) as u64, ip as u64]
 }
 
 /// The load balancer.
 #[derive(Clone)]
 pub struct LoadBalancer {
     services: Arc<[Service]>,
+    /// The address of each backend.
+    addresses: Arc<[u128]>,
     slots: u16,
     seed: u64,
     idle: Duration,
@@ -247,6 +265,7 @@ impl LoadBalancer {
         declarations.extra_packets(1);
         Self {
             services: config.services.clone().into(),
+            addresses: config.services.iter().flat_map(|service| service.backends.iter().copied()).collect(),
             slots: slots.max(1),
             seed,
             idle: config.idle,
@@ -264,10 +283,11 @@ impl LoadBalancer {
 
     /// Client and server of a connection, and which service it is to; the client first, and where it is.
     #[inline]
-    fn parties(&self, key: &FlowKey) -> Option<(Address, Address, usize, Direction)> {
-        let (low, high) = ends(key)?;
-        let protocol = key.protocol();
-        let service = |at: Address| self.services.iter().position(|s| s.matching.has_port(protocol, at.port));
+    fn parties(&self, key: &FlowKey) -> Option<(AnyAddress, AnyAddress, usize, Direction)> {
+        let (low, high) = any_ends(key)?;
+        let (protocol, is_v6) = (key.protocol(), key.family() == 6);
+        let is_it = |s: &Service, port| s.is_v6 == is_v6 && s.matching.has_port(protocol, port);
+        let service = |at: AnyAddress| self.services.iter().position(|s| is_it(s, at.port));
         match (service(low), service(high)) {
             (None, Some(service)) => Some((low, high, service, Direction::LowToHigh)),
             (Some(service), None) => Some((high, low, service, Direction::HighToLow)),
@@ -286,9 +306,10 @@ impl LoadBalancer {
     #[inline(always)]
     fn established<C: Passing>(&self, cx: &mut C) -> Option<Verdict> {
         let parsed = cx.parsed();
-        let (places, _) = plain(parsed)?;
+        let (places, _) = plain_any(parsed)?;
         let is_plain = parsed.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0;
-        let Some((mapping, due)) = cx.record(self.mapping, IDLE).filter(|_| is_plain) else {
+        let known = if is_plain { cx.record(self.mapping, IDLE) } else { None };
+        let Some((mapping, due)) = known else {
             if self.parties(&cx.parsed().key).is_some() {
                 return None;
             }
@@ -299,19 +320,25 @@ impl LoadBalancer {
             return None;
         }
         let identity = cx.identity();
-        let (from, server) = travelling(&identity)?;
+        let (from, server) = any_travelling(&identity)?;
         let from_high = mapping.state & FROM_HIGH != 0;
         let to_server = from_high == (identity.direction == Direction::HighToLow);
-        if !to_server && self.services.iter().any(|service| service.backends.contains(&from.ip)) {
+        if !to_server && self.addresses.contains(&from.ip) {
             // It may belong to another connection, to which this is the backend.
             return None;
         }
         cx.count(self.bytes.at(usize::from(mapping.backend)), u64::from(cx.wire_len()));
         if to_server {
-            let by = Address { ip: mapping.address, ..server };
-            cx.rewrite(|header| rewrite::replace_end(header, places, End::Destination, by));
+            let by = Address { ip: self.address(mapping), ..server };
+            cx.rewrite(|header| rewrite::replace_any_end(header, places, End::Destination, by));
         }
         Some(Verdict::Forward)
+    }
+
+    /// The address of a connection's backend.
+    #[inline]
+    fn address(&self, mapping: Mapping) -> u128 {
+        self.addresses[usize::from(mapping.backend)]
     }
 
     /// Whether the idle timer must be moved: by more than 1/16 of its length, so ordinary packets write nothing.
@@ -330,7 +357,7 @@ impl LoadBalancer {
         let OpValue::Int(at) = chosen else { return None };
         let backend = of.first + at as u16;
         let state = if client == Direction::HighToLow { FROM_HIGH } else { 0 };
-        let mapping = Mapping { address: *of.backends.get(at as usize)?, backend, state };
+        let mapping = Mapping { backend, state };
         cx.put(self.mapping, mapping);
         cx.arm(self.mapping, IDLE, cx.now() + self.idle, false);
         cx.count(self.connections.at(usize::from(backend)), 1);
@@ -339,7 +366,10 @@ impl LoadBalancer {
     }
 
     fn report<C: Context>(&self, cx: &C, mapping: Mapping, client: Direction, opened: bool) {
-        let kind = EventKind::Flow { opened, server: mapping.address };
+        let address = Ipv6Addr::from_bits(self.address(mapping));
+        let is_v6 = cx.identity().key.family() == 6;
+        let server = if is_v6 { IpAddr::V6(address) } else { address.to_canonical() };
+        let kind = EventKind::Flow { opened, server };
         cx.event(Event { kind, key: cx.identity().key, direction: client });
     }
 
@@ -387,40 +417,41 @@ impl LoadBalancer {
             }
         };
         cx.count(self.bytes.at(usize::from(mapping.backend)), u64::from(cx.wire_len()));
-        let Some((_, server)) = travelling(&cx.identity()) else { return Verdict::Forward };
-        let by = Address { ip: mapping.address, ..server };
+        let Some((_, server)) = any_travelling(&cx.identity()) else { return Verdict::Forward };
+        let by = Address { ip: self.address(mapping), ..server };
         if let (Shape::Error, Some(quoted)) = (at.shape, at.quoted) {
             cx.rewrite(|header| {
-                rewrite::replace(header, at.places.without_l4(), End::Destination, by);
+                rewrite::replace_any(header, at.places, End::Destination, by);
                 rewrite::replace_quoted(header, at.l4, quoted, End::Source, by);
             });
             return Verdict::Forward;
         }
         self.advance(cx, mapping, at.tcp_flags, FIN_OUT);
-        cx.rewrite(|header| rewrite::replace_end(header, at.places, End::Destination, by));
+        cx.rewrite(|header| rewrite::replace_any_end(header, at.places, End::Destination, by));
         Verdict::Forward
     }
 
     /// A packet from the server, or about one to it; `from` is the address it comes from.
-    fn to_client<C: Context>(&self, cx: &C, at: &Place, from: u32) -> Verdict {
+    fn to_client<C: Context>(&self, cx: &C, at: &Place, from: u128) -> Verdict {
         let Some(mapping) = cx.get(self.mapping) else {
             cx.count(self.passed_unknown, 1);
             return Verdict::Forward;
         };
         cx.count(self.bytes.at(usize::from(mapping.backend)), u64::from(cx.wire_len()));
-        let Some((server, _)) = travelling(&cx.identity()) else { return Verdict::Forward };
+        let Some((server, _)) = any_travelling(&cx.identity()) else { return Verdict::Forward };
+        let is_translated = from == self.address(mapping);
         if let (Shape::Error, Some(quoted)) = (at.shape, at.quoted) {
             cx.rewrite(|header| {
-                if from == mapping.address {
-                    rewrite::replace(header, at.places.without_l4(), End::Source, server);
+                if is_translated {
+                    rewrite::replace_any(header, at.places, End::Source, server);
                 }
                 rewrite::replace_quoted(header, at.l4, quoted, End::Destination, server);
             });
             return Verdict::Forward;
         }
         self.advance(cx, mapping, at.tcp_flags, FIN_IN);
-        if from == mapping.address {
-            cx.rewrite(|header| rewrite::replace_end(header, at.places, End::Source, server));
+        if is_translated {
+            cx.rewrite(|header| rewrite::replace_any_end(header, at.places, End::Source, server));
         }
         Verdict::Forward
     }
@@ -449,9 +480,8 @@ impl NetworkFunction for LoadBalancer {
     async fn packet<C: Context>(&self, cx: C) -> Verdict {
         let parsed = cx.parsed();
         let identity = cx.identity();
-        let located = cx.header(|header| locate(header, &parsed));
-        let (Some((at, from, _)), Some((.., service, client))) = (located, self.parties(&identity.key))
-        else {
+        let located = cx.header(|header| locate_any(header, &parsed));
+        let (Some((at, from)), Some((.., service, client))) = (located, self.parties(&identity.key)) else {
             cx.done(self.load.id());
             cx.count(self.passed_unchanged, 1);
             return Verdict::Forward;
@@ -480,21 +510,27 @@ impl NetworkFunction for LoadBalancer {
     /// Whatever address it is under, a packet is of its client's connections.
     fn lane(&self, key: &FlowKey) -> Option<u64> {
         let (client, ..) = self.parties(key)?;
-        Some(hash_words(&[client.port.into(), client.ip.into(), 0, 0, 0], self.seed))
+        let [high, low] = halves(client.ip);
+        Some(hash_words(&[client.port.into(), low, high, 0, 0], self.seed))
     }
 
     fn resolve<L: FlowLookup>(&self, identity: &Identity, records: &L) -> Resolution {
         let Some((client, server, service, from_client)) = self.parties(&identity.key) else {
             return Resolution::Known;
         };
-        if identity.direction == from_client || !self.services[service].backends.contains(&server.ip) {
+        if identity.direction == from_client {
             return Resolution::Known;
         }
-        match records.find(self.mapping, index(identity.key.protocol(), client, server)) {
-            Some(key) if ends(&key).is_some_and(|(low, _)| low == client) => {
+        let of = &self.services[service];
+        let Some(at) = of.backends.iter().position(|backend| *backend == server.ip) else {
+            return Resolution::Known;
+        };
+        let backend = of.first + at as u16;
+        match records.find(self.mapping, index(identity.key.protocol(), client, (backend, server.port))) {
+            Some(key) if any_ends(&key).is_some_and(|(low, _)| low == client) => {
                 Resolution::Translated(Identity { key, direction: Direction::HighToLow })
             }
-            Some(key) if ends(&key).is_some_and(|(_, high)| high == client) => {
+            Some(key) if any_ends(&key).is_some_and(|(_, high)| high == client) => {
                 Resolution::Translated(Identity { key, direction: Direction::LowToHigh })
             }
             _ => Resolution::Known,

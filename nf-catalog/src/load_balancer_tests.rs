@@ -28,6 +28,10 @@ fn wrong_keys_are_reported_where_they_are() {
         service(json!({ "backends": ["10.1.0.1", "ten", "10.1.0.1"] })),
         ["services[0].backends[1]", "services[0].backends[2]"]
     );
+    assert_eq!(
+        service(json!({ "backends": ["2001:db8::1", "2001:DB8::1", "10.1.0.1"] })),
+        ["services[0].backends[1]", "services[0].backends[2]"]
+    );
     let many: Vec<String> = (0..17).map(|n| format!("10.1.0.{n}")).collect();
     assert_eq!(service(json!({ "backends": many })), ["services[0].backends"]);
     assert_eq!(

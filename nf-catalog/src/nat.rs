@@ -355,7 +355,7 @@ impl Nat {
         let by = Address { ip: mapping.external, port: mapping.port };
         if let (Shape::Error, Some(quoted)) = (at.shape, at.quoted) {
             cx.rewrite(|header| {
-                rewrite::replace(header, at.places.without_l4(), End::Source, by);
+                rewrite::replace(header, at.places, End::Source, by);
                 rewrite::replace_quoted(header, at.l4, quoted, End::Destination, by);
             });
         } else {
@@ -383,7 +383,7 @@ impl Nat {
         let Some((_, inner)) = travelling(&identity) else { return NO_MAPPING };
         if let (Shape::Error, Some(quoted)) = (at.shape, at.quoted) {
             cx.rewrite(|header| {
-                rewrite::replace(header, at.places.without_l4(), End::Destination, inner);
+                rewrite::replace(header, at.places, End::Destination, inner);
                 rewrite::replace_quoted(header, at.l4, quoted, End::Source, inner);
             });
         } else {

@@ -3,7 +3,7 @@
 //! Everything here goes by bytes that may be cut: what is not captured is left alone.
 
 use chc_api::packet::icmp::ECHO_IDENTIFIER;
-use chc_api::packet::{ChecksumDelta, Ipv4Header, protocol, view_mut};
+use chc_api::packet::{ChecksumDelta, Ipv4Header, Ipv6Header, protocol, view_mut};
 
 const PORT_LEN: usize = 2;
 const TCP_CHECKSUM: usize = 16;
@@ -20,27 +20,36 @@ pub(crate) enum End {
 /// Where the headers of a packet (or of one that is quoted) are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Places {
-    /// Offset of the IPv4 header.
+    /// Offset of the IP header.
     pub l3: usize,
-    /// Offset of the transport header, if there is one.
+    /// Offset of the transport header, if it has to do with the addresses in front of it.
     pub l4: Option<usize>,
     /// Where the packet ends.
     pub end: usize,
     pub protocol: u8,
 }
 
-impl Places {
-    /// The same without its transport header.
-    pub(crate) fn without_l4(self) -> Places {
-        Places { l4: None, ..self }
+/// An address, of IPv4 if nothing else is said, and a port (the identifier of an ICMP echo).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address<Ip = u32> {
+    pub ip: Ip,
+    pub port: u16,
+}
+
+/// An address of either family: one of IPv4 as it is mapped into IPv6 (RFC 4291, section 2.5.5.2).
+pub(crate) type AnyAddress = Address<u128>;
+
+impl From<Address> for AnyAddress {
+    #[inline]
+    fn from(Address { ip, port }: Address) -> Self {
+        Address { ip: mapped(ip), port }
     }
 }
 
-/// An IPv4 address and a port (the identifier of an ICMP echo).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    pub ip: u32,
-    pub port: u16,
+/// An IPv4 address as it is mapped into IPv6.
+#[inline]
+pub(crate) const fn mapped(ip: u32) -> u128 {
+    0xffff << 32 | ip as u128
 }
 
 /// Replaces one end of a packet and updates its checksums.
@@ -94,8 +103,52 @@ pub(crate) fn replace(header: &mut [u8], at: Places, end: End, by: Address) -> C
     let (old, new) = (ip.checksum.get(), address.apply(ip.checksum.get()));
     ip.checksum.set(new);
     let whole = address.u16(old, new);
-    let Some(l4) = at.l4 else { return whole };
+    whole.and(replace_transport(header, at, end, by.port, address))
+}
 
+/// [`replace`] for IPv6.
+fn replace_v6(header: &mut [u8], at: Places, end: End, by: AnyAddress) -> ChecksumDelta {
+    let Some(ip) = view_mut::<Ipv6Header>(header, at.l3) else { return ChecksumDelta::new() };
+    let field = if end == End::Source { &mut ip.src } else { &mut ip.dst };
+    let address = ChecksumDelta::new().u128(field.get(), by.ip);
+    field.set(by.ip);
+    address.and(replace_transport(header, at, end, by.port, address))
+}
+
+/// [`replace`] for a packet of either family, which the address is of.
+pub(crate) fn replace_any(header: &mut [u8], at: Places, end: End, by: AnyAddress) -> ChecksumDelta {
+    if is_v6(header, at.l3) {
+        replace_v6(header, at, end, by)
+    } else {
+        replace(header, at, end, Address { ip: by.ip as u32, port: by.port })
+    }
+}
+
+/// [`replace_end`] for a packet of either family, which the address is of.
+#[inline]
+pub(crate) fn replace_any_end(header: &mut [u8], at: Places, end: End, by: AnyAddress) {
+    if is_v6(header, at.l3) {
+        replace_v6(header, at, end, by);
+    } else {
+        replace_end(header, at, end, Address { ip: by.ip as u32, port: by.port });
+    }
+}
+
+#[inline]
+fn is_v6(header: &[u8], l3: usize) -> bool {
+    header.get(l3).is_some_and(|first| first >> 4 == 6)
+}
+
+/// Replaces a port, as much of the transport header as there is, and updates its checksum for that and for what was
+/// changed of the addresses. Returns what this does to a checksum that covers the transport header.
+fn replace_transport(
+    header: &mut [u8],
+    at: Places,
+    end: End,
+    port: u16,
+    address: ChecksumDelta,
+) -> ChecksumDelta {
+    let Some(l4) = at.l4 else { return ChecksumDelta::new() };
     let captured = at.end.min(header.len());
     let transport = header.get_mut(l4..captured).unwrap_or_default();
     let (port_at, checksum_at) = match (at.protocol, end) {
@@ -104,22 +157,30 @@ pub(crate) fn replace(header: &mut [u8], at: Places, end: End, by: Address) -> C
         (protocol::UDP, End::Source) => (0, UDP_CHECKSUM),
         (protocol::UDP, End::Destination) => (PORT_LEN, UDP_CHECKSUM),
         (protocol::ICMP, _) => (ECHO_IDENTIFIER, ICMP_CHECKSUM),
-        _ => return whole,
+        // An error: it has no port, but its checksum covers the addresses.
+        (protocol::ICMPV6, _) => return update(transport, ICMP_CHECKSUM, |old| address.apply(old)),
+        _ => return ChecksumDelta::new(),
     };
-    let port = update(transport, port_at, |_| by.port);
+    let port = update(transport, port_at, |_| port);
     let checksum = update(transport, checksum_at, |old| match at.protocol {
         protocol::TCP => address.and(port).apply(old),
         protocol::UDP => address.and(port).apply_udp(old),
         // ICMP has no pseudo-header.
         _ => port.apply(old),
     });
-    whole.and(port).and(checksum)
+    port.and(checksum)
 }
 
 /// Replaces one end of the packet that an ICMP error at `icmp` quotes, with its checksums, and updates
 /// the checksum of the error.
-pub(crate) fn replace_quoted(header: &mut [u8], icmp: usize, quoted: Places, end: End, by: Address) {
-    let delta = replace(header, quoted, end, by);
+pub(crate) fn replace_quoted(
+    header: &mut [u8],
+    icmp: usize,
+    quoted: Places,
+    end: End,
+    by: impl Into<AnyAddress>,
+) {
+    let delta = replace_any(header, quoted, end, by.into());
     update(header.get_mut(icmp..).unwrap_or_default(), ICMP_CHECKSUM, |old| delta.apply(old));
 }
 

@@ -155,8 +155,8 @@ pub fn event_json(record: &EventRecord, vertex: &str, instance: u16) -> Value {
             line.insert("stage".into(), json!({ "name": name, "role": role }));
         }
         EventKind::Flow { opened, server } => {
-            let server = std::net::Ipv4Addr::from(server).to_string();
-            line.insert("flow".into(), json!({ "action": action(opened), "server_ip": server }));
+            let server_ip = server.to_string();
+            line.insert("flow".into(), json!({ "action": action(opened), "server_ip": server_ip }));
         }
         EventKind::Nat { opened, external, port } => {
             let (external, action) = (std::net::Ipv4Addr::from(external).to_string(), action(opened));

@@ -2,6 +2,7 @@
 //! edge to the egress, named by (vertex, position, index) and delivered once like packets.
 
 use crate::identity::{Direction, FlowKey};
+use core::net::IpAddr;
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,8 +27,8 @@ pub enum EventKind {
     Flow {
         /// True when it was assigned.
         opened: bool,
-        /// IPv4 address of the server.
-        server: u32,
+        /// Address of the server.
+        server: IpAddr,
     },
     /// An address translation began or ended.
     Nat {

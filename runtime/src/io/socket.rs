@@ -329,19 +329,18 @@ impl PacketSocket {
         #[repr(C, align(8))]
         struct Control([u8; 64]);
         let count = slots.len().min(BATCH_MAX);
+        // Only as many as are needed are filled in: an idle chain takes one frame at a time, with cold caches.
         let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH_MAX];
-        // SAFETY: arrays of structures of which all zeros is a value.
-        let mut pieces: [[libc::iovec; 2]; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
-        // SAFETY: as above.
-        let mut messages: [libc::mmsghdr; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut pieces = [const { MaybeUninit::<[libc::iovec; 2]>::uninit() }; BATCH_MAX];
+        let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH_MAX];
         for (at, slot) in slots[..count].iter_mut().enumerate() {
             let room = &mut slot.bytes[TAG_LEN..];
-            pieces[at] = [
+            let pieces = pieces[at].write([
                 libc::iovec { iov_base: slot.offload.as_mut_ptr().cast(), iov_len: OFFLOAD_LEN },
                 libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
-            ];
-            let header = &mut messages[at].msg_hdr;
-            header.msg_iov = pieces[at].as_mut_ptr();
+            ]);
+            let header = &mut messages[at].write(empty_message()).msg_hdr;
+            header.msg_iov = pieces.as_mut_ptr();
             header.msg_iovlen = 2;
             header.msg_control = controls[at].as_mut_ptr().cast();
             header.msg_controllen = size_of::<Control>() as _;
@@ -349,10 +348,13 @@ impl PacketSocket {
         let (fd, flags) = (self.fd.as_raw_fd(), libc::MSG_DONTWAIT as _);
         // SAFETY: every message points at pieces and control room above and at the slots' own memory, all of which is
         // borrowed until the call returns.
-        let taken =
-            unsafe { libc::recvmmsg(fd, messages.as_mut_ptr(), count as _, flags, std::ptr::null_mut()) };
+        let taken = unsafe {
+            libc::recvmmsg(fd, messages.as_mut_ptr().cast(), count as _, flags, std::ptr::null_mut())
+        };
         let taken = check(taken)? as usize;
-        for (slot, message) in slots.iter_mut().zip(&messages[..taken]) {
+        for (slot, message) in slots[..count].iter_mut().zip(&messages).take(taken) {
+            // SAFETY: the first `count` have been written.
+            let message = unsafe { message.assume_init_ref() };
             slot.len = (message.msg_len as usize).saturating_sub(OFFLOAD_LEN);
             slot.is_cut = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             slot.vlan = vlan(&message.msg_hdr);
@@ -365,21 +367,20 @@ impl PacketSocket {
     /// # Errors
     /// That of the first.
     pub fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
-        // SAFETY: arrays of structures of which all zeros is a value.
-        let mut pieces: [libc::iovec; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
-        // SAFETY: as above.
-        let mut messages: [libc::mmsghdr; BATCH_MAX] = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut pieces = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH_MAX];
+        let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH_MAX];
         let mut count = 0;
         for (at, frame) in frames.take(BATCH_MAX).enumerate() {
             // The system only reads what is sent.
-            pieces[at] = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
-            messages[at].msg_hdr.msg_iov = &raw mut pieces[at];
-            messages[at].msg_hdr.msg_iovlen = 1;
+            let piece = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
+            let header = &mut messages[at].write(empty_message()).msg_hdr;
+            header.msg_iov = pieces[at].write(piece);
+            header.msg_iovlen = 1;
             count = at + 1;
         }
         let (fd, flags) = (self.fd.as_raw_fd(), libc::MSG_DONTWAIT as _);
-        // SAFETY: every message points at a frame that is borrowed until the call returns.
-        let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count as _, flags) };
+        // SAFETY: the first `count` have been written, and each points at a frame that is borrowed until the call returns.
+        let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr().cast(), count as _, flags) };
         Ok(check(sent)? as usize)
     }
 
@@ -408,6 +409,12 @@ impl PacketSocket {
 pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: what watches the descriptor owns it, so it stays open for as long as it is watched.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// A message without anything in it.
+fn empty_message() -> libc::mmsghdr {
+    // SAFETY: a structure of which all zeros is a value.
+    unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
 /// The tag the system took out of a frame.

@@ -6,11 +6,12 @@ use chc_api::packet::{Checksum, LinkType, PacketKind, parse, protocol};
 use chc_api::{Clock, Identity, Time, VertexId};
 use etherparse::PacketBuilder;
 use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::icmpv6::DestUnreachableCode;
 use serde_json::Value;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// An IPv4 address and a port (the identifier of an echo).
-pub type Peer = ([u8; 4], u16);
+/// An address, of IPv4 if nothing else is said, and a port (the identifier of an echo).
+pub type Peer<A = [u8; 4]> = (A, u16);
 
 /// TCP flags.
 pub const SYN: &str = "S";
@@ -147,15 +148,30 @@ impl Driver {
     }
 }
 
-type Step = etherparse::PacketBuilderStep<etherparse::IpHeaders>;
+/// A packet that is being built.
+pub type Step = etherparse::PacketBuilderStep<etherparse::IpHeaders>;
 
-fn ip(from: [u8; 4], to: [u8; 4]) -> Step {
-    PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64)
+/// The addresses of a family.
+pub trait Family: Copy {
+    /// Begins a packet.
+    fn ip(from: Self, to: Self) -> Step;
+}
+
+impl Family for [u8; 4] {
+    fn ip(from: Self, to: Self) -> Step {
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64)
+    }
+}
+
+impl Family for [u8; 16] {
+    fn ip(from: Self, to: Self) -> Step {
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from, to, 64)
+    }
 }
 
 /// A TCP segment with the flags of `flags` (letters S, A, F, R) and sequence number 1000.
 #[must_use]
-pub fn tcp(from: Peer, to: Peer, flags: &str) -> Vec<u8> {
+pub fn tcp<A: Family>(from: Peer<A>, to: Peer<A>, flags: &str) -> Vec<u8> {
     tcp_seq(from, to, flags, 1000)
 }
 
@@ -164,8 +180,8 @@ pub fn tcp(from: Peer, to: Peer, flags: &str) -> Vec<u8> {
 /// # Panics
 /// Never: a vector takes every byte.
 #[must_use]
-pub fn tcp_seq(from: Peer, to: Peer, flags: &str, seq: u32) -> Vec<u8> {
-    let mut step = ip(from.0, to.0).tcp(from.1, to.1, seq, 500);
+pub fn tcp_seq<A: Family>(from: Peer<A>, to: Peer<A>, flags: &str, seq: u32) -> Vec<u8> {
+    let mut step = A::ip(from.0, to.0).tcp(from.1, to.1, seq, 500);
     for flag in flags.chars() {
         step = match flag {
             'S' => step.syn(),
@@ -185,9 +201,9 @@ pub fn tcp_seq(from: Peer, to: Peer, flags: &str, seq: u32) -> Vec<u8> {
 /// # Panics
 /// Never: a vector takes every byte.
 #[must_use]
-pub fn udp(from: Peer, to: Peer) -> Vec<u8> {
+pub fn udp<A: Family>(from: Peer<A>, to: Peer<A>) -> Vec<u8> {
     let mut frame = Vec::new();
-    ip(from.0, to.0).udp(from.1, to.1).write(&mut frame, b"datagram").expect("written to memory");
+    A::ip(from.0, to.0).udp(from.1, to.1).write(&mut frame, b"datagram").expect("written to memory");
     frame
 }
 
@@ -198,13 +214,26 @@ pub fn udp(from: Peer, to: Peer) -> Vec<u8> {
 #[must_use]
 pub fn echo(from: [u8; 4], to: [u8; 4], identifier: u16, is_request: bool) -> Vec<u8> {
     let mut frame = Vec::new();
-    let step = ip(from, to);
+    let step = Family::ip(from, to);
     if is_request {
         step.icmpv4_echo_request(identifier, 1).write(&mut frame, b"ping")
     } else {
         step.icmpv4_echo_reply(identifier, 1).write(&mut frame, b"ping")
     }
     .expect("written to memory");
+    frame
+}
+
+/// An ICMPv6 "port unreachable" that quotes the first `quoted_len` bytes of the IP packet in `about`.
+///
+/// # Panics
+/// Never: a vector takes every byte.
+#[must_use]
+pub fn unreachable_v6(from: [u8; 16], to: [u8; 16], about: &[u8], quoted_len: usize) -> Vec<u8> {
+    let kind = etherparse::Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port);
+    let quoted = &about[14..][..quoted_len.min(about.len() - 14)];
+    let mut frame = Vec::new();
+    Family::ip(from, to).icmpv6(kind).write(&mut frame, quoted).expect("written to memory");
     frame
 }
 
@@ -217,7 +246,7 @@ pub fn unreachable(from: [u8; 4], to: [u8; 4], about: &[u8], quoted_len: usize) 
     let kind = etherparse::Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
     let quoted = &about[14..][..quoted_len.min(about.len() - 14)];
     let mut frame = Vec::new();
-    ip(from, to).icmpv4(kind).write(&mut frame, quoted).expect("written to memory");
+    Family::ip(from, to).icmpv4(kind).write(&mut frame, quoted).expect("written to memory");
     frame
 }
 
@@ -232,12 +261,18 @@ pub fn peers(frame: &[u8]) -> (Peer, Peer) {
     (peer(identity.source()), peer(identity.destination()))
 }
 
-/// Checks the checksums of a whole IPv4 packet in an Ethernet frame.
+/// Checks the checksums of a whole packet, IPv6 without extension headers, in an Ethernet frame.
 ///
 /// # Panics
 /// If one is wrong.
 pub fn assert_checksums(frame: &[u8]) {
     let parsed = parse(LinkType::ETHERNET, frame);
+    if parsed.is(PacketKind::IPV6.with(PacketKind::HAS_L4)) && parsed.l4 == 54 {
+        let address = |at: usize| Ipv6Addr::from(*frame[at..].first_chunk::<16>().expect("it is whole"));
+        let body = &frame[54..];
+        let pseudo = Checksum::pseudo_v6(address(22), address(38), parsed.protocol, body.len() as u32);
+        assert_eq!(pseudo.bytes(body).finish(), 0, "{frame:02x?}");
+    }
     if !parsed.is(PacketKind::IPV4) || parsed.is(PacketKind::TUNNELLED) {
         return;
     }

@@ -1,8 +1,16 @@
 //! The load balancer, in an ideal chain of its own.
 
+use chc_actors::chain::run::RunOptions;
+use chc_actors::chain::verify::verify;
 use chc_actors::ideal::StateValue;
+use chc_api::EventKind;
 use chc_api::packet::{LinkType, parse};
-use chc_e2e::driver::{ACK, Driver, FIN_ACK, Peer, RST, SYN, SYN_ACK, peers, tcp, udp, unreachable};
+use chc_e2e::chain::{kill, plan};
+use chc_e2e::command::Scratch;
+use chc_e2e::driver::{
+    ACK, Driver, FIN_ACK, Peer, RST, SYN, SYN_ACK, peers, tcp, udp, unreachable, unreachable_v6,
+};
+use chc_runtime::capture::{CaptureWriter, Format};
 use serde_json::json;
 
 const VIRTUAL: [u8; 4] = [203, 0, 113, 80];
@@ -115,4 +123,118 @@ fn services_count_for_themselves_and_what_is_of_none_passes() {
     let middle = tcp(client(5), (VIRTUAL, 80), ACK);
     assert_eq!(driver.pass(&middle), middle, "its beginning was not seen");
     assert_eq!((driver.counter("passed_unchanged"), driver.counter("passed_unknown")), (1, 1));
+}
+
+const VIRTUAL_V6: [u8; 16] = address_v6(80);
+const BACKENDS_V6: [[u8; 16]; 2] = [address_v6(1), address_v6(2)];
+
+const fn address_v6(last: u8) -> [u8; 16] {
+    [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]
+}
+
+fn client_v6(number: u8) -> Peer<[u8; 16]> {
+    (address_v6(100 + number), 40_000 + u16::from(number))
+}
+
+/// Port 80 by both families.
+fn services_of_both() -> serde_json::Value {
+    json!([
+        {"match": "tcp/80", "backends": ["10.1.0.1"]},
+        {"match": "tcp/80", "backends": ["2001:db8::1", "2001:db8::2"]},
+        {"match": "udp/53", "backends": ["2001:db8::2"], "connections_max": 1},
+    ])
+}
+
+fn balancer_of_both() -> Driver {
+    let config = json!({ "services": services_of_both(), "idle_s": 60, "linger_s": 5 });
+    Driver::new(&[("load_balancer", config)], 16, None)
+}
+
+/// Where an IPv6 frame goes.
+fn destination_v6(frame: &[u8]) -> [u8; 16] {
+    *frame[38..].first_chunk().unwrap()
+}
+
+#[test]
+fn connections_go_to_backends_of_their_family() {
+    let mut driver = balancer_of_both();
+    assert_eq!(open(&mut driver, 1), BACKENDS[0]);
+    for number in 0..4 {
+        let backend = BACKENDS_V6[usize::from(number % 2)];
+        let syn = tcp(client_v6(number), (VIRTUAL_V6, 80), SYN);
+        assert_eq!(destination_v6(&driver.pass(&syn)), backend);
+        let data = tcp(client_v6(number), (VIRTUAL_V6, 80), ACK);
+        assert_eq!(driver.pass(&data), tcp(client_v6(number), (backend, 80), ACK));
+        let back = driver.pass_whole(&tcp((backend, 80), client_v6(number), ACK));
+        assert_eq!(back.frame, tcp((VIRTUAL_V6, 80), client_v6(number), ACK));
+        assert_eq!(back.identity, parse(LinkType::ETHERNET, &back.frame).identity());
+    }
+    let question = |number| udp(client_v6(number), (VIRTUAL_V6, 53));
+    assert_eq!(driver.pass(&question(1)), udp(client_v6(1), (BACKENDS_V6[1], 53)));
+    assert_eq!(driver.drop_reason(&question(2)), "lb_no_backend");
+    assert_eq!(cells(&driver, "connections"), [1, 2, 2, 1]);
+    let servers = driver.events().into_iter().map(|record| match record.event.kind {
+        EventKind::Flow { server, .. } => server.to_string(),
+        other => panic!("{other:?}"),
+    });
+    let want = ["10.1.0.1", "2001:db8::1", "2001:db8::2", "2001:db8::1", "2001:db8::2", "2001:db8::2"];
+    assert_eq!(servers.collect::<Vec<_>>(), want);
+}
+
+#[test]
+fn an_error_by_ipv6_is_translated_with_what_it_quotes_and_its_checksum() {
+    let mut driver = balancer_of_both();
+    let backend = destination_v6(&driver.pass(&tcp(client_v6(1), (VIRTUAL_V6, 80), SYN)));
+    for quoted_len in [48, 60, 64] {
+        // From the backend to the client, then from a router on its way to the backend.
+        let error = |of: [u8; 16], from: [u8; 16]| {
+            unreachable_v6(from, client_v6(1).0, &tcp(client_v6(1), (of, 80), ACK), quoted_len)
+        };
+        assert_eq!(driver.pass(&error(backend, backend)), error(VIRTUAL_V6, VIRTUAL_V6), "{quoted_len}");
+        let router = address_v6(77);
+        assert_eq!(driver.pass(&error(backend, router)), error(VIRTUAL_V6, router), "{quoted_len}");
+        // From the client to the backend, about what that has sent.
+        let error =
+            |of: [u8; 16]| unreachable_v6(client_v6(1).0, of, &tcp((of, 80), client_v6(1), ACK), quoted_len);
+        assert_eq!(driver.pass(&error(VIRTUAL_V6)), error(backend), "{quoted_len}");
+    }
+}
+
+/// What clients and servers of a service by IPv6 send. It depends on the backends that connections get, which an ideal chain
+/// tells.
+fn conversations_v6(backends: &[&str]) -> Vec<Vec<u8>> {
+    let services = json!([{"match": "tcp/80", "backends": backends}]);
+    let mut driver = Driver::new(&[("load_balancer", json!({ "services": services }))], 16, None);
+    let mut frames = Vec::new();
+    for (flags, answer) in [(SYN, SYN_ACK)].into_iter().chain([(ACK, ACK); 30]).chain([(FIN_ACK, FIN_ACK)]) {
+        for number in 0..100 {
+            let frame = tcp(client_v6(number), (VIRTUAL_V6, 80), flags);
+            let backend = destination_v6(&driver.pass(&frame));
+            let back = tcp((backend, 80), client_v6(number), answer);
+            driver.pass(&back);
+            frames.extend([frame, back]);
+        }
+    }
+    frames
+}
+
+#[test]
+fn instances_may_die_under_connections_by_ipv6() {
+    let frames = conversations_v6(&["2001:db8::1", "2001:db8::2"]);
+    let scratch = Scratch::new();
+    let path = scratch.path("in.pcap");
+    let mut writer = CaptureWriter::create(&path, Format::Pcap, LinkType::ETHERNET).unwrap();
+    for (at, frame) in frames.iter().enumerate() {
+        writer.write(at as u64 * 10_000, LinkType::ETHERNET, frame.len() as u32, &[frame]).unwrap();
+    }
+    writer.finish().unwrap();
+    let services = r#"[{ match = "tcp/80", backends = ["2001:db8::1", "2001:db8::2"] }]"#;
+    let plan = plan("load_balancer", &[format!("vertex.load_balancer.config.services={services}")]);
+    let packets = frames.len() as u64;
+    let kills = [kill("load_balancer/0", packets / 3), kill("load_balancer/1", packets / 2)];
+    let options = RunOptions { kills: kills.to_vec(), record: true, ..RunOptions::default() };
+    let (outcome, comparison) = verify(&plan, &path, &options, |_| {}).unwrap();
+    assert_eq!(comparison.first_difference, None);
+    assert_eq!(outcome.egress.packets, packets);
+    assert!(comparison.events >= 100 && outcome.recoveries.len() == 2, "{comparison:?}");
 }
