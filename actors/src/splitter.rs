@@ -418,6 +418,10 @@ impl<P: Protections> Splitter<P> {
         for at in 0..self.edges.len() {
             let edge = &mut self.edges[at];
             edge.full.extend(edge.builder.finish());
+            if !edge.connected && !self.retain {
+                // Nothing else could send it again when the receiver is there.
+                continue;
+            }
             let blocks = std::mem::take(&mut edge.full);
             let last = blocks.len();
             // The egress is not rebuilt: nobody would ask for what was sent to it.

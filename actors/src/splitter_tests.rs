@@ -125,6 +125,21 @@ impl Sender {
 // Partitioning: the paper's section 4.1.
 
 #[test]
+fn what_is_not_retained_waits_for_its_receiver() {
+    let mut sender = Sender::new(1, false);
+    sender.forward(&[0, 1], 2);
+    sender.forward(&[2], 3);
+    assert!(sender.sent.is_empty(), "nobody is there");
+    let mut send = |to, data| sender.sent.push((to, data));
+    sender.splitter.replay(instance(0), Generation(1), Clock(0), &sender.steps, &mut send);
+    sender.flush(3);
+    assert_eq!(sender.sent.iter().flat_map(|(_, data)| clocks(data)).collect::<Vec<_>>(), [0, 1, 2]);
+    sender.flush(3);
+    assert!(sender.sent.iter().all(|(to, _)| *to == Destination::Instance(instance(0))));
+    assert_eq!(sender.sent.iter().flat_map(|(_, data)| clocks(data)).count(), 3, "and is sent once");
+}
+
+#[test]
 fn both_directions_of_a_connection_go_to_one_instance() {
     let pool = pool();
     for scope in [Scope::FiveTuple, Scope::SourceHost, Scope::Global] {

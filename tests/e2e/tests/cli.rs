@@ -391,6 +391,10 @@ fn traditional_mode_forgets_what_an_instance_knew_and_verify_says_so() {
     assert_whole(&report);
     assert_eq!(number(&report, "packets_in"), PACKETS);
     assert!(number(&report, "alerts") > 0, "{report:#}");
+    let mut alone = traditional.to_vec();
+    alone.extend(["--set", "vertex.portscan.instances=1"]);
+    let report = on_mix(&scratch, "run", "portscan", &alone).expect(0).json();
+    assert_eq!(number(&report, "packets_out"), PACKETS, "what comes before its receiver waits for it");
     let mut killed = traditional.to_vec();
     killed.extend(["--kill", "portscan/0@50"]);
     // What was at an instance when it died is lost, and counted.
