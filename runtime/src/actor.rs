@@ -330,7 +330,6 @@ impl<A: Actor> Future for Incarnation<A> {
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let Some(context) = &mut this.context else { return Poll::Ready(()) };
-        count_turn();
         // Before looking at the signal and the queue, so that no wake is lost.
         this.end.shared.waker.register(task.waker());
         match this.end.shared.signalled() {
@@ -467,6 +466,7 @@ impl<A: Actor> Shell<A> {
             }
         }
         if std::mem::take(&mut self.handled) {
+            count_turn();
             self.actor.drained(&mut self.cx);
         }
         more

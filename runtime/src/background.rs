@@ -2,7 +2,9 @@
 //! nothing else to do, or has taken [`TURNS_MAX`] turns since.
 //!
 //! A packet that comes to an idle chain so has the arbiter to itself until it has left. Without this every actor that is
-//! told how far another one has come would take its turn in front of it, each with cold caches.
+//! told how far another one has come would take its turn in front of it, each with cold caches. An arbiter that could not be
+//! waited for has load: until it is idle again nothing waits there, since who has its turn soon handles what comes
+//! meanwhile, too.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -24,6 +26,8 @@ struct Waiting {
     actors: Vec<Arc<dyn Rouse>>,
     /// Turns taken since the first of them came.
     turns: u32,
+    /// Whether there was more to do than could be waited for, and has been ever since.
+    is_loaded: bool,
     /// The task that looks whether there is anything else to do, while it need not.
     task: Option<Waker>,
 }
@@ -33,10 +37,10 @@ thread_local! {
     static WAITING: RefCell<Option<Waiting>> = const { RefCell::new(None) };
 }
 
-/// Has `actor` take its turn when nothing else is to be done on this thread; at once if that is no arbiter.
+/// Has `actor` take its turn when nothing else is to be done on this thread; at once if that is no arbiter, or has load.
 pub(crate) fn rouse_later(actor: Arc<dyn Rouse>) {
     let refused = WAITING.with_borrow_mut(|waiting| match waiting {
-        Some(waiting) => {
+        Some(waiting) if !waiting.is_loaded => {
             if waiting.actors.is_empty() {
                 waiting.turns = 0;
             }
@@ -44,19 +48,21 @@ pub(crate) fn rouse_later(actor: Arc<dyn Rouse>) {
             waiting.task.take().into_iter().for_each(Waker::wake);
             None
         }
-        None => Some(actor),
+        _ => Some(actor),
     });
     if let Some(actor) = refused {
         actor.rouse();
     }
 }
 
-/// A turn is taken on this thread.
+/// A turn in which something was done is taken on this thread.
 pub(crate) fn count_turn() {
     let is_due = WAITING.with_borrow_mut(|waiting| {
         let Some(waiting) = waiting else { return false };
-        waiting.turns += 1;
-        waiting.turns >= TURNS_MAX && !waiting.actors.is_empty()
+        waiting.turns = waiting.turns.wrapping_add(1);
+        let is_due = waiting.turns >= TURNS_MAX && !waiting.actors.is_empty();
+        waiting.is_loaded |= is_due;
+        is_due
     });
     if is_due {
         rouse_all();
@@ -88,7 +94,7 @@ pub(crate) async fn serve() {
     loop {
         poll_fn(|cx| {
             WAITING.with_borrow_mut(|waiting| match waiting {
-                Some(waiting) if waiting.actors.is_empty() => {
+                Some(waiting) if waiting.actors.is_empty() && !waiting.is_loaded => {
                     waiting.task = Some(cx.waker().clone());
                     Poll::Pending
                 }
@@ -104,15 +110,14 @@ pub(crate) async fn serve() {
                 break;
             }
         }
+        WAITING.with_borrow_mut(|waiting| waiting.iter_mut().for_each(|waiting| waiting.is_loaded = false));
         rouse_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::future::{Either, select};
-
-    use crate::actor::{Actor, ActorOptions, Cx, Progress, spawn_unsupervised};
+    use crate::actor::{Actor, ActorOptions, Cause, Cx, Progress, spawn_unsupervised};
     use crate::arbiter::{Arbiter, Arbiters, run_local};
     use crate::mailbox::{Handle, Packets};
 
@@ -185,11 +190,12 @@ mod tests {
     }
 
     #[test]
-    fn what_may_wait_does_not_wait_for_ever_on_an_arbiter_that_is_never_idle() {
+    fn what_may_wait_does_not_wait_for_ever_on_an_arbiter_with_load_and_then_no_more() {
         /// Has always something to do.
         struct Restless {
             turns: u32,
             other: Handle<(), Hops>,
+            heard: flume::Receiver<&'static str>,
         }
         impl Actor for Restless {
             type Control = ();
@@ -198,31 +204,29 @@ mod tests {
             fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
             fn poll_work(&mut self, cx: &mut Cx) -> Progress {
                 self.turns += 1;
-                if self.turns == 10 {
+                if self.turns == 10 || self.turns == 200 {
                     self.other.push_background(Hops(0)).expect("it is alive");
                 }
-                // Far more than it may take.
-                if self.turns == 100_000 {
-                    cx.fail("nobody had a turn");
+                let heard = self.heard.len();
+                match self.turns {
+                    15 if heard > 0 => cx.fail("it did not wait"),
+                    100 if heard == 0 => cx.fail("it waits for ever"),
+                    205 if heard == 1 => cx.fail("it waits although there is load"),
+                    206 => cx.stop(),
+                    _ => {}
                 }
                 Progress::Worked
             }
         }
         let (seen, rx) = flume::unbounded();
-        let heard = run_local("here", None, |arbiter| {
+        let ended = run_local("here", None, |arbiter| {
             let other = stage(arbiter, "background", None, &seen);
-            // An actor nobody holds takes a last turn.
-            let kept = other.clone();
             let options = ActorOptions::default();
             let (_, ended) =
-                spawn_unsupervised(arbiter, "restless", options, move |_| Restless { turns: 0, other });
-            async move {
-                let first = select(rx.into_recv_async(), ended.into_recv_async()).await;
-                drop(kept);
-                matches!(first, Either::Left((Ok(_), _)))
-            }
+                spawn_unsupervised(arbiter, "restless", options, |_| Restless { turns: 0, other, heard: rx });
+            ended.into_recv_async()
         });
-        assert!(heard.expect("it ran"));
+        assert_eq!(ended.expect("it ran"), Ok(Cause::Stopped));
     }
 
     #[test]
