@@ -46,6 +46,18 @@ pub struct OpItem {
     pub answer: Answer,
 }
 
+impl OpItem {
+    /// Nothing in particular.
+    pub const BLANK: Self = Self {
+        name: OpName { position: Position::before(Clock(0)), index: 0 },
+        object: ObjectId(0),
+        key: ObjectKey::GLOBAL,
+        op: Op::Get,
+        now: Time(0),
+        answer: Answer::Nothing,
+    };
+}
+
 /// What the issuer of an operation wants to hear of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Answer {

@@ -234,31 +234,38 @@ impl Client {
         }
     }
 
-    /// Issues an operation, and returns it where it is kept until it is sent. A read of a counter takes along what was
-    /// added to it.
-    // Inlined so that the operation is put together there.
+    /// Issues an operation.
+    pub fn submit(&mut self, item: OpItem) {
+        *self.issue(item.object, &item.key, &item.op) = item;
+    }
+
+    /// Issues an operation, and returns it where it is kept until it is sent: its name, its time and who waits are the
+    /// caller's to fill in. A read of a counter takes along what was added to it.
+    // An operation is long: one that is put together elsewhere and copied here at once stalls every packet.
     #[inline]
-    pub fn submit(&mut self, item: OpItem) -> &mut OpItem {
-        let shard = match item.op {
+    pub fn issue(&mut self, object: ObjectId, key: &ObjectKey, op: &Op) -> &mut OpItem {
+        let shard = match op {
             // A pool lives with the records of its slot: the low bits of its key.
-            Op::Acquire(_) | Op::Release { .. } => self.placement.slot(Slot(item.key.0[0] as u16)),
-            Op::Get if self.counting.iter().any(|c| c.object == item.object) => {
+            Op::Acquire(_) | Op::Release { .. } => self.placement.slot(Slot(key.0[0] as u16)),
+            Op::Get if self.counting.iter().any(|c| c.object == object) => {
                 for at in 0..self.counting.len() {
-                    if self.counting[at].object == item.object {
+                    if self.counting[at].object == object {
                         self.gather(at);
                     }
                 }
-                self.placement.whole(item.object)
+                self.placement.whole(object)
             }
-            _ if self.replicated.get(usize::from(item.object.0)) == Some(&true) => {
-                self.placement.whole(item.object)
-            }
-            _ => self.placement.value(item.object, &item.key),
+            _ if self.replicated.get(usize::from(object.0)) == Some(&true) => self.placement.whole(object),
+            _ => self.placement.value(object, key),
         };
         let ops = &mut self.shards[usize::from(shard.0)].ops;
         let at = ops.len();
-        ops.push(item);
-        &mut ops[at]
+        ops.push(OpItem::BLANK);
+        let item = &mut ops[at];
+        item.object = object;
+        item.key = *key;
+        item.op = *op;
+        item
     }
 
     /// Has what a packet acquired of a pool given back, wherever it lies.

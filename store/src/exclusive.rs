@@ -16,17 +16,18 @@
 //! come any more is applied here: so both apply them in the same order. An operation that was applied before, as in a
 //! replay, brings no value along, and one below the last that a held value has in it was.
 //!
-//! Cost: two look-ups an operation. Memory: a value and a table entry for each key, and at most as many as configured;
-//! then all are forgotten. Paper: section 4.3, Table 1, the last row.
+//! Cost: a look-up an operation. Memory: a table entry for each key, and at most as many as configured; then all are
+//! forgotten. Paper: section 4.3, Table 1, the last row.
 
 use crate::batch::{Answer, OpItem, OpName};
-use crate::object_table::hash_of;
-use crate::objects::{Objects, is_ordered};
+use crate::object_table::{hash_of, is_same};
+use crate::objects::{Single, is_ordered};
 use chc_api::state::{ObjectKind, ObjectSpec};
-use chc_api::{Clock, CustomOp, ObjectId, ObjectKey, Op, OpValue, Protection, Protections, Time};
+use chc_api::{Clock, CustomOp, ObjectId, ObjectKey, OpValue, Protection, Protections};
 use hashbrown::HashTable;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::task::Poll;
 
 /// Most values an instance holds.
 pub const VALUES_MAX: usize = 1 << 16;
@@ -41,7 +42,7 @@ struct Known {
 impl Known {
     #[inline]
     fn is_of(&self, object: ObjectId, key: &ObjectKey) -> bool {
-        self.object == object && self.key == *key
+        self.object == object && is_same(&self.key, key)
     }
 }
 
@@ -50,12 +51,12 @@ enum Entry {
     /// It is what this operation leaves, the highest so far, which may bring it along.
     Asked(OpName),
     /// It is here, as this operation left it.
-    Held(OpName),
+    Held(OpName, Single),
 }
 
 /// The cache of one instance.
 pub struct ExclusiveCache<P> {
-    objects: Objects,
+    specs: Vec<ObjectSpec>,
     /// By object: whether its values may be held.
     cached: Vec<bool>,
     values: HashTable<Known>,
@@ -86,7 +87,7 @@ impl<P: Protections> ExclusiveCache<P> {
         let cached: Vec<bool> = specs.iter().map(can_be_held).collect();
         let term = if P::on(Protection::CacheTerms) { Clock(0)..Clock(0) } else { Clock(0)..Clock(u64::MAX) };
         cached.contains(&true).then(|| Self {
-            objects: Objects::new(specs.to_vec(), 0, 1, 0),
+            specs: specs.to_vec(),
             cached,
             values: HashTable::new(),
             values_max,
@@ -125,31 +126,24 @@ impl<P: Protections> ExclusiveCache<P> {
         self.term.contains(&clock)
     }
 
-    /// An operation is issued at packet time `now`: says in `answer` what the shard has to answer. Returns the result,
-    /// if it is known; `is_lowest` tells whether nothing below it can operate on the objects any more.
+    /// An operation is issued: says in it what the shard has to answer. Returns the result, if it is not the shard's to
+    /// say; `is_lowest` tells whether nothing below it can operate on the objects any more.
     #[inline]
-    pub fn issue(
-        &mut self,
-        name: OpName,
-        (object, key, op): (ObjectId, &ObjectKey, &Op),
-        now: Time,
-        answer: &mut Answer,
-        is_lowest: bool,
-    ) -> Option<OpValue> {
-        let clock = name.position.clock;
-        if !(self.holds(object) && self.is_open(clock)) {
-            return None;
+    pub fn issue(&mut self, item: &mut OpItem, is_lowest: bool) -> Poll<OpValue> {
+        let OpItem { name, object, ref key, ref op, now, ref mut answer } = *item;
+        if !(self.holds(object) && self.is_open(name.position.clock)) {
+            return Poll::Pending;
         }
         let is_lowest = is_lowest || !P::on(Protection::CacheOrder);
         let hash = hash_of(key);
         match self.values.find_mut(hash, |known| known.is_of(object, key)).map(|known| &mut known.entry) {
             // In a replay: the value has it already.
-            Some(Entry::Held(last)) if name < *last => return None,
-            Some(Entry::Held(last)) if is_lowest => {
+            Some(Entry::Held(last, _)) if name < *last => return Poll::Pending,
+            Some(Entry::Held(last, value)) if is_lowest => {
                 *last = name;
-                let result = self.objects.apply_hashed(object, key, hash, op, (clock, now));
+                let result = value.apply(&self.specs[usize::from(object.0)], op, now);
                 *answer = Answer::Known(result.fingerprint());
-                return Some(result);
+                return Poll::Ready(result);
             }
             Some(Entry::Asked(highest)) => *highest = name.max(*highest),
             Some(entry) => *entry = Entry::Asked(name),
@@ -165,13 +159,12 @@ impl<P: Protections> ExclusiveCache<P> {
         if answer.is_awaited() {
             *answer = Answer::Value;
         }
-        None
+        Poll::Pending
     }
 
     /// Makes room. What is on its way may lack what a forgotten operation is going to do.
     fn forget(&mut self) {
         self.values.clear();
-        self.objects = Objects::new(self.objects.specs().to_vec(), 0, 1, 0);
         self.forgotten = self.highest;
     }
 
@@ -181,9 +174,9 @@ impl<P: Protections> ExclusiveCache<P> {
         let is_highest = |known: &&mut Known| matches!(known.entry, Entry::Asked(name) if name == item.name);
         if let Some(known) = known.filter(is_highest)
             && Some(item.name) > self.forgotten
+            && let Some(value) = Single::new(value, item.now)
         {
-            known.entry = Entry::Held(item.name);
-            self.objects.put(item.object, &item.key, value, item.now);
+            known.entry = Entry::Held(item.name, value);
         }
     }
 
@@ -203,7 +196,7 @@ impl<P: Protections> ExclusiveCache<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chc_api::{All, Consistency, Declarations, Path, Position, Scope};
+    use chc_api::{All, Consistency, Declarations, Op, Path, Position, Scope};
 
     const N: ObjectId = ObjectId(0);
 
@@ -229,8 +222,11 @@ mod tests {
         mut item: OpItem,
         is_lowest: bool,
     ) -> (Option<OpValue>, Answer) {
-        let what = (item.object, &item.key, &item.op);
-        (cache.issue(item.name, what, item.now, &mut item.answer, is_lowest), item.answer)
+        let known = match cache.issue(&mut item, is_lowest) {
+            Poll::Ready(known) => Some(known),
+            Poll::Pending => None,
+        };
+        (known, item.answer)
     }
 
     #[test]

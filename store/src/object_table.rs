@@ -118,7 +118,8 @@ impl Touch for ValueBytes {
 
 /// Compares word by word: a comparison of arrays is a call.
 #[inline]
-fn is_same(a: &ObjectKey, b: &ObjectKey) -> bool {
+#[must_use]
+pub fn is_same(a: &ObjectKey, b: &ObjectKey) -> bool {
     let (ObjectKey(a), ObjectKey(b)) = (a, b);
     (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) == 0
 }

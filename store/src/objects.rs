@@ -20,6 +20,7 @@ pub struct Objects {
 }
 
 /// Random numbers (SplitMix64) for operations that need one.
+#[derive(Default)]
 struct Draws {
     state: u64,
     /// The number drawn since [`Objects::take_draw`] was called.
@@ -203,27 +204,6 @@ impl Objects {
         (value != *initial).then_some(value)
     }
 
-    /// Makes this the value of an integer's or a value's key, last used at `now`.
-    pub fn put(&mut self, object: ObjectId, key: &ObjectKey, value: &OpValue, now: Time) {
-        let hash = hash_of(key);
-        match (self.states.get_mut(usize::from(object.0)), value) {
-            (Some(State::Values(values)), OpValue::Bytes(new)) => {
-                *values.get_or_insert_with(key, hash, || *new) = *new;
-            }
-            (Some(State::ShortValues(values)), OpValue::Bytes(new)) => {
-                let new = ShortValue::of(new);
-                *values.get_or_insert_with(key, hash, || new) = new;
-            }
-            (Some(State::Ints(ints)), OpValue::Int(new)) => {
-                *ints.get_or_insert_with(key, hash, || *new) = *new;
-            }
-            _ => return,
-        }
-        if let Some(state) = self.states.get_mut(usize::from(object.0)) {
-            state.used(key, hash, Touched::at(now));
-        }
-    }
-
     /// Applies an operation of the packet with clock and time `at`. Acquires go through [`Self::acquire`].
     pub fn apply(&mut self, object: ObjectId, key: &ObjectKey, op: &Op, at: (Clock, Time)) -> OpValue {
         self.apply_hashed(object, key, hash_of(key), op, at)
@@ -261,7 +241,9 @@ impl Objects {
                 let ops = (*ops, &mut self.draws);
                 apply_limited(values, (key, hash), op, initial, ops, spec.keys_max)
             }
-            (State::Ints(ints), ObjectKind::Int { initial }) => apply_int(ints, (key, hash), op, *initial),
+            (State::Ints(ints), ObjectKind::Int { initial }) => {
+                apply_int(Keyed { table: ints, key, hash }, op, *initial)
+            }
             (State::Lists(lists), ObjectKind::List { len_max }) => {
                 apply_list(lists, (key, hash), op, *len_max)
             }
@@ -372,6 +354,92 @@ impl Objects {
     }
 }
 
+/// The value of one key by itself: operations do to it what they do to one among [`Objects`].
+pub struct Single {
+    value: Held,
+    touched: Touched,
+}
+
+enum Held {
+    Int(i64),
+    Value(ValueBytes),
+}
+
+impl Single {
+    /// An integer's or a value's, last used at `now`; `None` for what is neither.
+    #[must_use]
+    pub fn new(value: &OpValue, now: Time) -> Option<Self> {
+        let value = match value {
+            OpValue::Int(n) => Held::Int(*n),
+            OpValue::Bytes(bytes) => Held::Value(*bytes),
+            OpValue::Empty | OpValue::Refused(_) => return None,
+        };
+        Some(Self { value, touched: Touched::at(now) })
+    }
+
+    /// Applies an operation at packet time `now`, which needs no random number. `spec` is of the value's object, which
+    /// has no limit of keys.
+    #[inline]
+    pub fn apply(&mut self, spec: &ObjectSpec, op: &Op, now: Time) -> OpValue {
+        if let Some(idle) = spec.idle {
+            let now = Touched::at(now);
+            if now.has_forgotten(self.touched, idle) {
+                match (&mut self.value, &spec.kind) {
+                    (Held::Int(n), ObjectKind::Int { initial }) => *n = *initial,
+                    (Held::Value(value), ObjectKind::Value { initial, .. }) => *value = *initial,
+                    _ => {}
+                }
+            }
+            self.touched = now;
+        }
+        match (&mut self.value, &spec.kind) {
+            (Held::Int(n), ObjectKind::Int { initial }) => apply_int(n, op, *initial),
+            (Held::Value(value), ObjectKind::Value { initial, ops }) => {
+                apply_value(value, op, initial, (*ops, &mut Draws::default()))
+            }
+            _ => OpValue::Refused(StateError::WrongType),
+        }
+    }
+}
+
+/// Where the value of a key is, if there is one.
+trait Place<V> {
+    fn find(&self) -> Option<&V>;
+    fn find_or_insert_with(&mut self, initial: impl FnOnce() -> V) -> &mut V;
+}
+
+/// Among others.
+struct Keyed<'a, V> {
+    table: &'a mut ObjectTable<V>,
+    key: &'a ObjectKey,
+    hash: u64,
+}
+
+impl<V> Place<V> for Keyed<'_, V> {
+    #[inline]
+    fn find(&self) -> Option<&V> {
+        self.table.get(self.key, self.hash)
+    }
+
+    #[inline]
+    fn find_or_insert_with(&mut self, initial: impl FnOnce() -> V) -> &mut V {
+        self.table.get_or_insert_with(self.key, self.hash, initial)
+    }
+}
+
+/// By itself.
+impl<V> Place<V> for &mut V {
+    #[inline]
+    fn find(&self) -> Option<&V> {
+        Some(self)
+    }
+
+    #[inline]
+    fn find_or_insert_with(&mut self, _initial: impl FnOnce() -> V) -> &mut V {
+        self
+    }
+}
+
 /// A value as it is kept: all values of an object have the length of its initial one.
 trait Kept {
     fn of(value: &ValueBytes) -> Self;
@@ -425,11 +493,13 @@ fn apply_limited<V: Kept>(
     ops: (&[CustomOp], &mut Draws),
     keys_max: Option<usize>,
 ) -> OpValue {
-    let Some(keys_max) = keys_max else { return apply_value(values, (key, hash), op, initial, ops) };
+    let Some(keys_max) = keys_max else {
+        return apply_value(Keyed { table: values, key, hash }, op, initial, ops);
+    };
     if *op != Op::Get && values.len() >= keys_max && values.get(key, hash).is_none() {
         return OpValue::Refused(StateError::OverLimit);
     }
-    let result = apply_value(values, (key, hash), op, initial, ops);
+    let result = apply_value(Keyed { table: values, key, hash }, op, initial, ops);
     if values.get(key, hash).is_some_and(|value| value.get() == *initial) {
         values.remove(key, hash);
     }
@@ -437,24 +507,23 @@ fn apply_limited<V: Kept>(
 }
 
 fn apply_value<V: Kept>(
-    values: &mut ObjectTable<V>,
-    (key, hash): (&ObjectKey, u64),
+    mut place: impl Place<V>,
     op: &Op,
     initial: &ValueBytes,
     (ops, draws): (&[CustomOp], &mut Draws),
 ) -> OpValue {
     let fits = |value: &ValueBytes| value.as_slice().len() == initial.as_slice().len();
     match op {
-        Op::Get => OpValue::Bytes(values.get(key, hash).map_or(*initial, V::get)),
+        Op::Get => OpValue::Bytes(place.find().map_or(*initial, V::get)),
         Op::Set(new) if fits(new) => {
-            *values.get_or_insert_with(key, hash, || V::of(new)) = V::of(new);
+            *place.find_or_insert_with(|| V::of(new)) = V::of(new);
             OpValue::Empty
         }
         Op::Custom(number, argument) => {
             let Some(custom) = ops.get(usize::from(*number)) else {
                 return OpValue::Refused(StateError::UnknownOperation);
             };
-            let kept = values.get_or_insert_with(key, hash, || V::of(initial));
+            let kept = place.find_or_insert_with(|| V::of(initial));
             let mut value = kept.get();
             let result = custom.apply(&mut value, argument, || draws.draw());
             if !fits(&value) {
@@ -467,19 +536,19 @@ fn apply_value<V: Kept>(
     }
 }
 
-fn apply_int(ints: &mut ObjectTable<i64>, (key, hash): (&ObjectKey, u64), op: &Op, initial: i64) -> OpValue {
+fn apply_int(mut place: impl Place<i64>, op: &Op, initial: i64) -> OpValue {
     match op {
-        Op::Get => OpValue::Int(ints.get(key, hash).copied().unwrap_or(initial)),
+        Op::Get => OpValue::Int(place.find().copied().unwrap_or(initial)),
         Op::Increment(by) => {
-            let value = ints.get_or_insert_with(key, hash, || initial);
+            let value = place.find_or_insert_with(|| initial);
             *value = value.wrapping_add(*by);
             OpValue::Int(*value)
         }
         Op::CompareAndUpdate { expect, new } => {
-            if ints.get(key, hash).copied().unwrap_or(initial) != *expect {
+            if place.find().copied().unwrap_or(initial) != *expect {
                 return OpValue::Int(0);
             }
-            *ints.get_or_insert_with(key, hash, || *new) = *new;
+            *place.find_or_insert_with(|| *new) = *new;
             OpValue::Int(1)
         }
         _ => OpValue::Refused(StateError::WrongType),
@@ -559,6 +628,56 @@ mod tests {
         );
         assert_eq!(go(Time::end_after(at(33))), OpValue::Int(7));
         assert_eq!(go(Time::end_after(at(99))), OpValue::Int(6));
+    }
+
+    #[test]
+    fn a_value_by_itself_becomes_what_it_becomes_among_others() {
+        fn append(value: &mut ValueBytes, argument: &ValueBytes) -> OpValue {
+            let [a, b] = [value.as_slice()[0], argument.as_slice()[0]];
+            // What is too long is refused.
+            *value = if b == 7 {
+                ValueBytes::new(&[b; 30])
+            } else {
+                ValueBytes::new(&[a.wrapping_mul(3) ^ b; 20])
+            };
+            OpValue::Int(a.into())
+        }
+        static OPS: &[CustomOp] = &[CustomOp::new("append", append)];
+        let initial = ValueBytes::new(&[9; 20]);
+        let mut d = Declarations::default();
+        let n = d.basic("n", Scope::Global, Consistency::Clock, ObjectKind::Int { initial: 5 }, (1, 0));
+        let kind = ObjectKind::Value { initial, ops: OPS };
+        let v = d.basic("v", Scope::Global, Consistency::Clock, kind, (1, 0));
+        d.forget_after(n, Duration::from_secs(10));
+        d.forget_after(v, Duration::from_secs(10));
+        let custom = |number, byte| Op::Custom(number, ValueBytes::new(&[byte]));
+        let ops = [
+            Op::Get,
+            Op::Increment(4),
+            Op::CompareAndUpdate { expect: 9, new: 12 },
+            Op::CompareAndUpdate { expect: 9, new: 13 },
+            Op::Set(ValueBytes::new(&[1; 20])),
+            custom(0, 5),
+            Op::Set(ValueBytes::new(&[1; 3])),
+            custom(0, 7),
+            custom(1, 5),
+            Op::Pop,
+        ];
+        for (object, first) in [(n, OpValue::Int(5)), (v, OpValue::Bytes(initial))] {
+            let mut among = Objects::new(d.objects.clone(), 0, 1, 0);
+            let mut single = Single::new(&first, Time(0)).unwrap();
+            // Each twice in a row; after a while, it was forgotten.
+            let pauses = [1, 2, 30, 3, 4, 11, 5, 10, 1, 9, 12].into_iter().cycle();
+            let mut now = 0;
+            for (op, pause) in ops.iter().cycle().zip(pauses).take(ops.len() * 11) {
+                now += pause * 1_000_000_000;
+                for _ in 0..2 {
+                    let result = among.apply(object, &ObjectKey::GLOBAL, op, (Clock(0), Time(now)));
+                    let spec = &d.objects[usize::from(object.0)];
+                    assert_eq!(single.apply(spec, op, Time(now)), result, "{op:?} at {now}");
+                }
+            }
+        }
     }
 
     #[test]

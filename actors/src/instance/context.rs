@@ -27,7 +27,7 @@ use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// Where cross-flow objects live.
@@ -294,9 +294,16 @@ impl<P: Protections> Inner<P> {
     }
 
     // By reference down to where it is kept: an operation is long, and copies of it take longer than the rest.
-    fn issue(&mut self, slot: usize, object: ObjectId, key: &ObjectKey, op: &Op, reply: bool) -> Issued {
+    fn issue(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        key: &ObjectKey,
+        op: &Op,
+        reply: bool,
+    ) -> Poll<OpValue> {
         if matches!(op, Op::Disown) {
-            return Issued::Done(OpValue::Refused(StateError::WrongType));
+            return Poll::Ready(OpValue::Refused(StateError::WrongType));
         }
         let job = &mut self.jobs[slot];
         let name = OpName { position: job.position, index: job.issued };
@@ -311,7 +318,7 @@ impl<P: Protections> Inner<P> {
                 self.defect(slot, || {
                     format!("issued more operations on object {} than the {max} declared", object_id.0)
                 });
-                return Issued::Done(OpValue::Refused(StateError::OverLimit));
+                return Poll::Ready(OpValue::Refused(StateError::OverLimit));
             }
             job.ordered[at] += 1;
         }
@@ -331,28 +338,33 @@ impl<P: Protections> Inner<P> {
                     let value = objects.differing(object, key);
                     replica.write(&Change { object, key: *key, clock, value });
                 }
-                Issued::Done(result)
+                Poll::Ready(result)
             }
             State::Store(client) => {
-                let (now, is_lowest) = (job.now, self.is_lowest);
-                let mut answer = if reply { Answer::Result } else { Answer::Nothing };
-                let held = self.cache.as_mut();
-                let known = held.and_then(|c| c.issue(name, (object, key, op), now, &mut answer, is_lowest));
-                let item = client.submit(OpItem { name, object, key: *key, op: *op, now, answer });
-                if known.is_some() || !reply {
+                let item = client.issue(object, key, op);
+                item.name = name;
+                item.now = job.now;
+                item.answer = if reply { Answer::Result } else { Answer::Nothing };
+                // Handed on as it is: a result is long, too.
+                let known = self.cache.as_mut().map_or(Poll::Pending, |c| c.issue(item, self.is_lowest));
+                if known.is_ready() {
                     self.known += u64::from(reply);
                     job.unsettled = true;
-                    return Issued::Done(known.unwrap_or(OpValue::Empty));
+                    return known;
+                }
+                if !reply {
+                    job.unsettled = true;
+                    return Poll::Ready(OpValue::Empty);
                 }
                 if !P::on(Protection::ObservedValues) && *op == Op::Get && self.serial[usize::from(object.0)]
                 {
                     let last = self.observed.get(&(object, *key)).copied().unwrap_or(OpValue::Int(0));
-                    return Issued::Done(last);
+                    return Poll::Ready(last);
                 }
                 job.waits_for = Some((Wait::Operation(*item), false));
                 self.round_trips += 1;
                 self.waiting.insert(name, slot);
-                Issued::Waits
+                Poll::Pending
             }
         }
     }
@@ -397,11 +409,6 @@ impl<P: Protections> Inner<P> {
     fn block(&self, slot: usize) -> Option<&BlockRef> {
         self.jobs[slot].block.as_ref().or(self.current.as_ref())
     }
-}
-
-enum Issued {
-    Done(OpValue),
-    Waits,
 }
 
 /// The context of the job in one slot.
@@ -659,7 +666,8 @@ impl<P: Protections> Context for Cx<P> {
     }
 
     fn submit(&self, object: ObjectId, key: ObjectKey, op: Op) {
-        self.env.inner().issue(self.slot, object, &key, &op, false);
+        // Whatever it returns, nobody wants to know.
+        let _ = self.env.inner().issue(self.slot, object, &key, &op, false);
     }
 
     fn done(&self, object: ObjectId) {

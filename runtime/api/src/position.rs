@@ -124,7 +124,7 @@ impl Position {
 
     /// The point before everything of `clock`.
     #[must_use]
-    pub fn before(clock: Clock) -> Self {
+    pub const fn before(clock: Clock) -> Self {
         Self { clock, path: Path::ZERO, origin: None }
     }
 

@@ -1,6 +1,6 @@
 //! What a packet or timer waits for: results, its records, acknowledgements, pauses.
 
-use super::{Cx, DONE, Inner, Issued, Job, ORDERED_MAX, State};
+use super::{Cx, DONE, Inner, Job, ORDERED_MAX, State};
 use crate::instance::records::Records;
 use crate::routing::Route;
 use chc_api::{Clock, ObjectId, ObjectKey, Op, OpValue, Position, Protections};
@@ -152,10 +152,7 @@ impl<P: Protections> Future for Operation<P> {
         if let Some((object, key, op)) = &this.what {
             let issued = inner.issue(this.cx.slot, *object, key, op, true);
             this.what = None;
-            return match issued {
-                Issued::Done(value) => Poll::Ready(value),
-                Issued::Waits => Poll::Pending,
-            };
+            return issued;
         }
         let job = &mut inner.jobs[this.cx.slot];
         match job.result.take() {

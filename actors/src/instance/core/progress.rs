@@ -50,6 +50,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         if !inner.cache.as_ref().is_some_and(|cache| cache.is_open(position.clock)) {
             return;
         }
+        if self.parked.is_empty() && self.lanes.is_empty() && inner.records.due().is_empty() {
+            inner.is_lowest = self.is_in_order || *position <= self.input;
+            return;
+        }
         let timeout = inner.records.timeout_min();
         let arms = |slot: usize| {
             let due = timeout.and_then(|timeout| inner.steps.due(inner.jobs[slot].now + timeout, true));
