@@ -1,11 +1,11 @@
 //! `chc doctor`: what this machine offers to a chain between live interfaces, and what to do about what it does not.
 
 use super::{Exit, Overrides, config, report};
-use crate::config::ChainConfig;
+use crate::config::{Backend, ChainConfig};
 use chc_runtime::arbiter::cores;
-use chc_runtime::io::Interface;
 use chc_runtime::io::af_packet::Receiver;
-use chc_runtime::io::netmap::DEVICE;
+use chc_runtime::io::netmap::{self, DEVICE};
+use chc_runtime::io::{Interface, OpenError};
 use clap::Args;
 use serde::Serialize;
 use std::fs;
@@ -149,11 +149,11 @@ fn receive_buffer() -> Finding {
 fn interfaces(config: Option<&ChainConfig>) -> Vec<Finding> {
     let named = config.and_then(|config| {
         let sides = [("inside", &config.io.inside), ("outside", &config.io.outside)];
-        let named = sides.map(|(side, name)| Some((side, name.clone()?)));
+        let named = sides.map(|(side, name)| Some((side, name.clone()?, config.io.backend)));
         named.into_iter().collect::<Option<Vec<_>>>()
     });
     match named {
-        Some(named) => named.iter().map(|(side, name)| interface(side, name)).collect(),
+        Some(named) => named.iter().map(|(side, name, backend)| interface(side, name, *backend)).collect(),
         None => {
             let names = Interface::names();
             let found: Vec<Interface> = names.iter().filter_map(|name| Interface::find(name).ok()).collect();
@@ -169,10 +169,21 @@ fn interfaces(config: Option<&ChainConfig>) -> Vec<Finding> {
 }
 
 /// One interface of a chain.
-fn interface(side: &str, name: &str) -> Finding {
+fn interface(side: &str, name: &str, backend: Backend) -> Finding {
     let what = format!("{side} {name}");
+    if netmap::port::is_netmaps_own(name) && matches!(backend, Backend::Auto | Backend::Netmap) {
+        return if Path::new(DEVICE).exists() {
+            good(&what, "a port of netmap's own")
+        } else {
+            let remedy = format!("load netmap's module, or set io.{side} to an interface");
+            bad(&what, format!("a port of netmap's own, and no {DEVICE}"), remedy)
+        };
+    }
     let interface = match Interface::find(name) {
         Ok(interface) => interface,
+        Err(OpenError::NoInterface { .. }) if backend == Backend::Tap => {
+            return good(&what, "is made when the chain is brought up");
+        }
         Err(error) => return bad(&what, error.to_string(), format!("set io.{side} to one that exists")),
     };
     if let Err(error) = Receiver::open(&interface) {
@@ -190,7 +201,7 @@ fn interface(side: &str, name: &str) -> Finding {
     warning(&what, format!("{found}, with {}", addresses.join(", ")), remedy)
 }
 
-/// Whether netmap is there.
+/// Whether the kernel has AF_XDP.
 fn af_xdp() -> Finding {
     match chc_runtime::io::af_xdp::is_there() {
         Ok(()) => {
@@ -200,6 +211,7 @@ fn af_xdp() -> Finding {
     }
 }
 
+/// Whether netmap is there.
 fn netmap() -> Finding {
     if Path::new(DEVICE).exists() {
         good("netmap", format!("{DEVICE} is there; io.backend = \"netmap\" uses it"))

@@ -128,6 +128,9 @@ fn open(name: &str, backend: Backend) -> Result<Opened, OpenError> {
         let interface = Interface { mac: tap::address_beside(machines.mac), ..machines };
         return Ok(Opened::new(interface, Backend::Tap, (receiver, transmitter)));
     }
+    if netmap::port::is_netmaps_own(name) && matches!(backend, Backend::Auto | Backend::Netmap) {
+        return by_netmap_itself(name);
+    }
     let interface = Interface::find(name)?;
     let addresses = interface.addresses();
     if !addresses.is_empty() {
@@ -143,6 +146,23 @@ fn open(name: &str, backend: Backend) -> Result<Opened, OpenError> {
         // A TAP chain's other interface is one of the machine's.
         Backend::AfPacket | Backend::Tap => by_packet_socket(interface),
     }
+}
+
+/// Opens a port that is no interface by itself: of a switch or a pipe of netmap's, or the machine's own end of an interface.
+fn by_netmap_itself(name: &str) -> Result<Opened, OpenError> {
+    let (receiver, transmitter) = netmap::open(name)?;
+    let name = name.to_owned();
+    let interface = match netmap::port::host_of(&name) {
+        Some(interface) => {
+            let machines = Interface::find(interface)?;
+            Interface { mac: tap::address_beside(machines.mac), name, ..machines }
+        }
+        None => {
+            let mac = netmap::port::address_of(&name);
+            Interface { mac, mtu: transmitter.mtu(), name, index: 0, is_up: true }
+        }
+    };
+    Ok(Opened::new(interface, Backend::Netmap, (receiver, transmitter)))
 }
 
 /// Opens an interface by the best there is for it: what spares copies, or else packet sockets, which cost no more than

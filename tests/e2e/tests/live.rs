@@ -408,6 +408,9 @@ fn the_doctor_says_what_is_missing_and_what_to_do() {
         .map(|(key, host)| format!("{key}={}", hosts.interface(host)));
     let there = doctor(&["--set", &sides[0], "--set", &sides[1]]).expect(0).json();
     assert_eq!(there["ready"], true, "{there}");
+    let made = doctor(&["--set", "io.inside=made0", "--set", "io.backend=tap", "--set", &sides[1]]);
+    let made = made.expect(0).json();
+    assert_eq!(made["ready"], true, "a TAP interface need not be there: {made}");
 }
 
 #[test]
@@ -421,9 +424,19 @@ fn what_cannot_be_brought_up_says_why() {
     };
     let _ = up(&["io.inside=no-such-if"]).expect(3).says(&["interface no-such-if", "there are", "lo"]);
     let _ = up(&["io.inside=lo"]).expect(3).says(&["interface lo: it carries no Ethernet"]);
-    if !std::path::Path::new("/dev/netmap").exists()
-        && let Some(hosts) = hosts("chcn")
-    {
+    let has_netmap = std::path::Path::new("/dev/netmap").exists();
+    if !has_netmap {
+        for name in ["vale0:a", "p{1", "lo^"] {
+            let refused = up(&[&format!("io.inside={name}")]).expect(3);
+            let _ = refused.says(&[name, "opening /dev/netmap (is netmap's module loaded?)"]);
+        }
+        let findings =
+            scratch.chc(&["doctor", chain.to_str().unwrap(), "--json", "--set", "io.inside=vale0:a"]);
+        let findings = findings.expect(1).json();
+        let inside = findings["checks"].as_array().unwrap().iter().find(|c| c["what"] == "inside vale0:a");
+        assert!(inside.unwrap()["remedy"].as_str().unwrap().contains("load netmap's module"), "{findings}");
+    }
+    if !has_netmap && let Some(hosts) = hosts("chcn") {
         let sides = [("io.inside", "a"), ("io.outside", "b")];
         let [inside, outside] = sides.map(|(key, host)| format!("{key}={}", hosts.interface(host)));
         let refused = up(&[&inside, &outside, "io.backend=netmap"]).expect(3);

@@ -4,7 +4,7 @@
 
 use super::super::region::Region;
 use super::ring::Ring;
-use super::{Receiver, Syncs, Transmitter, ends};
+use super::{Receiver, Rings, Syncs, Transmitter, ends};
 use netmap_sys::netmap::{netmap_if, netmap_ring, netmap_slot};
 use parking_lot::Mutex;
 use std::io;
@@ -106,7 +106,7 @@ pub fn loopback(slots: u32) -> (Receiver, Transmitter) {
     let mut wire = Wire { sending: ring(sending), receiving: ring(receiving), sent: 0, received: 0 };
     wire.pass();
     let wire = Arc::new(Mutex::new(wire));
-    ends(&region, 0, || Box::new(wire.clone())).expect("it was just laid out")
+    ends(&region, 0, Rings::Hardware, || Box::new(wire.clone())).expect("it was just laid out")
 }
 
 #[cfg(test)]

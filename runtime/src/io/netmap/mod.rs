@@ -1,6 +1,7 @@
 //! netmap: frames lie in rings of memory shared with the kernel, and a system call hands over all there are.
 //!
-//! A port is all hardware rings of an interface; the machine's own stack gets nothing of it while it is open. Frames are read
+//! A port is all hardware rings of an interface, or its host rings, or one of a switch or a pipe in the kernel ([`port`] has
+//! their names). While its hardware rings are open, the machine's own stack gets nothing of an interface. Frames are read
 //! where they lie and their slots given back when the next ones are asked for; what is sent is written into the slots of the
 //! first ring, so that its order is kept.
 //!
@@ -8,11 +9,15 @@
 //! frames as the system has them: there, switch offloads off (`ethtool -K IF tx off tso off gso off gro off`).
 
 pub mod memory;
+pub mod port;
 mod ring;
 
 use super::region::Region;
 use super::{OpenError, Receive, RxCounters, Transmit, TxCounters};
-use netmap_sys::netmap::{NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, NR_EXCLUSIVE, NR_REG_ALL_NIC, netmap_if, nmreq};
+use netmap_sys::netmap::{
+    NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, NR_EXCLUSIVE, NR_REG_ALL_NIC, NR_REG_SW, netmap_if, nmreq,
+};
+use port::Rings;
 use ring::{Ring, RingError};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -27,6 +32,10 @@ pub const DEVICE: &str = "/dev/netmap";
 const VERSION: u32 = 14;
 /// Most rings of a port.
 const RINGS_MAX: u32 = 1024;
+/// What a frame is longer than the packet in it: an Ethernet header with a VLAN's tag.
+const HEADER_LEN: u32 = 18;
+/// The MTU of hosts that have not been told another one.
+const MTU: u32 = 1500;
 
 /// Has the kernel look at what was given back and give more.
 trait Syncs: Send {
@@ -58,9 +67,9 @@ fn sync(file: &File, what: libc::c_ulong) -> io::Result<()> {
     }
 }
 
-/// Registers all hardware rings of an interface. Gives the request back, as the kernel has filled it in.
+/// Registers rings of a port. Gives the request back, as the kernel has filled it in.
 #[allow(unsafe_code)]
-fn register(file: &File, name: &str) -> io::Result<nmreq> {
+fn register(file: &File, (name, rings): (&str, Rings)) -> io::Result<nmreq> {
     // SAFETY: all zeros is a value of this structure.
     let mut request: nmreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.nr_name.len() {
@@ -69,7 +78,11 @@ fn register(file: &File, name: &str) -> io::Result<nmreq> {
     for (to, from) in request.nr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    (request.nr_version, request.nr_flags) = (VERSION, NR_REG_ALL_NIC | NR_EXCLUSIVE);
+    let which = match rings {
+        Rings::Hardware => NR_REG_ALL_NIC,
+        Rings::Host => NR_REG_SW,
+    };
+    (request.nr_version, request.nr_flags) = (VERSION, which | NR_EXCLUSIVE);
     // SAFETY: the structure is the one this request reads and writes, borrowed for the call.
     match unsafe { libc::ioctl(file.as_raw_fd(), NIOCREGIF as _, &mut request) } {
         0 => Ok(request),
@@ -77,26 +90,34 @@ fn register(file: &File, name: &str) -> io::Result<nmreq> {
     }
 }
 
-/// The offsets of a port's hardware rings: those to send by, and those that receive.
+/// The offsets of a port's rings of one kind: those to send by, and those that receive.
 #[allow(unsafe_code)]
-fn rings_of(region: &Region, at: usize) -> Result<(Vec<usize>, Vec<usize>), RingError> {
+fn rings_of(region: &Region, at: usize, which: Rings) -> Result<(Vec<usize>, Vec<usize>), RingError> {
     let table_at = offset_of!(netmap_if, ring_ofs);
     let outside = |slots| RingError::Outside { offset: at, slots, region: region.len() };
     if at.checked_add(table_at).is_none_or(|end| end > region.len()) || !at.is_multiple_of(8) {
         return Err(outside(0));
     }
     // SAFETY: the structure lies within the region, aligned; its fields are plain numbers.
-    let (tx, rx, host) = unsafe {
+    let (tx, rx, host_tx, host_rx) = unsafe {
         let port = region.at(at).cast::<netmap_if>();
         let field = |field: *const u32| field.read_volatile();
-        // Later versions have the number of host rings in the first spare word; earlier ones have one, and zero there.
-        let host = field((&raw const (*port).ni_spare1).cast::<u32>());
-        (field(&raw const (*port).ni_tx_rings), field(&raw const (*port).ni_rx_rings), host.max(1))
+        // Later versions have the numbers of host rings in the first spare words; earlier ones have one of each, and zero
+        // there.
+        let host = (&raw const (*port).ni_spare1).cast::<u32>();
+        let (host_tx, host_rx) = (field(host).max(1), field(host.add(1)).max(1));
+        (field(&raw const (*port).ni_tx_rings), field(&raw const (*port).ni_rx_rings), host_tx, host_rx)
     };
-    if [tx, rx, host].iter().any(|count| *count > RINGS_MAX) || tx == 0 || rx == 0 {
+    if [tx, rx, host_tx, host_rx].iter().any(|count| *count > RINGS_MAX) || tx == 0 || rx == 0 {
         return Err(outside(tx));
     }
-    let count = (tx + host + rx) as usize;
+    // The table has the rings to send by, the host's last, and those that receive, again the host's last.
+    let (from_rx, host_rx_from) = (tx + host_tx, tx + host_tx + rx);
+    let (sending, receiving) = match which {
+        Rings::Hardware => (0..tx, from_rx..host_rx_from),
+        Rings::Host => (tx..from_rx, host_rx_from..host_rx_from + host_rx),
+    };
+    let count = receiving.end as usize;
     if at + table_at + count * size_of::<isize>() > region.len() {
         return Err(outside(tx));
     }
@@ -107,22 +128,23 @@ fn rings_of(region: &Region, at: usize) -> Result<(Vec<usize>, Vec<usize>), Ring
         at.checked_add_signed(from_port).filter(|ring| *ring < region.len()).ok_or_else(|| outside(index))
     };
     let all = |range: Range<u32>| range.map(offset).collect::<Result<Vec<_>, _>>();
-    Ok((all(0..tx)?, all(tx + host..tx + host + rx)?))
+    Ok((all(sending)?, all(receiving)?))
 }
 
-/// Opens an interface: both ends of its port.
+/// Opens a port: both its ends.
 ///
 /// # Errors
-/// If netmap is not there, or refuses the interface.
+/// If netmap is not there, or refuses the port.
 pub fn open(name: &str) -> Result<(Receiver, Transmitter), OpenError> {
     let failed = |what| move |error| OpenError::of(name, what, error);
     let file = OpenOptions::new().read(true).write(true).open(DEVICE);
     let file = file.map_err(failed("opening /dev/netmap (is netmap's module loaded?)"))?;
-    let request = register(&file, name).map_err(failed("registering it with netmap"))?;
+    let (registered, rings) = port::parse(name);
+    let request = register(&file, (registered, rings)).map_err(failed("registering it with netmap"))?;
     let region = Region::map(file.as_fd(), request.nr_memsize as usize, 0);
     let region = Arc::new(region.map_err(failed("mapping netmap's memory"))?);
     let file = Arc::new(file);
-    let ends = ends(&region, request.nr_offset as usize, || Box::new(file.clone()));
+    let ends = ends(&region, request.nr_offset as usize, rings, || Box::new(file.clone()));
     ends.map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))
 }
 
@@ -130,9 +152,10 @@ pub fn open(name: &str) -> Result<(Receiver, Transmitter), OpenError> {
 fn ends(
     region: &Arc<Region>,
     at: usize,
+    which: Rings,
     syncs: impl Fn() -> Box<dyn Syncs>,
 ) -> Result<(Receiver, Transmitter), RingError> {
-    let (tx, rx) = rings_of(region, at)?;
+    let (tx, rx) = rings_of(region, at, which)?;
     let rings = rx.into_iter().map(|at| Ring::open(region.clone(), at)).collect::<Result<Vec<_>, _>>()?;
     let receiver = Receiver {
         rings,
@@ -216,6 +239,12 @@ pub struct Transmitter {
 }
 
 impl Transmitter {
+    /// Longest packet of a port that has no interface to say so.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.ring.buffer_len().saturating_sub(HEADER_LEN).min(MTU)
+    }
+
     fn put(&mut self, frame: &[&[u8]]) -> bool {
         match self.ring.send(frame) {
             Ok(true) => {
@@ -265,7 +294,7 @@ mod tests {
 
     const SLOTS: u32 = 8;
 
-    /// The kernel's side of a port with one sending, one host and two receiving rings.
+    /// The kernel's side of a port with two receiving rings.
     #[derive(Default)]
     struct Wire {
         /// Frames that arrive, by ring, at the next sync.
@@ -301,9 +330,10 @@ mod tests {
         }
     }
 
+    /// A port with one sending and two receiving rings, and so many host rings to send by; where its rings are.
     #[allow(unsafe_code)]
     fn port(host_rings: u32) -> (Arc<Region>, usize) {
-        let count = 1 + host_rings.max(1) as usize + 2;
+        let count = 1 + host_rings.max(1) as usize + 2 + 2;
         let rings_at = (size_of::<netmap_if>() + count * 8).next_multiple_of(256);
         let region = Arc::new(Region::of_memory(rings_at + count * RING_LEN));
         for at in 0..count {
@@ -314,7 +344,9 @@ mod tests {
             let port = region.at(0).cast::<netmap_if>();
             (&raw mut (*port).ni_tx_rings).write(1);
             (&raw mut (*port).ni_rx_rings).write(2);
-            (&raw mut (*port).ni_spare1).cast::<u32>().write(host_rings);
+            let host = (&raw mut (*port).ni_spare1).cast::<u32>();
+            host.write(host_rings);
+            host.add(1).write(2);
             let table = region.at(offset_of!(netmap_if, ring_ofs)).cast::<isize>();
             for at in 0..count {
                 table.add(at).write((rings_at + at * RING_LEN) as isize);
@@ -323,21 +355,26 @@ mod tests {
         (region, rings_at)
     }
 
-    fn opened(host_rings: u32) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
+    fn opened(host_rings: u32, which: Rings) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
         let (region, rings_at) = port(host_rings);
-        let first = 1 + host_rings.max(1) as usize;
+        let receiving = 1 + host_rings.max(1) as usize;
+        let (sends, receives) = match which {
+            Rings::Hardware => (0, receiving),
+            Rings::Host => (1, receiving + 2),
+        };
         let kernel = |at: usize| Kernel::at(&region, rings_at + at * RING_LEN);
-        let kernels = Arc::new(Mutex::new([kernel(0), kernel(first), kernel(first + 1)]));
+        let kernels = Arc::new(Mutex::new([kernel(sends), kernel(receives), kernel(receives + 1)]));
         let wire = Arc::new(Mutex::new(Wire::default()));
         let syncs = || -> Box<dyn Syncs> { Box::new(Fake { wire: wire.clone(), kernels: kernels.clone() }) };
-        let (receiver, transmitter) = ends(&region, 0, syncs).expect("a port");
+        let (receiver, transmitter) = ends(&region, 0, which, syncs).expect("a port");
         (receiver, transmitter, wire)
     }
 
     #[test]
-    fn frames_of_all_hardware_rings_are_received_whatever_host_rings_there_are() {
-        for host_rings in [0, 1, 3] {
-            let (mut receiver, _, wire) = opened(host_rings);
+    fn frames_of_all_rings_of_a_kind_are_received_whatever_others_there_are() {
+        let all = [0, 1, 3].map(|host_rings| [(host_rings, Rings::Hardware), (host_rings, Rings::Host)]);
+        for (host_rings, which) in all.into_iter().flatten() {
+            let (mut receiver, _, wire) = opened(host_rings, which);
             for ring in 0..2u8 {
                 wire.lock().arriving[usize::from(ring)] = (0..20).map(|at| vec![ring, at]).collect();
             }
@@ -360,20 +397,22 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted_and_the_rest_keeps_its_order() {
-        let (_, mut transmitter, wire) = opened(1);
-        // The first sync gives it slots.
-        (0..20u8).for_each(|at| transmitter.send(&[&[at], &[7]]));
-        transmitter.send(&[&[0; 3000]]);
-        transmitter.flush();
-        let expected: Vec<Vec<u8>> = (0..20).map(|at| vec![at, 7]).collect();
-        assert_eq!(wire.lock().sent, expected);
-        let counters = transmitter.counters();
-        assert_eq!((counters.packets, counters.too_long, counters.overruns), (20, 1, 0));
+        for which in [Rings::Hardware, Rings::Host] {
+            let (_, mut transmitter, wire) = opened(1, which);
+            // The first sync gives it slots.
+            (0..20u8).for_each(|at| transmitter.send(&[&[at], &[7]]));
+            transmitter.send(&[&[0; 3000]]);
+            transmitter.flush();
+            let expected: Vec<Vec<u8>> = (0..20).map(|at| vec![at, 7]).collect();
+            assert_eq!(wire.lock().sent, expected);
+            let counters = transmitter.counters();
+            assert_eq!((counters.packets, counters.too_long, counters.overruns), (20, 1, 0));
+        }
     }
 
     #[test]
     fn a_port_that_is_shut_gives_what_it_has_and_asks_for_no_more() {
-        let (mut receiver, _, wire) = opened(1);
+        let (mut receiver, _, wire) = opened(1, Rings::Hardware);
         wire.lock().arriving[0] = (0..20).map(|at| vec![at]).collect();
         assert_eq!(receiver.fill(2).unwrap(), 2);
         receiver.shut().unwrap();
@@ -386,6 +425,7 @@ mod tests {
     #[allow(unsafe_code)]
     fn a_port_that_is_none_is_refused() {
         let (region, _) = port(1);
+        let rings_of = |region: &Region, at| rings_of(region, at, Rings::Hardware);
         assert!(rings_of(&region, region.len()).is_err() && rings_of(&region, 4).is_err());
         // SAFETY: within the region of the test.
         unsafe { (&raw mut (*region.at(0).cast::<netmap_if>()).ni_rx_rings).write(1 << 20) };
@@ -396,18 +436,19 @@ mod tests {
         assert!(rings_of(&region, 0).is_err());
     }
 
-    #[test]
-    fn a_million_frames_pass_a_pipe() {
+    /// Sends a million frames by one port and receives them, in their order, by another.
+    fn a_million_frames_pass(from: &str, to: &str) {
         if !std::path::Path::new(DEVICE).exists() {
             return eprintln!("skipped: {DEVICE} is not there");
         }
-        let (_, mut transmitter) = open("chctest{1").expect("netmap makes pipes");
-        let (mut receiver, _) = open("chctest}1").expect("it has two ends");
+        let (_, mut transmitter) = open(from).expect("netmap makes the port");
+        let (mut receiver, _) = open(to).expect("netmap makes the port");
         let (mut sent, mut received) = (0u64, 0u64);
         while received < 1_000_000 {
             if sent < 1_000_000 {
                 let before = transmitter.counters().packets;
-                transmitter.send(&[&[0; 52], &sent.to_be_bytes()]);
+                // To everybody: a switch passes it to all other ports.
+                transmitter.send(&[&[0xff; 6], &[2, 0, 0, 0, 0, 1], &[0; 40], &sent.to_be_bytes()]);
                 sent += transmitter.counters().packets - before;
             }
             if sent.is_multiple_of(64) || sent == 1_000_000 {
@@ -419,5 +460,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_million_frames_pass_a_pipe() {
+        a_million_frames_pass("chctest{1", "chctest}1");
+    }
+
+    #[test]
+    fn a_million_frames_pass_a_switch_in_the_kernel() {
+        // It drops what a receiver has no room for: there are never more than 64 on their way.
+        a_million_frames_pass("valechc:a", "valechc:b");
     }
 }

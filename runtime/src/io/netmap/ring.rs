@@ -96,6 +96,11 @@ impl Ring {
         Ok(ring)
     }
 
+    /// Bytes of a buffer.
+    pub(super) fn buffer_len(&self) -> u32 {
+        self.buffer_len
+    }
+
     fn field(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: `open` has checked that the header lies within the region and is aligned; the field is a u32 in it, that
         // both sides access as a whole.
