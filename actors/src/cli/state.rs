@@ -8,9 +8,10 @@ use crate::chain::listing::{Cursor, LIMIT_MAX, Page, Query};
 use crate::control::client::{self, AskError};
 use crate::functions::Catalog;
 use clap::Args;
+use serde::Deserialize;
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Longest list that is shown in a table.
 const LIST_SHOWN: usize = 8;
@@ -50,18 +51,38 @@ pub fn execute(args: StateArgs) -> Result<(), Exit> {
             Err(AskError::NoChain(_)) => kept::read(&dir, &query)?,
             other => other?,
         },
-        None => match client::state(&socket(&config), &query) {
-            Err(AskError::NoChain(error)) => {
-                return Err(Exit::Usage(format!(
-                    "{}: it keeps no state when it has run, and does not run now ({error:#}); set \
-                     store.checkpoint_dir, for the run, too",
-                    args.chain.display()
-                )));
+        None => {
+            let socket = socket(&config);
+            match running(&socket, &config.name).and_then(|()| client::state(&socket, &query)) {
+                Err(AskError::NoChain(error)) => {
+                    return Err(Exit::Usage(format!(
+                        "{}: it keeps no state when it has run, and does not run now ({error:#}); set \
+                         store.checkpoint_dir, for the run, too",
+                        args.chain.display()
+                    )));
+                }
+                other => other?,
             }
-            other => other?,
-        },
+        }
     };
     if args.json { report::print_json(&page) } else { report::print_text(&table(&page)) }
+}
+
+/// The chain that answers at a socket has this name.
+fn running(socket: &Path, name: &str) -> Result<(), AskError> {
+    #[derive(Deserialize)]
+    struct Named {
+        chain: String,
+    }
+    let Named { chain } = client::get(socket, "/v1/status")?;
+    if chain == name {
+        return Ok(());
+    }
+    let mistake = format!("the chain that runs with this socket is \"{chain}\", not \"{name}\"");
+    Err(AskError::Mistake(format!(
+        "{}: {mistake}; give its chain file, or another api.socket",
+        socket.display()
+    )))
 }
 
 /// A name that is not there is a mistake, not an empty answer.

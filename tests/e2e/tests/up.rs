@@ -14,6 +14,7 @@ use chc_actors::control::view::{Interfaces, Status};
 use chc_actors::gateway::router::{Router, RouterSide};
 use chc_actors::gateway::{LiveSink, LiveSource, Ports};
 use chc_e2e::chain::{assert_balanced, plan};
+use chc_e2e::command::{Scratch, config};
 use chc_e2e::wire::{Flood, wire};
 use chc_runtime::io::{Mac, Receive};
 use etherparse::{IpFragOffset, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
@@ -500,4 +501,17 @@ fn requests_that_are_none_do_no_harm() {
     drop(silent);
     let outcome = chain.down();
     assert_eq!(outcome.root.counts.packets, 0);
+}
+
+#[test]
+fn state_is_asked_of_the_chain_whose_file_is_given() {
+    let (up, scratch) = (Up::new(), Scratch::new());
+    let socket = format!("api.socket={}", up.socket().display());
+    let state = |chain: &str| {
+        let chain = config(chain);
+        scratch.chc(&["state", chain.to_str().unwrap(), "--json", "--set", &socket])
+    };
+    assert!(state("quickstart").expect(0).json()["objects"].is_array());
+    let _ = state("nat").expect(2).says(&["is \"quickstart\", not \"nat\"", "api.socket"]);
+    let _ = up.down();
 }
