@@ -243,6 +243,16 @@ fn progress_bar(packets: u64, json: bool) -> ProgressBar {
         .with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// How many packets were read, where nobody knows of how many.
+fn packet_count(json: bool) -> ProgressBar {
+    if !shows_progress(json) {
+        return ProgressBar::hidden();
+    }
+    let style = "{spinner} {human_pos} packets {per_sec}";
+    ProgressBar::new_spinner()
+        .with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()))
+}
+
 /// Whether two paths lead to one regular file.
 fn is_same_file(a: &Path, b: &Path) -> bool {
     let place = |path: &Path| path.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()));

@@ -71,7 +71,9 @@ pub fn execute(command: TraceCommand) -> Result<(), Exit> {
     match command {
         TraceCommand::Gen(args) => generate(&args),
         TraceCommand::Info { file, json } => {
-            let info = info(&file)?;
+            let bar = super::packet_count(json);
+            let info = info(&file, |packets| bar.set_position(packets))?;
+            bar.finish_and_clear();
             if json {
                 return print_json(&info);
             }

@@ -15,13 +15,13 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) trait Choice: Copy + 'static {
     /// The values that work, by name.
     const ACCEPTED: &'static [(&'static str, Self)];
-    /// Names of values that are part of the file format and do not work yet.
-    const NOT_YET: &'static [&'static str];
+    /// Names of values that others have and that are refused, and what is wrong with them.
+    const REFUSED: &'static [(&'static str, &'static str)];
 }
 
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }
-     not yet: [$($later:literal),*]) => {
+     refused: [$(($other:literal, $why:literal)),* $(,)?]) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
         pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+ }
@@ -36,7 +36,7 @@ macro_rules! choice {
 
         impl Choice for $name {
             const ACCEPTED: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
-            const NOT_YET: &'static [&'static str] = &[$($later),*];
+            const REFUSED: &'static [(&'static str, &'static str)] = &[$(($other, $why)),*];
         }
     };
 }
@@ -49,7 +49,7 @@ choice! {
         /// All packets in that of the input.
         Chain = "chain",
     }
-    not yet: []
+    refused: []
 }
 
 choice! {
@@ -60,7 +60,7 @@ choice! {
         /// In the store as well: a packet goes on when it is there.
         Store = "store",
     }
-    not yet: []
+    refused: []
 }
 
 choice! {
@@ -76,7 +76,7 @@ choice! {
         /// In the store, cached by instances, updates not waited for.
         ExternalCacheNoAckWait = "external+cache+no-ack-wait",
     }
-    not yet: []
+    refused: []
 }
 
 impl StoreMode {
@@ -107,7 +107,7 @@ choice! {
         /// All of a vertex on one shard, the vertices on all shards in turn.
         ByVertex = "by_vertex",
     }
-    not yet: []
+    refused: []
 }
 
 choice! {
@@ -116,7 +116,10 @@ choice! {
         /// The egress, as its boundaries close.
         Egress = "egress",
     }
-    not yet: ["sync", "async"]
+    refused: [
+        ("sync", "loses a packet if its last function dies before it has left, and chc-bench delete alone has it"),
+        ("async", "repeats a packet if its last function dies once it has left, and chc-bench delete alone has it"),
+    ]
 }
 
 choice! {
@@ -133,7 +136,7 @@ choice! {
         /// Interfaces that are not there are made, with the machine itself as the host on their wire.
         Tap = "tap",
     }
-    not yet: []
+    refused: []
 }
 
 choice! {
@@ -144,7 +147,7 @@ choice! {
         /// A router with addresses of its own.
         Routed = "routed",
     }
-    not yet: []
+    refused: []
 }
 
 choice! {
@@ -155,7 +158,7 @@ choice! {
         /// It looks again and again, for arbiters that have their cores for themselves.
         Busy = "busy",
     }
-    not yet: []
+    refused: []
 }
 
 /// One edge of the chain.

@@ -136,10 +136,9 @@ impl<'a> Section<'a> {
             return *choice;
         }
         let accepted: Vec<&str> = C::ACCEPTED.iter().map(|(name, _)| *name).collect();
-        let (problem, remedy) = if C::NOT_YET.contains(&text.as_str()) {
-            (format!("\"{text}\" is not available yet"), format!("use \"{}\"", accepted.join("\" or \"")))
-        } else {
-            (format!("unknown value \"{text}\""), suggest(&text, &accepted))
+        let (problem, remedy) = match C::REFUSED.iter().find(|(name, _)| *name == text) {
+            Some((_, why)) => (format!("\"{text}\" {why}"), format!("use \"{}\"", accepted.join("\" or \""))),
+            None => (format!("unknown value \"{text}\""), suggest(&text, &accepted)),
         };
         report.push(node.place, self.key(key), problem, remedy);
         default

@@ -10,6 +10,9 @@ use chc_runtime::capture::{CaptureError, CaptureReader, Format, Record};
 use hashbrown::HashSet;
 use serde::Serialize;
 
+/// Packets between two reports of progress.
+const PROGRESS_EVERY: u64 = 1 << 16;
+
 /// Summary of a capture file. Memory to make it grows with connections and hosts, not with packets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TraceInfo {
@@ -47,15 +50,21 @@ pub struct TraceInfo {
     pub error: Option<String>,
 }
 
-/// Reads the whole capture. Damage does not fail it: it is told in [`TraceInfo::error`], and what is before counts.
+/// Reads the whole capture; `progress` is told, now and then, how many packets were read. Damage does not fail it: it is
+/// told in [`TraceInfo::error`], and what is before counts.
 ///
 /// Errors: the file cannot be opened, or is no capture.
-pub fn info(path: impl AsRef<Path>) -> Result<TraceInfo, CaptureError> {
+pub fn info(path: impl AsRef<Path>, progress: impl Fn(u64)) -> Result<TraceInfo, CaptureError> {
     let mut reader = CaptureReader::open(path)?;
     let mut tally = Tally::default();
     let error = loop {
         match reader.next() {
-            Ok(Some(record)) => tally.add(&record),
+            Ok(Some(record)) => {
+                tally.add(&record);
+                if tally.packets.is_multiple_of(PROGRESS_EVERY) {
+                    progress(tally.packets);
+                }
+            }
             Ok(None) => break None,
             Err(error) => break Some(error.to_string()),
         }

@@ -271,7 +271,7 @@ fn a_written_capture_has_the_info_of_what_was_generated() -> Result<(), Box<dyn 
     assert_eq!(reports, [4_096, 5_000]);
 
     let generated = frames(Generator::new(options));
-    let info = info(&path)?;
+    let info = info(&path, |_| {})?;
     let mut lens = generated.iter().map(|(packet, _)| packet.wire_len).collect::<Vec<_>>();
     lens.sort_unstable();
     let bytes = lens.iter().map(|len| u64::from(*len)).sum::<u64>();
@@ -295,16 +295,16 @@ fn info_of_a_damaged_capture_counts_what_is_readable() -> Result<(), Box<dyn std
     let path = directory.path().join("cut.pcap");
     let writer = CaptureWriter::create(&path, Format::Pcap, LinkType::ETHERNET)?;
     writer.finish()?;
-    let empty = info(&path)?;
+    let empty = info(&path, |_| {})?;
     assert_eq!((empty.packets, empty.median_wire_len, empty.mean_wire_len), (0, 0.0, 0.0));
     write(options(10, 2, 1), &path, |_| {})?;
     let bytes = std::fs::read(&path)?;
     std::fs::write(&path, &bytes[..bytes.len() - 1])?;
-    let cut = info(&path)?;
+    let cut = info(&path, |_| {})?;
     assert_eq!(cut.packets, 9);
     assert!(cut.error.is_some_and(|error| error.contains("before the end of the file")));
     std::fs::write(&path, b"no capture")?;
-    assert!(info(&path).is_err());
+    assert!(info(&path, |_| {}).is_err());
     Ok(())
 }
 
@@ -327,7 +327,7 @@ fn info_of_real_captures_agrees_with_their_manifest() -> Result<(), Box<dyn std:
     let mut differences = Vec::new();
     for line in lines {
         let fields = columns.iter().copied().zip(line.split('\t')).collect::<HashMap<_, _>>();
-        let info = info(traces.join(fields["file"]))?;
+        let info = info(traces.join(fields["file"]), |_| {})?;
         let mut compare = |name: &str, ours: f64, tolerance: f64| {
             let theirs = fields[name].parse::<f64>().unwrap_or(f64::NAN);
             if (ours - theirs).abs() > tolerance {
@@ -359,7 +359,7 @@ fn both_profiles_have_the_sizes_they_are_named_for() {
         let path = directory.path().join("trace.pcap");
         let options = GenerateOptions { profile, snaplen: 96, ..options(packets, connections, 3) };
         write(options, &path, |_| {}).unwrap();
-        let info = info(&path).unwrap();
+        let info = info(&path, |_| {}).unwrap();
         assert_eq!((info.packets, info.median_wire_len), (packets, median));
         let off = info.connections.abs_diff(connections);
         assert!(off <= (connections / 50).max(1), "{} connections, want {connections}", info.connections);
