@@ -2,7 +2,8 @@
 //!
 //! Packets of one path are a bit each, so an edge costs a window of bits for each path that comes there
 //! (one, as a rule: copies of one kind have the same), whatever the traffic, and checking a packet is one
-//! word operation. All other positions are kept in a set. Everything below the cut is forgotten.
+//! word operation. The packets of a block that are in order and above all that came before need no check.
+//! All other positions are kept in a set. Everything below the cut is forgotten.
 
 use chc_api::{Clock, Path, Position};
 use std::collections::BTreeSet;
@@ -14,6 +15,14 @@ const PLANES_MAX: usize = 32;
 struct Plane {
     path: Path,
     words: Vec<u64>,
+    /// All of them are below.
+    above: u64,
+}
+
+impl Plane {
+    fn new(path: Path, words: u64) -> Self {
+        Self { path, words: vec![0; words as usize], above: 0 }
+    }
 }
 
 /// Positions seen since the cut.
@@ -32,7 +41,7 @@ impl SeenSet {
     pub fn new(window: u64) -> Self {
         // One word more than the window covers: the window seldom begins on a word.
         let words = (window.div_ceil(64) + 1).next_power_of_two();
-        let first = Plane { path: Path::FIRST, words: vec![0; words as usize] };
+        let first = Plane::new(Path::FIRST, words);
         Self { planes: vec![first], last: 0, mask: words - 1, floor: Clock(0), others: BTreeSet::new() }
     }
 
@@ -43,18 +52,51 @@ impl SeenSet {
         if self.planes[self.last].path != path && !self.turn_to(path) {
             return self.others.insert(Position::packet(clock, path));
         }
-        let word = &mut self.planes[self.last].words[((clock.0 >> 6) & self.mask) as usize];
+        let plane = &mut self.planes[self.last];
+        plane.above = plane.above.max(clock.0 + 1);
+        let word = &mut plane.words[((clock.0 >> 6) & self.mask) as usize];
         let bit = 1 << (clock.0 & 63);
         let fresh = *word & bit == 0;
         *word |= bit;
         fresh
     }
 
+    /// Adds the packets of a block, all at or above the cut, if they are of one path, in order, and above all others of
+    /// that path, so that none of them was there. False if they are not: then nothing was added.
+    #[inline]
+    pub fn insert_all(&mut self, packets: impl Iterator<Item = (Clock, Path)> + Clone) -> bool {
+        let Some((first, path)) = packets.clone().next() else { return true };
+        if self.planes[self.last].path != path && !self.turn_to(path) {
+            return false;
+        }
+        let (plane, mask) = (&mut self.planes[self.last], self.mask);
+        let mut above = plane.above;
+        for (clock, other) in packets.clone() {
+            if other != path || clock.0 < above {
+                return false;
+            }
+            above = clock.0 + 1;
+        }
+        debug_assert!(first >= self.floor && above <= self.floor.0 + (mask + 1) * 64);
+        plane.above = above;
+        let (mut word, mut bits) = (first.0 >> 6, 0);
+        for (clock, _) in packets {
+            let next = clock.0 >> 6;
+            if next != word {
+                plane.words[(word & mask) as usize] |= bits;
+                (word, bits) = (next, 0);
+            }
+            bits |= 1 << (clock.0 & 63);
+        }
+        plane.words[(word & mask) as usize] |= bits;
+        true
+    }
+
     /// Makes the plane of a path the last one; false if it has none.
     fn turn_to(&mut self, path: Path) -> bool {
         let known = self.planes.iter().position(|plane| plane.path == path);
         if known.is_none() && self.planes.len() < PLANES_MAX {
-            self.planes.push(Plane { path, words: vec![0; self.mask as usize + 1] });
+            self.planes.push(Plane::new(path, self.mask + 1));
         } else if known.is_none() {
             return false;
         }
@@ -108,6 +150,34 @@ mod tests {
                 cut += advance;
                 seen.trim(Clock(cut));
                 model.retain(|(c, _)| c.0 >= cut);
+            }
+        }
+
+        #[test]
+        fn a_block_in_order_above_all_others_of_its_path_is_added_at_once(
+            blocks in proptest::collection::vec((0u64..60, 0u32..4, proptest::collection::vec(0u64..9, 0..12), 0u64..20), 1..60),
+        ) {
+            let (mut seen, mut model, mut cut) = (SeenSet::new(200), BTreeSet::new(), 0);
+            for (ahead, path, gaps, advance) in blocks {
+                let path = if path == 0 { Path::FIRST.append(1) } else { Path::FIRST };
+                // A gap of 0 repeats a clock.
+                let mut clock = cut + ahead;
+                let block: Vec<(Clock, Path)> = gaps.iter().map(|gap| {
+                    clock += gap;
+                    (Clock(clock), path)
+                }).collect();
+                let highest = model.iter().filter(|(_, of)| *of == path).map(|(clock, _)| *clock).max();
+                let is_above = block.first().is_none_or(|(first, _)| highest.is_none_or(|highest| *first > highest));
+                let is_sorted = block.windows(2).all(|pair| pair[0] < pair[1]);
+                let added = seen.insert_all(block.iter().copied());
+                prop_assert_eq!(added, is_above && is_sorted);
+                for (clock, path) in &block {
+                    prop_assert_eq!(added || seen.insert(*clock, *path), model.insert((*clock, *path)));
+                    prop_assert!(!seen.insert(*clock, *path), "it is there now");
+                }
+                cut += advance;
+                seen.trim(Clock(cut));
+                // Those below the cut are not asked for again, and still are below others.
             }
         }
     }

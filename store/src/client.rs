@@ -59,9 +59,10 @@ impl Placement {
 struct Plane {
     path: Path,
     epoch: Clock,
+    /// By the counters' numbers: a bit for each clock of the epoch.
     bits: Vec<u64>,
-    amounts: Vec<(u32, u32)>,
-    any: bool,
+    /// By the counters' numbers: what is not 1.
+    amounts: Vec<Vec<(u32, u32)>>,
 }
 
 /// So many batches' room for operations is kept for later ones, if it is for so many operations at most.
@@ -71,9 +72,6 @@ const SPARE_OPS_MAX: usize = 4096;
 struct Counting {
     object: ObjectId,
     cell: u16,
-    planes: Vec<Plane>,
-    /// The plane of the last addition.
-    last: usize,
     pairs: Vec<(OpName, u64)>,
 }
 
@@ -122,6 +120,11 @@ pub struct Client {
     shards: Vec<Pending>,
     /// By the counters' numbers.
     counting: Vec<Counting>,
+    planes: Vec<Plane>,
+    /// The plane of the last addition.
+    last: usize,
+    /// Words of bits each counter has in a plane.
+    words: usize,
     /// By object: whether its values are replicated.
     replicated: Vec<bool>,
 }
@@ -137,11 +140,12 @@ impl Client {
         objects: &[ObjectSpec],
     ) -> Self {
         let counting = counter_cells(objects)
-            .map(|(object, cell)| Counting { object, cell, planes: Vec::new(), last: 0, pairs: Vec::new() })
+            .map(|(object, cell)| Counting { object, cell, pairs: Vec::new() })
             .collect();
         let shards = (0..placement.shards).map(|_| Pending::default()).collect();
         let replicated = objects.iter().map(is_replicated).collect();
-        Self { from, generation, epoch, placement, shards, counting, replicated }
+        let (planes, last, words) = (Vec::new(), 0, epoch.div_ceil(64) as usize);
+        Self { from, generation, epoch, placement, shards, counting, planes, last, words, replicated }
     }
 
     /// Where objects live.
@@ -154,23 +158,17 @@ impl Client {
     /// if it cannot travel as a bit: then nothing was added.
     #[inline(always)]
     pub fn count_first(&mut self, counter: Counter, clock: Clock, path: Path, by: u64) -> bool {
-        let offset = clock.0 & (self.epoch - 1);
-        let at = usize::from(counter.number());
-        let counting = &mut self.counting[at];
-        let fits = |plane: &Plane| plane.path == path && plane.epoch.0 == clock.0 - offset && plane.any;
-        if !counting.planes.get(counting.last).is_some_and(fits) {
-            if !has_plane(path) {
-                return false;
-            }
-            self.turn(at, Clock(clock.0 - offset), path);
+        let fits = |plane: &Plane| plane.path == path && clock.0.wrapping_sub(plane.epoch.0) < self.epoch;
+        if !self.planes.get(self.last).is_some_and(fits) && !self.turn(clock, path) {
+            return false;
         }
-        let counting = &mut self.counting[at];
-        let plane = &mut counting.planes[counting.last];
+        let plane = &mut self.planes[self.last];
+        let (at, offset) = (usize::from(counter.number()), clock.0 - plane.epoch.0);
         if by != 1 {
             let Ok(by) = u32::try_from(by) else { return false };
-            plane.amounts.push((offset as u32, by));
+            plane.amounts[at].push((offset as u32, by));
         }
-        plane.bits[(offset >> 6) as usize] |= 1 << (offset & 63);
+        plane.bits[at * self.words + (offset >> 6) as usize] |= 1 << (offset & 63);
         true
     }
 
@@ -179,50 +177,50 @@ impl Client {
         self.counting[usize::from(counter.number())].pairs.push((name, by));
     }
 
-    /// Makes the plane of a path the last one and begins another epoch in it, if need be.
+    /// Makes the plane of a path the last one and begins the epoch of a clock in it, if need be. False if such packets have
+    /// no plane.
     #[cold]
-    fn turn(&mut self, at: usize, epoch: Clock, path: Path) {
-        let words = self.epoch.div_ceil(64) as usize;
-        let counting = &mut self.counting[at];
-        counting.last = match counting.planes.iter().position(|plane| plane.path == path) {
-            Some(known) => known,
-            None => {
-                let (bits, amounts) = (vec![0; words], Vec::new());
-                counting.planes.push(Plane { path, epoch, bits, amounts, any: false });
-                counting.planes.len() - 1
-            }
-        };
-        let last = counting.last;
-        if counting.planes[last].epoch != epoch {
-            self.gather_plane(at, last);
+    fn turn(&mut self, clock: Clock, path: Path) -> bool {
+        if !has_plane(path) {
+            return false;
         }
-        let plane = &mut self.counting[at].planes[last];
-        plane.epoch = epoch;
-        plane.any = true;
+        let epoch = clock.floor(self.epoch);
+        self.last = self.planes.iter().position(|plane| plane.path == path).unwrap_or_else(|| {
+            let bits = vec![0; self.counting.len() * self.words];
+            let amounts = self.counting.iter().map(|_| Vec::new()).collect();
+            self.planes.push(Plane { path, epoch, bits, amounts });
+            self.planes.len() - 1
+        });
+        if self.planes[self.last].epoch != epoch {
+            (0..self.counting.len()).for_each(|at| self.gather_plane(at, self.last));
+        }
+        self.planes[self.last].epoch = epoch;
+        true
     }
 
+    /// Puts what a plane has of a counter into the next batch.
     fn gather_plane(&mut self, at: usize, plane: usize) {
-        let counting = &mut self.counting[at];
-        let plane = &mut counting.planes[plane];
-        if !std::mem::take(&mut plane.any) {
+        let plane = &mut self.planes[plane];
+        let bits = &mut plane.bits[at * self.words..][..self.words];
+        if bits.iter().all(|word| *word == 0) {
             return;
         }
-        let words = plane.bits.len();
         let item = CountItem {
-            object: counting.object,
-            cell: counting.cell,
+            object: self.counting[at].object,
+            cell: self.counting[at].cell,
             epoch: plane.epoch,
             path: plane.path,
-            bits: std::mem::replace(&mut plane.bits, vec![0; words]),
-            amounts: std::mem::take(&mut plane.amounts),
+            bits: bits.to_vec(),
+            amounts: std::mem::take(&mut plane.amounts[at]),
             pairs: Vec::new(),
         };
+        bits.fill(0);
         let shard = self.placement.whole(item.object);
         self.shards[usize::from(shard.0)].counts.push(item);
     }
 
     fn gather(&mut self, at: usize) {
-        for plane in 0..self.counting[at].planes.len() {
+        for plane in 0..self.planes.len() {
             self.gather_plane(at, plane);
         }
         let Counting { object, cell, pairs, .. } = &mut self.counting[at];

@@ -136,8 +136,12 @@ impl<P: Protections> EgressCore<P> {
     }
 
     fn on_packets(&mut self, edge: usize, block: &BlockRef, promised: Position, sink: &mut impl Sink) {
+        let is_new = self.suppress
+            && P::on(Protection::PathPositions)
+            && block.descs.first().is_some_and(|first| first.clock >= self.floor.max(promised.clock))
+            && self.edges[edge].outputs.insert_all(block.descs.iter().map(|desc| (desc.clock, desc.path)));
         for (at, desc) in block.descs.iter().enumerate() {
-            if self.suppress {
+            if self.suppress && !is_new {
                 let path = if P::on(Protection::PathPositions) { desc.path } else { Path::FIRST };
                 let fresh = desc.clock >= self.floor && self.edges[edge].outputs.insert(desc.clock, path);
                 if !self.admit(fresh, desc.position(), promised) {

@@ -383,8 +383,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             inner.current = Some(block.clone());
         }
         let mut quiet = self.is_quiet();
+        let is_new = self.admit_all(edge, block, from);
         for (at, desc) in block.descs.iter().enumerate() {
-            if !self.admit(edge, desc, from) {
+            if !is_new && !self.admit(edge, desc, from) {
                 continue;
             }
             let spot = self.spots.get(at).copied();
@@ -466,6 +467,39 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         (self.order, self.ready) = (order, ready);
     }
 
+    /// Whether it is known of all packets of a block at once that an edge delivers them for the first time. If not,
+    /// nothing has been done.
+    fn admit_all(&mut self, edge: usize, block: &BlockRef, from: Source) -> bool {
+        let is_new = if !self.config.mode.is_stored() {
+            true
+        } else if !(P::on(Protection::PathPositions) && P::on(Protection::OutputSuppression)) {
+            false
+        } else {
+            // While it catches up, those that were there before are counted.
+            self.replayed.is_none()
+                && block.descs.first().is_some_and(|first| first.clock >= self.floor)
+                && self.edges[edge].seen.insert_all(block.descs.iter().map(|desc| (desc.clock, desc.path)))
+        };
+        if is_new {
+            self.counts.packets += block.descs.len() as u64;
+            block.descs.first().into_iter().for_each(|desc| self.assert_promise(edge, desc, from));
+        }
+        is_new
+    }
+
+    /// What a sender has said will not come any more does not come.
+    #[inline(always)]
+    fn assert_promise(&self, edge: usize, desc: &Desc, from: Source) {
+        if cfg!(debug_assertions) && self.config.mode.is_stored() && P::on(Protection::OutputSuppression) {
+            let progress = self.edges[edge].senders.iter().find(|s| s.source == from).map(|s| s.progress);
+            let late = progress.is_some_and(|p| desc.position() < p);
+            assert!(
+                !late || !P::on(Protection::ReplayHoldsProgress),
+                "{from:?} promised no {desc:?} any more"
+            );
+        }
+    }
+
     /// Whether an edge delivers this packet for the first time.
     #[inline(always)]
     fn admit(&mut self, edge: usize, desc: &Desc, from: Source) -> bool {
@@ -476,14 +510,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
                 self.counts.duplicates += 1;
                 return false;
             }
-            if cfg!(debug_assertions) && suppress {
-                let progress = self.edges[edge].senders.iter().find(|s| s.source == from).map(|s| s.progress);
-                let late = progress.is_some_and(|p| desc.position() < p);
-                assert!(
-                    !late || !P::on(Protection::ReplayHoldsProgress),
-                    "{from:?} promised no {desc:?} any more"
-                );
-            }
+            self.assert_promise(edge, desc, from);
         }
         self.counts.packets += 1;
         if desc.clock < self.stamped
@@ -504,6 +531,9 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
 
     /// Sends a block on as it is, unless some of its packets had been delivered before.
     fn forward_whole(&mut self, edge: usize, block: &BlockRef, from: Source) {
+        if self.admit_all(edge, block, from) {
+            return self.splitter.forward_whole(block);
+        }
         let mut admitted = std::mem::take(&mut self.admitted);
         admitted.clear();
         admitted.extend(block.descs.iter().map(|desc| self.admit(edge, desc, from)));
