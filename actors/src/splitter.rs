@@ -97,6 +97,8 @@ pub struct Splitter<P> {
     egress: Option<usize>,
     /// Where packets go on, by output; of those that take a packet the first.
     outputs: Vec<Vec<Target>>,
+    /// The edge all packets of the first output go by, if it is one whatever the packet.
+    only: Option<usize>,
     copies: Vec<Target>,
     copies_in: Vec<Target>,
     node: Node,
@@ -141,7 +143,8 @@ impl<P: Protections> Splitter<P> {
             Target { matching: way.matching.clone(), route: route.clone(), edge, tap }
         };
         let node = &ways.node;
-        let outputs = node.outputs.iter().map(|on| on.iter().map(|way| target(way, 0)).collect()).collect();
+        let outputs: Vec<Vec<Target>> =
+            node.outputs.iter().map(|on| on.iter().map(|way| target(way, 0)).collect()).collect();
         let copies =
             node.copies.iter().enumerate().map(|(at, way)| target(way, node.copy_tap(0, at))).collect();
         let copies_in =
@@ -151,12 +154,20 @@ impl<P: Protections> Splitter<P> {
             edges.push(edge(Destination::Egress, true));
         }
         let node = node.clone();
+        let only = match outputs.first().map(Vec::as_slice) {
+            Some([]) | None => egress,
+            Some([target, ..]) if target.matching.is_none() && target.route.instances == 1 => {
+                Some(target.edge)
+            }
+            Some(_) => None,
+        };
         Self {
             from,
             generation,
             edges,
             egress,
             outputs,
+            only,
             copies,
             copies_in,
             node,
@@ -168,8 +179,27 @@ impl<P: Protections> Splitter<P> {
     }
 
     /// The way of a packet from an output; none if it is discarded.
-    #[inline]
+    #[inline(always)]
     pub fn pick(
+        &self,
+        output: Output,
+        hash: u64,
+        clock: Clock,
+        identity: impl Fn() -> Identity,
+    ) -> Option<Picked> {
+        match self.only.filter(|edge| output == Output::FIRST && !self.is_discarded(*edge)) {
+            Some(edge) => Some(Picked { edge, slot: None }),
+            None => self.pick_by_packet(output, hash, clock, identity),
+        }
+    }
+
+    /// Whether what would leave by an edge is discarded.
+    #[inline]
+    fn is_discarded(&self, edge: usize) -> bool {
+        self.node.off_path && Some(edge) == self.egress
+    }
+
+    fn pick_by_packet(
         &self,
         output: Output,
         hash: u64,
@@ -313,11 +343,7 @@ impl<P: Protections> Splitter<P> {
     /// Where all packets of the first output go, if that is one place and copies go to others: packets and
     /// copies for the same receiver are sent in the order of their positions.
     fn sole_receiver(&self) -> Option<usize> {
-        let edge = match self.outputs.first().map(Vec::as_slice) {
-            Some([]) | None => self.egress?,
-            Some([target, ..]) if target.matching.is_none() && target.route.instances == 1 => target.edge,
-            Some(_) => return None,
-        };
+        let edge = self.only?;
         let mut copies = self.copies.iter().chain(&self.copies_in);
         (!copies.any(|copy| copy.edge == edge)).then_some(edge)
     }
@@ -331,7 +357,7 @@ impl<P: Protections> Splitter<P> {
     /// Sends a block of packets on as it is; there is one receiver.
     pub fn forward_whole(&mut self, block: &BlockRef) {
         let Some(at) = self.sole_receiver() else { return };
-        if Some(at) != self.egress || !self.node.off_path {
+        if !self.is_discarded(at) {
             let edge = &mut self.edges[at];
             edge.full.extend(edge.builder.finish());
             edge.full.push(block.clone());

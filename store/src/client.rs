@@ -205,13 +205,15 @@ impl Client {
         if bits.iter().all(|word| *word == 0) {
             return;
         }
+        // The next epoch will be like this one.
+        let room = Vec::with_capacity(plane.amounts[at].len());
         let item = CountItem {
             object: self.counting[at].object,
             cell: self.counting[at].cell,
             epoch: plane.epoch,
             path: plane.path,
             bits: bits.to_vec(),
-            amounts: std::mem::take(&mut plane.amounts[at]),
+            amounts: std::mem::replace(&mut plane.amounts[at], room),
             pairs: Vec::new(),
         };
         bits.fill(0);

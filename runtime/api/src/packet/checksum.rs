@@ -118,7 +118,8 @@ impl ChecksumDelta {
     #[inline]
     #[must_use]
     pub const fn u32(self, old: u32, new: u32) -> ChecksumDelta {
-        self.u16((old >> 16) as u16, (new >> 16) as u16).u16(old as u16, new as u16)
+        // A word of 32 bits counts as its halves do: 2^16 is 1 among sums whose carries are added again.
+        ChecksumDelta { sum: self.sum + !old as u64 + new as u64 }
     }
 
     /// Adds eight changed words: an IPv6 address.
@@ -158,10 +159,9 @@ impl ChecksumDelta {
 #[inline]
 const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    let sum = ((sum >> 32) + (sum & 0xffff_ffff)) as u32;
+    // Both halves in both orders: the upper one has the carry of the lower.
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 #[cfg(test)]
@@ -183,6 +183,21 @@ mod tests {
     #[test]
     fn example_of_rfc_1071() {
         assert_eq!(Checksum::of(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
+    }
+
+    #[test]
+    fn carries_are_added_until_there_are_none() {
+        let steps = |mut sum: u64| {
+            while sum > 0xffff {
+                sum = (sum >> 16) + (sum & 0xffff);
+            }
+            sum as u16
+        };
+        let ends = [0, 1, 0xfffe, 0xffff];
+        let words = ends.iter().flat_map(|a| ends.map(|b| a << 16 | b));
+        for sum in words.clone().flat_map(|high| words.clone().map(move |low| high << 32 | low)) {
+            assert_eq!(fold(sum), steps(sum), "{sum:#x}");
+        }
     }
 
     /// Section 4: the old equation gives 0xffff here, the new one 0.
