@@ -286,10 +286,8 @@ impl<P: Protections> Splitter<P> {
             builder.forward_rewritten(from, desc, at);
             builder.slot(to.slot);
         }
-        if !self.copies.is_empty() {
-            let head = std::mem::take(&mut self.aside);
-            self.copy_changed(from, desc, &Changed { head: Some(&head), meta: None });
-            self.aside = head;
+        for copy in &self.copies {
+            copy_to::<P>(copy, &mut self.edges, from, desc, Some(&self.aside));
         }
     }
 
@@ -327,16 +325,16 @@ impl<P: Protections> Splitter<P> {
 
     /// Copies of a packet that leaves unchanged.
     fn copy(&mut self, from: &BlockRef, desc: &Desc) {
-        for at in 0..self.copies.len() {
-            copy_to::<P>(&self.copies[at], &mut self.edges, from, desc);
+        for copy in &self.copies {
+            copy_to::<P>(copy, &mut self.edges, from, desc, None);
         }
     }
 
     /// Copies of a packet that enters; made when all that comes of it has left.
     #[inline]
     pub fn enter(&mut self, from: &BlockRef, desc: &Desc) {
-        for at in 0..self.copies_in.len() {
-            copy_to::<P>(&self.copies_in[at], &mut self.edges, from, desc);
+        for copy in &self.copies_in {
+            copy_to::<P>(copy, &mut self.edges, from, desc, None);
         }
     }
 
@@ -554,8 +552,15 @@ impl<P: Protections> Splitter<P> {
     }
 }
 
-/// Sends a copy of a packet to a target, if it takes it.
-fn copy_to<P: Protections>(target: &Target, edges: &mut [Edge], from: &BlockRef, desc: &Desc) {
+/// Sends a copy of a packet to a target, if it takes it; with another header region, if one is given.
+#[inline]
+fn copy_to<P: Protections>(
+    target: &Target,
+    edges: &mut [Edge],
+    from: &BlockRef,
+    desc: &Desc,
+    head: Option<&[u8]>,
+) {
     let identity = || from.meta(desc).parsed.identity();
     if target.takes(|| identity().key) {
         let to = target.pick::<P>(desc.hash, desc.clock, identity);
@@ -563,7 +568,7 @@ fn copy_to<P: Protections>(target: &Target, edges: &mut [Edge], from: &BlockRef,
         if edge.builder.is_full() {
             edge.full.extend(edge.builder.finish());
         }
-        edge.builder.forward_copy(from, desc, desc.path.append(target.tap));
+        edge.builder.forward_copy(from, desc, desc.path.append(target.tap), head);
         edge.builder.slot(to.slot);
     }
 }

@@ -412,9 +412,18 @@ impl BlockBuilder {
         new.tail_at = tail_at;
     }
 
-    /// Adds a copy of packet `desc` of `from`: the same under a name of its own.
-    pub fn forward_copy(&mut self, from: &BlockRef, desc: &Desc, path: Path) {
-        self.forward(from, desc);
+    /// Adds a copy of packet `desc` of `from`: the same under a name of its own, or with another header region of the same
+    /// length.
+    #[inline]
+    pub fn forward_copy(&mut self, from: &BlockRef, desc: &Desc, path: Path, head: Option<&[u8]>) {
+        match head {
+            Some(head) => {
+                let at = self.block.bytes.len() as u32;
+                self.block.bytes.extend_from_slice(head);
+                self.forward_rewritten(from, desc, at);
+            }
+            None => self.forward(from, desc),
+        }
         if let Some(copy) = self.block.descs.last_mut() {
             copy.path = path;
         }

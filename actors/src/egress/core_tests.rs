@@ -81,7 +81,7 @@ fn packets_that_functions_made_are_counted_as_extra() {
     let mut builder = BlockBuilder::new(pool());
     let block = packets(&[(1, 1, "")]);
     builder.forward(&block, &block.descs[0]);
-    builder.forward_copy(&block, &block.descs[0], Path::FIRST.append(9));
+    builder.forward_copy(&block, &block.descs[0], Path::FIRST.append(9), None);
     let position = Position::packet(Clock(1), Path::FIRST.append(7));
     builder.dropped(DropRecord { position, reason: "test" });
     egress.on_data(&data(instance(0, 0), 1, builder.finish(), 2), &mut log);
