@@ -320,6 +320,11 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_takes_what_is_said_of_it() {
+        assert_eq!(size_of::<Known>(), 176, "ARCHITECTURE.md has this figure");
+    }
+
+    #[test]
     fn it_holds_no_more_values_than_it_may() {
         let mut cache = cache(4);
         for clock in 0..50 {
