@@ -38,7 +38,8 @@ impl<P: Protections> CountLedger<P> {
     pub fn take(&mut self, item: &CountItem, floor: Clock) -> Taken {
         let Taken { mut sum, mut fresh, mut repeated } = Taken::default();
         if !item.bits.is_empty() && item.epoch >= floor {
-            let seen = self.epochs.entry((item.epoch, item.path)).or_insert_with(|| vec![0; item.bits.len()]);
+            let seen = self.epochs.entry((item.epoch, item.path)).or_default();
+            seen.resize(seen.len().max(item.bits.len()), 0);
             let suppress = P::on(Protection::UpdateSuppression);
             let is_fresh = |seen: &[u64], bit: u32| {
                 let word = seen.get(bit as usize / 64);
@@ -72,8 +73,13 @@ impl<P: Protections> CountLedger<P> {
 
     /// Forgets everything below the cut.
     pub fn trim(&mut self, cut: Clock) {
-        self.epochs = self.epochs.split_off(&(cut, Path::ZERO));
-        self.pairs = self.pairs.split_off(&cut);
+        // Most counters of many cells have nothing: to split an empty map costs more than to look.
+        if self.epochs.first_key_value().is_some_and(|((epoch, _), _)| *epoch < cut) {
+            self.epochs = self.epochs.split_off(&(cut, Path::ZERO));
+        }
+        if self.pairs.first_key_value().is_some_and(|(clock, _)| *clock < cut) {
+            self.pairs = self.pairs.split_off(&cut);
+        }
     }
 }
 
@@ -81,6 +87,16 @@ impl<P: Protections> CountLedger<P> {
 mod tests {
     use super::*;
     use chc_api::{All, Position};
+
+    #[test]
+    fn an_epoch_may_come_in_parts_of_different_lengths() {
+        let mut ledger = CountLedger::<All>::default();
+        let item = |bits: &[u64]| CountItem { bits: bits.to_vec(), ..CountItem::default() };
+        assert_eq!(ledger.take(&item(&[0b1]), Clock(0)), taken((1, 1, 0)));
+        assert_eq!(ledger.take(&item(&[0b11, 0, 0b1]), Clock(0)), taken((2, 2, 1)));
+        assert_eq!(ledger.take(&item(&[0b10, 0b1]), Clock(0)), taken((1, 1, 1)));
+        assert_eq!(ledger.take(&item(&[0, 0, 0b1]), Clock(0)), taken((0, 0, 1)));
+    }
 
     fn taken((sum, fresh, repeated): (u64, u64, u64)) -> Taken {
         Taken { sum, fresh, repeated }

@@ -127,6 +127,8 @@ struct Vertex<P> {
     ledger: Ledger,
     counts: HashMap<(ObjectId, u16), CountLedger<P>>,
     slots: BTreeMap<Slot, SlotVersions>,
+    /// Those that have versions the cut has not passed.
+    unsettled: Vec<Slot>,
     /// Replicated values, if it has any.
     publisher: Option<Publisher<P>>,
     /// Hashes of the keys of a batch; kept for its memory.
@@ -271,6 +273,9 @@ impl<P: Protections> ShardEngine<P> {
                 continue;
             }
             let slot = vertex.slots.entry(version.slot).or_default();
+            if slot.is_settled() {
+                vertex.unsettled.push(version.slot);
+            }
             slot.store(version.object, version.key, version.written, version.record.clone());
         }
         for (object, position) in &batch.frontier {
@@ -365,9 +370,13 @@ impl<P: Protections> ShardEngine<P> {
             for counts in vertex.counts.values_mut() {
                 counts.trim(cut);
             }
-            for slot in vertex.slots.values_mut() {
-                slot.trim(cut);
-            }
+            let Vertex { slots, unsettled, .. } = vertex;
+            unsettled.retain(|slot| {
+                slots.get_mut(slot).is_some_and(|slot| {
+                    slot.trim(cut);
+                    !slot.is_settled()
+                })
+            });
             if let Some(publisher) = &mut vertex.publisher {
                 publisher.trim(cut, self.window);
                 self.publish(VertexId(i as u16), out);
@@ -454,6 +463,7 @@ impl<P: Protections> Vertex<P> {
             ledger: Ledger::new(window),
             counts: HashMap::new(),
             slots: BTreeMap::new(),
+            unsettled: Vec::new(),
             hashes: Vec::new(),
         }
     }

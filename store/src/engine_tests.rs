@@ -477,6 +477,12 @@ fn trimming_at_the_cut_keeps_what_a_load_at_the_cut_needs() {
     assert_eq!(loaded(&mut shard, 0, 1, 8), [5]);
     assert_eq!(loaded(&mut shard, 0, 1, 16), [9]);
     assert_eq!(loaded(&mut shard, 0, 1, 4), Vec::<u64>::new(), "nobody asks below the cut");
+    cut(&mut shard, 16);
+    assert_eq!(loaded(&mut shard, 0, 1, 8), Vec::<u64>::new(), "nor below the next one");
+    send(&mut shard, Batch { versions: vec![version(0, 17, Some(17))], ..from(0, 1) });
+    cut(&mut shard, 24);
+    assert_eq!(loaded(&mut shard, 0, 1, 16), Vec::<u64>::new(), "a slot that was settled is trimmed again");
+    assert_eq!(loaded(&mut shard, 0, 1, 24), [17]);
 }
 
 // The cut: DESIGN section 6, "a clock c proves a cut of at least c - W: trim to that first".

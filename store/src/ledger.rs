@@ -77,6 +77,8 @@ pub struct Ledger {
     entries: Slab<Logged>,
     /// By the clock's low bits.
     clocks: Vec<OfClock>,
+    /// One bit for each of them: whether it has operations.
+    used: Vec<u64>,
     /// Entries that are not in the short list of their clock.
     by_name: HashTable<u32>,
     floor: Clock,
@@ -100,9 +102,11 @@ impl Ledger {
     /// A ledger for clocks less than `window` above the cut.
     #[must_use]
     pub fn new(window: u64) -> Self {
+        let clocks = window.next_power_of_two().max(64) as usize;
         Self {
             entries: Slab::new(),
-            clocks: vec![EMPTY; window.next_power_of_two() as usize],
+            clocks: vec![EMPTY; clocks],
+            used: vec![0; clocks / 64],
             by_name: HashTable::new(),
             floor: Clock(0),
             end: Clock(0),
@@ -132,6 +136,7 @@ impl Ledger {
             next: *list,
         }) as u32;
         *list = at;
+        self.used[place / 64] |= 1 << (place % 64);
         self.end = self.end.max(Clock(clock.0 + 1));
         if is_short {
             of_clock.short_len += 1;
@@ -199,8 +204,26 @@ impl Ledger {
     /// Forgets everything below the cut.
     pub fn trim(&mut self, cut: Clock) {
         // Nothing lies above the end, however far the cut has jumped.
-        for clock in self.floor.0..cut.0.min(self.end.0) {
+        let end = cut.0.min(self.end.0);
+        let mut clock = self.floor.0;
+        while clock < end {
+            // The rest of a word at once: most clocks have no operation here.
             let place = self.place(Clock(clock));
+            let len = (64 - clock % 64).min(end - clock);
+            let word = &mut self.used[place / 64];
+            let trimmed = *word & (u64::MAX >> (64 - len)) << (place % 64);
+            *word ^= trimmed;
+            clock += len;
+            self.trim_word(place - place % 64, trimmed);
+        }
+        self.floor = self.floor.max(cut);
+    }
+
+    /// Forgets the operations of clocks: the first one's place, and a bit for each.
+    fn trim_word(&mut self, first: usize, mut clocks: u64) {
+        while clocks != 0 {
+            let place = first + clocks.trailing_zeros() as usize;
+            clocks &= clocks - 1;
             let OfClock { short, more, .. } = std::mem::replace(&mut self.clocks[place], EMPTY);
             let mut at = short;
             while at != NONE {
@@ -215,7 +238,6 @@ impl Ledger {
                 at = logged.next;
             }
         }
-        self.floor = self.floor.max(cut);
     }
 
     /// How many operations there are.

@@ -141,6 +141,12 @@ impl SlotVersions {
         all
     }
 
+    /// Whether the cut has passed every version there is.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.newer.is_empty()
+    }
+
     /// Forgets what lies below the newest version below `cut`.
     pub fn trim(&mut self, cut: Clock) {
         let end = self.newer.partition_point(|version| version.written < cut);
