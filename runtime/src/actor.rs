@@ -43,14 +43,20 @@ use actix_rt::time::{Sleep, sleep_until};
 use chc_api::Generation;
 
 use crate::arbiter::Arbiter;
-use crate::background::count_turn;
+use crate::background::{count_turn, turns};
 use crate::mailbox::{ControlMessage, Handle, Packets, Shared, Signal};
+
+/// For how many of its turns a source lets other actors go first: more than a burst has stages.
+pub const PATIENCE: u32 = 32;
 
 /// What a call of [`Actor::poll_work`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Work was done and there may be more: call again next turn.
     Worked,
+    /// A burst was sent on and there may be more: call again when the other actors of this arbiter have nothing left to do,
+    /// or have had [`PATIENCE`] turns. So a burst goes through the chain while the caches have it.
+    Fed,
     /// Nothing to do now: call again after the next message, deadline or wake.
     Idle,
     /// There will never be more (an actor that is not a source says so at once).
@@ -277,6 +283,8 @@ impl<A: Actor> Embryo<A> {
                         options,
                         own_end: Rc::clone(&own_end),
                         is_source: true,
+                        patience: 0,
+                        turns_seen: 0,
                         handled: true,
                     };
                     let context = actix::Context::with_receiver(receiver).into_future(shell);
@@ -396,6 +404,10 @@ pub(crate) struct Shell<A: Actor> {
     options: ActorOptions,
     own_end: Rc<Cell<Option<Cause>>>,
     is_source: bool,
+    /// For how many more turns the source lets others go first.
+    patience: u32,
+    /// The arbiter's turns at the end of its last one.
+    turns_seen: u32,
     /// Something was handled since `drained` was last called.
     handled: bool,
 }
@@ -446,10 +458,13 @@ impl<A: Actor> Shell<A> {
             return false;
         }
         let mut more = self.drain_data();
-        if self.is_source && !self.cx.is_ending() {
+        if self.lets_others_go_first() {
+            more = true;
+        } else if self.is_source && !self.cx.is_ending() {
             match self.actor.poll_work(&mut self.cx) {
-                Progress::Worked => {
+                progress @ (Progress::Worked | Progress::Fed) => {
                     self.handled = true;
+                    self.patience = if progress == Progress::Fed { PATIENCE } else { 0 };
                     more = true;
                 }
                 Progress::Idle => {}
@@ -469,7 +484,14 @@ impl<A: Actor> Shell<A> {
             count_turn();
             self.actor.drained(&mut self.cx);
         }
+        self.turns_seen = turns();
         more
+    }
+
+    /// Whether a source that has sent a burst on waits: others have taken turns since its own last one.
+    fn lets_others_go_first(&mut self) -> bool {
+        self.patience = if turns() == self.turns_seen { 0 } else { self.patience.saturating_sub(1) };
+        self.patience > 0
     }
 
     /// Handles data up to the budget; whether it was used up.

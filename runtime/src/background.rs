@@ -24,8 +24,9 @@ pub(crate) trait Rouse: Send + Sync {
 #[derive(Default)]
 struct Waiting {
     actors: Vec<Arc<dyn Rouse>>,
-    /// Turns taken since the first of them came.
+    /// Turns taken, and how many there had been when the first of them came.
     turns: u32,
+    turns_before: u32,
     /// Whether there was more to do than could be waited for, and has been ever since.
     is_loaded: bool,
     /// The task that looks whether there is anything else to do, while it need not.
@@ -42,7 +43,7 @@ pub(crate) fn rouse_later(actor: Arc<dyn Rouse>) {
     let refused = WAITING.with_borrow_mut(|waiting| match waiting {
         Some(waiting) if !waiting.is_loaded => {
             if waiting.actors.is_empty() {
-                waiting.turns = 0;
+                waiting.turns_before = waiting.turns;
             }
             waiting.actors.push(actor);
             waiting.task.take().into_iter().for_each(Waker::wake);
@@ -60,7 +61,8 @@ pub(crate) fn count_turn() {
     let is_due = WAITING.with_borrow_mut(|waiting| {
         let Some(waiting) = waiting else { return false };
         waiting.turns = waiting.turns.wrapping_add(1);
-        let is_due = waiting.turns >= TURNS_MAX && !waiting.actors.is_empty();
+        let waited = waiting.turns.wrapping_sub(waiting.turns_before);
+        let is_due = waited >= TURNS_MAX && !waiting.actors.is_empty();
         waiting.is_loaded |= is_due;
         is_due
     });
@@ -74,7 +76,8 @@ fn rouse_all() {
     actors.into_iter().flatten().for_each(|actor| actor.rouse());
 }
 
-fn turns() -> u32 {
+/// Turns in which something was done on this thread, if it is an arbiter: a number that goes round.
+pub(crate) fn turns() -> u32 {
     WAITING.with_borrow(|waiting| waiting.as_ref().map_or(0, |waiting| waiting.turns))
 }
 
@@ -187,6 +190,71 @@ mod tests {
         let order: Vec<_> = rx.iter().take(5).collect();
         assert_eq!(order, ["first", "middle", "last", "background", "background"]);
         arbiters.join();
+    }
+
+    /// Sends so many bursts on, and tells when.
+    struct Source {
+        left: u32,
+        next: Handle<(), Hops>,
+        seen: flume::Sender<&'static str>,
+    }
+
+    impl Actor for Source {
+        type Control = ();
+        type Data = Hops;
+
+        fn on_control(&mut self, (): (), _cx: &mut Cx) {}
+
+        fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
+
+        fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
+            let Some(left) = self.left.checked_sub(1) else { return Progress::Done };
+            self.left = left;
+            self.seen.send("source").expect("the test waits");
+            self.next.push(Hops(2)).expect("it is alive");
+            Progress::Fed
+        }
+    }
+
+    /// Sends three bursts through three stages; beside it there is an actor that always has something to do, or not.
+    fn three_bursts(beside_load: bool) -> Vec<&'static str> {
+        struct Load;
+        impl Actor for Load {
+            type Control = ();
+            type Data = Hops;
+            fn on_control(&mut self, (): (), _cx: &mut Cx) {}
+            fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
+            fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
+                Progress::Worked
+            }
+        }
+        let (seen, rx) = flume::unbounded();
+        let arbiters = Arbiters::start(1, &[]).expect("threads can be started");
+        let arbiter = arbiters.get(0).expect("one was started");
+        let last = stage(arbiter, "last", None, &seen);
+        let middle = stage(arbiter, "middle", Some(last), &seen);
+        let next = stage(arbiter, "first", Some(middle), &seen);
+        let _load =
+            beside_load.then(|| spawn_unsupervised(arbiter, "load", ActorOptions::default(), |_| Load));
+        let source = move |_| Source { left: 3, next, seen };
+        let _source = spawn_unsupervised(arbiter, "source", ActorOptions::default(), source);
+        let order = rx.iter().take(12).collect();
+        arbiters.join();
+        order
+    }
+
+    #[test]
+    fn a_burst_goes_through_the_whole_chain_before_the_next_one_is_read() {
+        let order = three_bursts(false);
+        for burst in order.chunks(4) {
+            assert_eq!(burst, ["source", "first", "middle", "last"]);
+        }
+    }
+
+    #[test]
+    fn a_source_is_not_held_up_for_ever_by_others_that_always_have_something_to_do() {
+        let order = three_bursts(true);
+        assert_eq!(order.iter().filter(|name| **name == "source").count(), 3, "{order:?}");
     }
 
     #[test]

@@ -269,7 +269,7 @@ impl<S: PacketSource> Actor for RootActor<S> {
         self.flush();
         self.execute();
         self.report_if_done();
-        if worked { Progress::Worked } else { Progress::Idle }
+        if worked { Progress::Fed } else { Progress::Idle }
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -54,12 +54,12 @@ fn kill_all(plan: &ChainPlan, input: &Path, packets: u64) -> u64 {
 
 #[test]
 fn any_instance_of_four_functions_may_die_the_one_off_the_path_included() {
-    assert!(kill_all(&plan("enterprise", &NONE), input(), PACKETS) > 1_000);
+    assert!(kill_all(&plan("enterprise", &NONE), input(), PACKETS) > 100);
 }
 
 #[test]
 fn any_instance_of_a_branch_may_die_and_the_detector_behind_all_branches() {
-    assert!(kill_all(&plan("trojan", &NONE), input(), PACKETS) > 1_000);
+    assert!(kill_all(&plan("trojan", &NONE), input(), PACKETS) > 100);
 }
 
 #[test]
