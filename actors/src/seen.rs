@@ -119,7 +119,7 @@ impl SeenSet {
         }
         let (from, to) = (self.floor.0 >> 6, cut.0 >> 6);
         for plane in &mut self.planes {
-            for word in from..to.min(from + self.mask + 1) {
+            for word in from..to.min(from + self.mask + 1).min((plane.above >> 6) + 1) {
                 plane.words[(word & self.mask) as usize] = 0;
             }
         }

@@ -85,6 +85,9 @@ pub const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const PARKING: usize = 512;
 /// Bytes of packets that may lie above the cut.
 const BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
+/// An epoch has so many bytes of packets, and what of a burst is above it: an epoch or two are in flight, and a core's
+/// second-level cache has one or two MiB.
+const EPOCH_BYTES: u64 = 256 << 10;
 
 /// Compiles a configuration that was checked against the same registry.
 ///
@@ -253,6 +256,7 @@ impl ChainPlan {
             epoch: self.epoch,
             window: self.window,
             bytes_max: BYTES_IN_FLIGHT_MAX,
+            epoch_bytes: EPOCH_BYTES,
             tick_ns: self.tick_ns,
             shares: self.shares.clone(),
             ways: Ways::of_root(&self.topology, self.routes()),

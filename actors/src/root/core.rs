@@ -33,6 +33,8 @@ pub struct RootConfig {
     pub window: u64,
     /// Bytes of packets that may lie above the cut.
     pub bytes_max: u64,
+    /// An epoch ends early with the burst by which it has so many bytes of packets.
+    pub epoch_bytes: u64,
     /// Least distance of time steps; zero for a step at every distinct time.
     pub tick_ns: u64,
     /// Which root a packet belongs to.

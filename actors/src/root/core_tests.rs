@@ -23,6 +23,7 @@ pub(in crate::root) fn config() -> RootConfig {
         epoch: EPOCH,
         window: WINDOW,
         bytes_max: u64::MAX,
+        epoch_bytes: u64::MAX,
         tick_ns: 0,
         shares: Shares::sole(),
         ways: ways_to(route(Scope::FiveTuple, 1)),
@@ -278,6 +279,22 @@ fn a_bounded_number_of_bytes_may_lie_above_the_cut() {
     flush(&mut root);
     close_all(&mut root, 8);
     assert!(root.has_room(), "two packets are below the cut");
+}
+
+#[test]
+fn an_epoch_ends_early_with_the_burst_by_which_it_has_its_bytes() {
+    let len = frame(1, "").len() as u64;
+    let mut root = root(RootConfig { epoch_bytes: 3 * len, window: 4 * EPOCH, ..config() });
+    let mut next_after = |packets: u64| {
+        (0..packets).for_each(|time| ingest(&mut root, time));
+        flush(&mut root);
+        root.next_clock()
+    };
+    assert_eq!(next_after(2), Clock(2));
+    assert_eq!(next_after(2), Clock(EPOCH), "four packets are too many");
+    assert_eq!(next_after(2), Clock(EPOCH + 2), "the next one has its own");
+    assert_eq!(next_after(EPOCH - 2), Clock(2 * EPOCH));
+    assert_eq!(next_after(1), Clock(2 * EPOCH + 1), "no epoch is skipped");
 }
 
 #[test]

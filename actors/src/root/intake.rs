@@ -131,6 +131,9 @@ pub struct Intake {
     in_flight: VecDeque<(Clock, u64)>,
     in_flight_bytes: u64,
     unflushed_bytes: u64,
+    /// Where the epoch begins that is open, and the bytes of bursts that ended in it.
+    epoch_begun: Clock,
+    epoch_bytes: u64,
     stamps: Vec<Stamp>,
     record_stamps: bool,
     ended: bool,
@@ -155,6 +158,8 @@ impl Intake {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             unflushed_bytes: 0,
+            epoch_bytes: 0,
+            epoch_begun: Clock(0),
             stamps: Vec::new(),
             record_stamps,
             ended: false,
@@ -297,12 +302,23 @@ impl Intake {
         self.leased = self.leased.max(until);
     }
 
-    /// A burst is over: sums its bytes up.
+    /// A burst is over: sums its bytes up. An epoch that has enough of them ends, so that what is kept for the case of a
+    /// failure stays small enough for a core's cache.
     pub(super) fn end_burst(&mut self) {
-        if self.unflushed_bytes > 0 {
-            let bytes = std::mem::take(&mut self.unflushed_bytes);
-            self.in_flight_bytes += bytes;
-            self.in_flight.push_back((Clock(self.next.0 - 1), bytes));
+        if self.unflushed_bytes == 0 {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.unflushed_bytes);
+        self.in_flight_bytes += bytes;
+        self.in_flight.push_back((Clock(self.next.0 - 1), bytes));
+        let begun = self.next.floor(self.config.epoch);
+        if begun != self.epoch_begun {
+            (self.epoch_begun, self.epoch_bytes) = (begun, 0);
+        }
+        self.epoch_bytes += bytes;
+        if self.epoch_bytes >= self.config.epoch_bytes {
+            self.epoch_bytes = 0;
+            self.pause();
         }
     }
 

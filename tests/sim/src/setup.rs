@@ -193,6 +193,16 @@ impl Setup {
         }
     }
 
+    /// Bytes of packets with which an epoch ends early: as a rule it does not.
+    #[must_use]
+    pub fn epoch_bytes(&self) -> u64 {
+        match self.hash_seed >> 27 & 7 {
+            0 => 100,
+            1 => 500,
+            _ => u64::MAX,
+        }
+    }
+
     /// Which root a packet belongs to: by its hosts, or by a hash.
     #[must_use]
     pub fn shares(&self) -> Shares {
@@ -214,13 +224,14 @@ impl Setup {
             format!("{name} x{} (slots {}, parking {})", v.instances, v.slots, v.parking)
         });
         format!(
-            "{}; {}; roots {}, {:?}, shards {}, epoch {}, window {}, tick {} ns",
+            "{}; {}; roots {}, {:?}, shards {}, epoch {} of {} bytes, window {}, tick {} ns",
             vertices.collect::<Vec<_>>().join(", "),
             shape(&self.topology),
             self.roots(),
             self.mode(),
             self.shards,
             self.epoch,
+            self.epoch_bytes(),
             self.window,
             self.tick_ns
         )

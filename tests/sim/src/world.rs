@@ -176,6 +176,7 @@ impl World {
             epoch: setup.epoch,
             window: setup.window,
             bytes_max: 1 << 30,
+            epoch_bytes: setup.epoch_bytes(),
             tick_ns: setup.tick_ns,
             shares: setup.shares(),
             ways: Ways::of_root(&topology, routes.clone()),
