@@ -342,7 +342,7 @@ pub struct StoreConfig {
     pub shards: u16,
     /// Where state lives.
     pub mode: StoreMode,
-    /// Clocks an epoch has; a power of two from 64 to 2^19, at most half the root's window.
+    /// Clocks an epoch has at most; a power of two from 64 to 2^19, at most half the root's window.
     pub epoch: u32,
     /// How objects are spread over shards.
     pub placement: Placement,
