@@ -55,7 +55,7 @@ pub enum Progress {
     /// Work was done and there may be more: call again next turn.
     Worked,
     /// A burst was sent on and there may be more: call again when the other actors of this arbiter have nothing left to do,
-    /// or have had [`PATIENCE`] turns. So a burst goes through the chain while the caches have it.
+    /// or after [`PATIENCE`] turns of its own. So a burst goes through the chain while the caches have it.
     Fed,
     /// Nothing to do now: call again after the next message, deadline or wake.
     Idle,
