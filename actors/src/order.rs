@@ -108,7 +108,7 @@ mod tests {
             let ingest = Ingest { clock: Clock(*clock), path: Path::FIRST, hash: 0, wire_len: 1, bits: 0 };
             let parsed = parse(LinkType::ETHERNET, &[0]);
             let meta = Meta::new(parsed, LinkType::ETHERNET, Time(0), Time(0), 1);
-            builder.ingest(&[0], 1, ingest, meta);
+            builder.ingest(&mut (&[0]).into(), 1, ingest, || meta);
         }
         builder.finish().unwrap()
     }

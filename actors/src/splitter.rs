@@ -16,6 +16,7 @@ use chc_api::{
 use chc_runtime::block::{
     BlockBuilder, BlockPool, BlockRef, Changed, Desc, DropRecord, EventRecord, Ingest, Meta,
 };
+use chc_runtime::io::Frame;
 use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -227,7 +228,14 @@ impl<P: Protections> Splitter<P> {
 
     /// Sends a packet that comes in here (the root); `head_len` bytes of its frame are its header region.
     #[inline(always)]
-    pub fn ingest(&mut self, to: Picked, frame: &[u8], head_len: usize, ingest: Ingest, meta: Meta) {
+    pub fn ingest(
+        &mut self,
+        to: Picked,
+        frame: &mut Frame<'_>,
+        head_len: usize,
+        ingest: Ingest,
+        meta: impl FnMut() -> Meta,
+    ) {
         let builder = self.builder(to.edge);
         builder.ingest(frame, head_len, ingest, meta);
         builder.slot(to.slot);
@@ -405,14 +413,14 @@ impl<P: Protections> Splitter<P> {
         let path = |tap| path.append(tap);
         if let Some(to) = self.pick(output, ingest.hash, ingest.clock, identity) {
             let ingest = Ingest { path: path(self.node.extra_tap(of)), ..ingest };
-            self.ingest(to, frame, head_len, ingest, meta);
+            self.ingest(to, &mut frame.into(), head_len, ingest, || meta);
         }
         for at in 0..self.copies.len() {
             let copy = &self.copies[at];
             if copy.takes(|| identity().key) {
                 let to = copy.pick::<P>(ingest.hash, ingest.clock, identity);
                 let ingest = Ingest { path: path(self.node.copy_tap(of, at)), ..ingest };
-                self.ingest(to, frame, head_len, ingest, meta);
+                self.ingest(to, &mut frame.into(), head_len, ingest, || meta);
             }
         }
     }

@@ -35,7 +35,7 @@ pub(crate) fn packets(list: &[(u64, u16, &str)]) -> BlockRef {
         let meta = Meta::new(parsed, LinkType::RAW, time, time, clock + 1);
         let wire_len = frame.len() as u32;
         let ingest = Ingest { clock: Clock(*clock), path: Path::FIRST, hash, wire_len, bits: 0 };
-        builder.ingest(&frame, frame.len(), ingest, meta);
+        builder.ingest(&mut (&frame).into(), frame.len(), ingest, || meta);
     }
     builder.finish().expect("tests send packets")
 }

@@ -3,7 +3,7 @@
 //! A block holds up to 256 packets for one receiver: descriptors, and whatever bytes and metadata the
 //! sender made for them. Bytes and metadata that came from upstream are not copied but referred to in
 //! the block they lie in, a *parent*, which the block keeps alive. So a payload is copied once, at
-//! ingest; a function that rewrites headers copies only those; and forwarding unchanged copies a
+//! ingest, or stays in the buffer of the interface it came by, which the block keeps; a function that rewrites headers copies only those; and forwarding unchanged copies a
 //! descriptor of 48 bytes. A block that was sent is immutable: whoever retained it, holds what it saw.
 //!
 //! Reference counts, allocation and release are per block, not per packet. Blocks are recycled, so
@@ -11,6 +11,8 @@
 //! outputs hold, plus at most [`SPARE_BLOCKS`] spare blocks of each of two kinds; a new block has room for as
 //! many packets as the one before it held, for an idle chain's have one.
 
+use crate::io::Frame;
+use crate::io::netmap::Loans;
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::{PacketKind, Parsed};
 use chc_api::packet::protocol;
@@ -26,6 +28,10 @@ use triomphe::UniqueArc;
 pub const BLOCK_PACKETS_MAX: usize = 256;
 /// A block takes no further packet once it holds this many bytes of its own.
 pub const BLOCK_BYTES_SOFT_MAX: usize = 256 * 1024;
+/// A payload of at least this many bytes stays in its buffer, if it can: to copy fewer costs less than to change buffers.
+const KEEP_BYTES_MIN: usize = 256;
+/// Set in where a payload is when it stays in its buffer: then the rest is which of the block's loans it is.
+const KEPT: u32 = 1 << 31;
 /// Header regions up to this length are copied at a fixed length.
 const HEAD_CHUNK: usize = 64;
 /// Spare blocks that are kept for reuse.
@@ -166,6 +172,8 @@ pub struct Block {
     metas: Vec<Meta>,
     attachments: Vec<Attached>,
     bytes: Vec<u8>,
+    /// Payloads that are not in `bytes`.
+    loans: Loans,
     parents: Vec<BlockRef>,
     /// Where it goes when it is not needed any more; none while it is there.
     home: Option<Arc<BlockPool>>,
@@ -191,8 +199,11 @@ impl Block {
     /// What follows the header region.
     #[must_use]
     pub fn tail(&self, desc: &Desc) -> &[u8] {
-        let at = desc.tail_at as usize;
-        &self.source(desc.tail_source).bytes[at..at + desc.tail_len as usize]
+        let (source, at) = (self.source(desc.tail_source), desc.tail_at as usize);
+        if desc.tail_at & KEPT != 0 {
+            return source.loans.bytes((desc.tail_at & !KEPT) as usize);
+        }
+        &source.bytes[at..at + desc.tail_len as usize]
     }
 
     /// A packet's metadata.
@@ -306,6 +317,7 @@ impl BlockPool {
         block.attachments.clear();
         block.bytes.clear();
         block.bytes.shrink_to(SPARE_BYTES_MAX);
+        block.loans.clear();
         // Parents go outside the lock: dropping them may give blocks back to this pool.
         block.parents.clear();
         let large = block.bytes.capacity() >= LARGE_BYTES_MIN;
@@ -362,16 +374,39 @@ impl BlockBuilder {
             || self.block.parents.len() >= usize::from(u16::MAX) - 4
     }
 
-    /// Adds a packet as it came in. `head_len` bytes of `frame` become its header region.
+    /// Adds a packet as it came in. `head_len` bytes of `frame` become its header region, which is copied; a long payload stays
+    /// where it is, if it can, and is taken out of `frame`.
     // Inlined so that what the root has just computed stays in registers: written to the stack in small
     // pieces and read back in large ones, it would stall every packet.
     #[inline(always)]
-    pub fn ingest(&mut self, frame: &[u8], head_len: usize, desc: Ingest, meta: Meta) {
+    pub fn ingest(
+        &mut self,
+        frame: &mut Frame<'_>,
+        head_len: usize,
+        desc: Ingest,
+        meta: impl FnMut() -> Meta,
+    ) {
         let block = &mut *self.block;
         let at = block.bytes.len();
-        block.bytes.extend_from_slice(frame);
         let head_len = head_len.min(frame.len()).min(usize::from(u16::MAX));
+        let tail_len = frame.len() - head_len;
+        let mut tail_at = (at + head_len) as u32;
+        match frame {
+            Frame::InRing(frame) if tail_len >= KEEP_BYTES_MIN => {
+                let kept = KEPT | block.loans.len() as u32;
+                block.bytes.extend_from_slice(&frame[..head_len]);
+                if frame.keep(head_len, &mut block.loans) {
+                    tail_at = kept;
+                } else {
+                    block.bytes.extend_from_slice(&frame[head_len..]);
+                }
+            }
+            frame => block.bytes.extend_from_slice(frame),
+        }
         block.highest = block.highest.max(desc.clock);
+        // Made where it stays: copied there from the stack, it would be read back before its pieces have reached the cache.
+        let meta_at = block.metas.len();
+        block.metas.resize_with(meta_at + 1, meta);
         block.descs.push(Desc {
             clock: desc.clock,
             hash: desc.hash,
@@ -380,15 +415,14 @@ impl BlockBuilder {
             head_at: at as u32,
             head_len: head_len as u16,
             head_source: 0,
-            tail_at: (at + head_len) as u32,
-            tail_len: (frame.len() - head_len) as u32,
+            tail_at,
+            tail_len: tail_len as u32,
             tail_source: 0,
             meta_source: 0,
-            meta_at: block.metas.len() as u16,
-            tcp_flags: meta.parsed.tcp_flags,
+            meta_at: meta_at as u16,
+            tcp_flags: block.metas[meta_at].parsed.tcp_flags,
             bits: desc.bits,
         });
-        block.metas.push(meta);
     }
 
     /// Adds packet `desc` of `from`, unchanged.
@@ -647,7 +681,7 @@ mod tests {
         let meta = Meta::new(parsed, LinkType::ETHERNET, time, time, clock + 1);
         let wire_len = frame.len() as u32;
         let ingest = Ingest { clock: Clock(clock), path: Path::FIRST, hash: clock, wire_len, bits: 0 };
-        builder.ingest(frame, head_len, ingest, meta);
+        builder.ingest(&mut frame.into(), head_len, ingest, || meta);
     }
 
     fn whole(block: &Block, at: usize) -> Vec<u8> {

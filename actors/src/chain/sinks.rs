@@ -24,7 +24,7 @@ impl PacketSource for CaptureSource {
             side: Side::Inside,
             link: r.link,
             wire_len: r.wire_len,
-            frame: r.data,
+            frame: r.data.into(),
         }))
     }
 }

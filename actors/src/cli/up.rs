@@ -16,6 +16,7 @@ use chc_api::packet::LinkType;
 use chc_runtime::capture::{CaptureWriter, Format};
 use chc_runtime::io::af_packet::{Receiver, Transmitter};
 use chc_runtime::io::af_xdp::Copies;
+use chc_runtime::io::netmap::Memories;
 use chc_runtime::io::{Interface, OpenError, Receive, Transmit, af_xdp, netmap, tap};
 use chc_runtime::service;
 use chc_runtime::signals::on_end;
@@ -102,7 +103,8 @@ fn open_both(args: &UpArgs, io: &IoConfig) -> Result<[Opened; 2], Exit> {
             args.chain.display()
         )));
     };
-    Ok([open(inside, io.backend)?, open(outside, io.backend)?])
+    let mut memories = Memories::default();
+    Ok([open(inside, io.backend, &mut memories)?, open(outside, io.backend, &mut memories)?])
 }
 
 fn router(io: &IoConfig, [inside, outside]: &[Side; 2]) -> Option<Router> {
@@ -121,15 +123,15 @@ fn router(io: &IoConfig, [inside, outside]: &[Side; 2]) -> Option<Router> {
     (io.mode == IoMode::Routed).then(|| Router::new(sides))
 }
 
-/// Opens an interface.
-fn open(name: &str, backend: Backend) -> Result<Opened, OpenError> {
+/// Opens an interface; by netmap, in the memory of those before it.
+fn open(name: &str, backend: Backend, memories: &mut Memories) -> Result<Opened, OpenError> {
     if backend == Backend::Tap && (tap::is_one(name) || Interface::find(name).is_err()) {
         let (machines, receiver, transmitter) = tap::open(name)?;
         let interface = Interface { mac: tap::address_beside(machines.mac), ..machines };
         return Ok(Opened::new(interface, Backend::Tap, (receiver, transmitter)));
     }
     if netmap::port::is_netmaps_own(name) && matches!(backend, Backend::Auto | Backend::Netmap) {
-        return by_netmap_itself(name);
+        return by_netmap_itself(name, memories);
     }
     let interface = Interface::find(name)?;
     let addresses = interface.addresses();
@@ -140,17 +142,17 @@ fn open(name: &str, backend: Backend) -> Result<Opened, OpenError> {
         );
     }
     match backend {
-        Backend::Auto => best(interface),
+        Backend::Auto => best(interface, memories),
         Backend::AfXdp => by_af_xdp(interface, Copies::IfNeeded),
-        Backend::Netmap => by_netmap(interface),
+        Backend::Netmap => by_netmap(interface, memories),
         // A TAP chain's other interface is one of the machine's.
         Backend::AfPacket | Backend::Tap => by_packet_socket(interface),
     }
 }
 
 /// Opens a port that is no interface by itself: of a switch or a pipe of netmap's, or the machine's own end of an interface.
-fn by_netmap_itself(name: &str) -> Result<Opened, OpenError> {
-    let (receiver, transmitter) = netmap::open(name)?;
+fn by_netmap_itself(name: &str, memories: &mut Memories) -> Result<Opened, OpenError> {
+    let (receiver, transmitter) = netmap::open(name, memories)?;
     let name = name.to_owned();
     let interface = match netmap::port::host_of(&name) {
         Some(interface) => {
@@ -167,11 +169,11 @@ fn by_netmap_itself(name: &str) -> Result<Opened, OpenError> {
 
 /// Opens an interface by the best there is for it: what spares copies, or else packet sockets, which cost no more than
 /// AF_XDP where that copies.
-fn best(interface: Interface) -> Result<Opened, OpenError> {
+fn best(interface: Interface, memories: &mut Memories) -> Result<Opened, OpenError> {
     let mut refused = Vec::new();
-    let sparing = [by_netmap, |interface| by_af_xdp(interface, Copies::Never)];
+    let sparing = [by_netmap, |interface, _: &mut _| by_af_xdp(interface, Copies::Never)];
     for open in sparing {
-        match open(interface.clone()) {
+        match open(interface.clone(), memories) {
             Ok(opened) => return Ok(opened.instead_of(refused)),
             Err(error) => refused.push(error.to_string()),
         }
@@ -184,8 +186,8 @@ fn by_packet_socket(interface: Interface) -> Result<Opened, OpenError> {
     Ok(Opened::new(interface, Backend::AfPacket, ends))
 }
 
-fn by_netmap(interface: Interface) -> Result<Opened, OpenError> {
-    let ends = netmap::open(&interface.name)?;
+fn by_netmap(interface: Interface, memories: &mut Memories) -> Result<Opened, OpenError> {
+    let ends = netmap::open(&interface.name, memories)?;
     Ok(Opened::new(interface, Backend::Netmap, ends))
 }
 

@@ -147,6 +147,10 @@ impl Collector for Scrape {
         family(&mut encoder, lost, counter, of(|i| i.tx_lost.values().sum()))?;
         let malformed = ("rx_malformed", "Frames received that were no frames of a wire", None);
         family(&mut encoder, malformed, counter, of(|i| i.rx_malformed))?;
+        let kept = ("rx_zero_copy", "Frames that stay in the buffers they came in", None);
+        family(&mut encoder, kept, counter, of(|i| i.rx_zero_copy))?;
+        let lent = ("tx_zero_copy", "Frames sent from the buffers they came in", None);
+        family(&mut encoder, lent, counter, of(|i| i.tx_zero_copy))?;
         family(
             &mut encoder,
             ("link_downs", "How often an interface went down", None),

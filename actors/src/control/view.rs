@@ -149,10 +149,16 @@ pub struct InterfaceStatus {
     pub rx_malformed: u64,
     /// Frames cut into segments.
     pub rx_segmented: u64,
+    /// Frames that were not copied: they stay in the buffers they came in.
+    #[serde(default)]
+    pub rx_zero_copy: u64,
     /// Frames sent.
     pub tx: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Frames sent from the buffers they came in.
+    #[serde(default)]
+    pub tx_zero_copy: u64,
     /// Frames the interface did not take, by reason.
     pub tx_lost: BTreeMap<String, u64>,
     /// How often it went down.
@@ -287,8 +293,10 @@ impl View {
                 rx_overruns: rx.overruns,
                 rx_malformed: rx.malformed,
                 rx_segmented: rx.segmented,
+                rx_zero_copy: rx.zero_copy,
                 tx: tx.packets,
                 tx_bytes: tx.bytes,
+                tx_zero_copy: tx.zero_copy,
                 tx_lost: counted(&lost),
                 downs: rx.downs,
             }

@@ -288,8 +288,8 @@ impl PacketSource for LiveSource {
     fn next(&mut self) -> Result<Option<Arrival<'_>>, String> {
         let Some(side) = self.find()? else { return Ok(None) };
         let frame = match self.aside.as_slice() {
-            [] => self.receivers[self.side as usize].frame(self.at - 1),
-            aside => aside,
+            [] => self.receivers[self.side as usize].hand_over(self.at - 1),
+            aside => aside.into(),
         };
         let wire_len = frame.len() as u32;
         Ok(Some(Arrival { time: self.arrived, side, link: LinkType::ETHERNET, wire_len, frame }))

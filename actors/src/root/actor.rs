@@ -153,7 +153,8 @@ impl<S: PacketSource> RootActor<S> {
         let burst = if self.is_sole {
             reader.read(|intake, arrival| {
                 let ticket = intake.draw(arrival);
-                core.ingest(arrival, parse(arrival.link, arrival.frame), ticket);
+                let parsed = parse(arrival.link, &arrival.frame);
+                core.ingest(arrival, parsed, ticket);
             })
         } else {
             let burst = reader.read(|intake, arrival| intake.dispatch(arrival));

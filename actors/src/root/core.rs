@@ -127,9 +127,9 @@ impl<P: Protections> RootCore<P> {
         self.learn_changes(intake.steps());
     }
 
-    /// Stamps a packet of this root with the clock drawn for it.
+    /// Stamps a packet of this root with the clock drawn for it. Its frame is taken.
     #[inline]
-    pub fn ingest(&mut self, arrival: &Arrival<'_>, parsed: Parsed, ticket: Ticket) {
+    pub fn ingest(&mut self, arrival: &mut Arrival<'_>, parsed: Parsed, ticket: Ticket) {
         let odd = parsed.reason.is_some()
             || parsed.is(PacketKind::FIRST_FRAGMENT)
             || parsed.is(PacketKind::LATER_FRAGMENT);
@@ -141,8 +141,8 @@ impl<P: Protections> RootCore<P> {
 
     /// A fragment, or a packet that was not understood to its end.
     #[cold]
-    fn ingest_odd(&mut self, arrival: &Arrival<'_>, mut parsed: Parsed, ticket: Ticket) {
-        self.fragments.resolve(arrival.frame, &mut parsed, ticket.time);
+    fn ingest_odd(&mut self, arrival: &mut Arrival<'_>, mut parsed: Parsed, ticket: Ticket) {
+        self.fragments.resolve(&arrival.frame, &mut parsed, ticket.time);
         if let Some(reason) = parsed.reason {
             self.count_reason(reason);
         }
@@ -150,7 +150,7 @@ impl<P: Protections> RootCore<P> {
     }
 
     #[inline(always)]
-    fn stamp(&mut self, arrival: &Arrival<'_>, parsed: Parsed, ticket: Ticket) {
+    fn stamp(&mut self, arrival: &mut Arrival<'_>, parsed: Parsed, ticket: Ticket) {
         let Ticket { clock, time, number } = ticket;
         self.counts.packets += 1;
         self.counts.bytes += u64::from(arrival.wire_len);
@@ -159,18 +159,20 @@ impl<P: Protections> RootCore<P> {
         }
 
         let hash = parsed.key.hash(self.seed);
-        let meta = Meta::new(parsed, arrival.link, time, arrival.time, number).from_side(arrival.side);
+        let (link, arrived, side) = (arrival.link, arrival.time, arrival.side);
+        let meta = || Meta::new(parsed, link, time, arrived, number).from_side(side);
         let ingest = Ingest {
             clock,
             path: Path::FIRST,
             hash,
             wire_len: arrival.wire_len,
-            bits: Desc::bits_of(&parsed, arrival.frame),
+            bits: Desc::bits_of(&parsed, &arrival.frame),
         };
         // Nothing is discarded at the entry: there is a way.
         let to = self.splitter.pick(Output::FIRST, hash, clock, || parsed.identity());
         if let Some(to) = to {
-            self.splitter.ingest(to, arrival.frame, parsed.head_len(arrival.frame), ingest, meta);
+            let head_len = parsed.head_len(&arrival.frame);
+            self.splitter.ingest(to, &mut arrival.frame, head_len, ingest, meta);
         }
     }
 

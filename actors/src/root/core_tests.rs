@@ -57,9 +57,10 @@ impl DerefMut for Alone {
 }
 
 impl Alone {
-    pub(super) fn ingest(&mut self, arrival: &Arrival<'_>) {
-        let ticket = self.intake.draw(arrival);
-        self.core.ingest(arrival, parse(arrival.link, arrival.frame), ticket);
+    pub(super) fn ingest(&mut self, mut arrival: Arrival<'_>) {
+        let ticket = self.intake.draw(&arrival);
+        let parsed = parse(arrival.link, &arrival.frame);
+        self.core.ingest(&mut arrival, parsed, ticket);
     }
 
     pub(super) fn flush(&mut self, out: &mut Vec<RootEffect>) {
@@ -89,7 +90,8 @@ pub(super) fn root(config: RootConfig) -> Alone {
 
 fn ingest_frame(root: &mut Alone, time: u64, frame: &[u8]) {
     let wire_len = frame.len() as u32;
-    root.ingest(&Arrival { time: Time(time), side: Side::Inside, link: LinkType::RAW, wire_len, frame });
+    let (time, frame) = (Time(time), frame.into());
+    root.ingest(Arrival { time, side: Side::Inside, link: LinkType::RAW, wire_len, frame });
     root.check_invariants();
 }
 

@@ -233,12 +233,12 @@ impl Bed {
                 self.packets.insert(self.root.next_clock(), port);
                 let bytes = frame(port, "");
                 let wire_len = bytes.len() as u32;
-                self.root.ingest(&Arrival {
+                self.root.ingest(Arrival {
                     time: Time(1),
                     side: Side::Inside,
                     link: LinkType::RAW,
                     wire_len,
-                    frame: &bytes,
+                    frame: (&bytes).into(),
                 });
             }
             Happens::Packet(_) => {}

@@ -71,7 +71,7 @@ proptest! {
                     owed[usize::from(root)].push_back(intake.next_clock().0);
                     let (frame, time) = (frame(root), Time(time as u64));
                     let (side, link) = (Side::Inside, LinkType::RAW);
-                    intake.dispatch(&Arrival { time, side, link, wire_len: 28, frame: &frame });
+                    intake.dispatch(&Arrival { time, side, link, wire_len: 28, frame: (&frame).into() });
                 }
                 Happens::Take(root) => {
                     let (core, mut queue) = (&mut roots[usize::from(root)], Queue::default());
@@ -111,16 +111,16 @@ fn every_root_tells_all_time_steps_and_changes_of_tables() {
     for root in &mut roots {
         root.on_event(&mut intake, RootEvent::Replay(FIRST, Generation(1), Clock(0)), &mut Vec::new());
     }
-    let arrival = |time, frame| Arrival {
+    let frame = frame(1);
+    let arrival = |time| Arrival {
         time: Time(time),
         side: Side::Inside,
         link: LinkType::RAW,
         wire_len: 28,
-        frame,
+        frame: (&frame).into(),
     };
-    let frame = frame(1);
-    intake.dispatch(&arrival(5, &frame));
-    intake.dispatch(&arrival(9, &frame));
+    intake.dispatch(&arrival(5));
+    intake.dispatch(&arrival(9));
     let change = Change { boundary: Clock(8), tables: Vec::new() };
     intake.change(&Arc::new(change));
     for (at, root) in roots.iter_mut().enumerate() {

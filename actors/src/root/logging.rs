@@ -35,7 +35,7 @@ impl Logging {
             wire_len: arrival.wire_len,
             len: arrival.frame.len() as u32,
         });
-        self.batch.bytes.extend_from_slice(arrival.frame);
+        self.batch.bytes.extend_from_slice(&arrival.frame);
     }
 
     /// Gives the log what was stamped, and holds what is to be sent, if something is not in the log yet.

@@ -166,7 +166,7 @@ impl<S: PacketSource> Reader<S> {
 
     /// Reads a burst; `take` draws for each packet that is let in. If none comes now, lets everything in flight close, and
     /// time pass.
-    pub fn read(&mut self, take: impl FnMut(&mut Intake, &Arrival<'_>)) -> Burst {
+    pub fn read(&mut self, take: impl FnMut(&mut Intake, &mut Arrival<'_>)) -> Burst {
         let mut burst = Burst::default();
         if !self.stopped && !self.exhausted {
             burst = self.read_burst(take);
@@ -186,7 +186,7 @@ impl<S: PacketSource> Reader<S> {
         burst
     }
 
-    fn read_burst(&mut self, mut take: impl FnMut(&mut Intake, &Arrival<'_>)) -> Burst {
+    fn read_burst(&mut self, mut take: impl FnMut(&mut Intake, &mut Arrival<'_>)) -> Burst {
         let started = *self.started.get_or_insert_with(Instant::now);
         let allowed = self.allowance(started).min(self.options.burst as u64);
         let (mut read, mut is_empty) = (0, false);
@@ -200,12 +200,13 @@ impl<S: PacketSource> Reader<S> {
                 self.stopped = true;
                 break;
             }
-            match self.source.next() {
+            // Where it is: moved, it would be read back before its pieces have reached the cache, which stalls every packet.
+            match &mut self.source.next() {
                 Ok(Some(arrival)) => {
                     self.offered += 1;
                     read += 1;
                     if room {
-                        take(&mut self.intake, &arrival);
+                        take(&mut self.intake, arrival);
                     } else {
                         self.ingest_drops += 1;
                     }
@@ -216,7 +217,7 @@ impl<S: PacketSource> Reader<S> {
                     break;
                 }
                 Err(error) => {
-                    self.input_error = Some(error);
+                    self.input_error = Some(std::mem::take(error));
                     self.exhausted = true;
                 }
             }

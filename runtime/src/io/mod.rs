@@ -20,6 +20,7 @@ mod socket;
 pub mod tap;
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 
 pub use interface::{Interface, Mac};
@@ -44,6 +45,8 @@ pub struct RxCounters {
     pub malformed: u64,
     /// How often the interface went down.
     pub downs: u64,
+    /// Frames that stay in the buffers they came in, instead of being copied.
+    pub zero_copy: u64,
 }
 
 /// What a transmitter counts.
@@ -59,6 +62,8 @@ pub struct TxCounters {
     pub too_long: u64,
     /// Frames that came while the interface was down, or that the system refused.
     pub refused: u64,
+    /// Frames sent from the buffers they came in.
+    pub zero_copy: u64,
 }
 
 impl TxCounters {
@@ -66,6 +71,33 @@ impl TxCounters {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.overruns + self.too_long + self.refused
+    }
+}
+
+/// A frame of whoever received it, to be copied or kept.
+pub enum Frame<'a> {
+    /// Bytes that are gone when the next are asked for.
+    Bytes(&'a [u8]),
+    /// A frame in a ring of netmap's.
+    InRing(netmap::InRing<'a>),
+}
+
+impl<'a, B: AsRef<[u8]> + ?Sized> From<&'a B> for Frame<'a> {
+    #[inline(always)]
+    fn from(bytes: &'a B) -> Self {
+        Frame::Bytes(bytes.as_ref())
+    }
+}
+
+impl Deref for Frame<'_> {
+    type Target = [u8];
+
+    #[inline(always)]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Frame::Bytes(bytes) => bytes,
+            Frame::InRing(frame) => frame,
+        }
     }
 }
 
@@ -79,6 +111,11 @@ pub trait Receive: Send {
 
     /// Frame `at` of those taken.
     fn frame(&self, at: usize) -> &[u8];
+
+    /// The same, for whoever may keep it; then there is nothing in it afterwards.
+    fn hand_over(&mut self, at: usize) -> Frame<'_> {
+        self.frame(at).into()
+    }
 
     /// One of them is readable when frames may have arrived since [`fill`](Self::fill) said that none wait.
     ///

@@ -183,9 +183,10 @@ impl<P: Protections> Cores<P> {
     pub fn burst(&mut self, feed: &mut impl PacketSource, packets: usize) -> anyhow::Result<usize> {
         let mut taken = 0;
         while taken < packets && self.intake.has_room() {
-            let Some(arrival) = feed.next().map_err(anyhow::Error::msg)? else { break };
+            let Some(mut arrival) = feed.next().map_err(anyhow::Error::msg)? else { break };
             let ticket = self.intake.draw(&arrival);
-            self.root.ingest(&arrival, parse(arrival.link, arrival.frame), ticket);
+            let parsed = parse(arrival.link, &arrival.frame);
+            self.root.ingest(&mut arrival, parsed, ticket);
             taken += 1;
         }
         self.ingested += taken as u64;

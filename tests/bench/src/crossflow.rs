@@ -134,7 +134,7 @@ impl PacketSource for Syns {
             side: Side::Inside,
             link: LinkType::ETHERNET,
             wire_len: frame.len() as u32,
-            frame,
+            frame: frame.into(),
         }))
     }
 }

@@ -7,17 +7,25 @@
 //! AF_XDP: the same over its sockets, which copy frames of such interfaces.
 //!
 //! netmap: over rings in memory. Its kernel module is not needed, and its part of the work is not in the figures but for the
-//! swapping of buffers.
+//! swapping of buffers. On its way from ring to ring a frame is for a while in a block, as in a chain: in the buffer it came in,
+//! or copied there and from there, as where there is no spare buffer.
 
 use crate::report::{Line, Samples};
 use anyhow::{Context as _, bail, ensure};
+use chc_api::packet::link::LinkType;
+use chc_api::packet::parse::parse;
+use chc_api::{Clock, Path, Time};
+use chc_runtime::block::{BlockBuilder, BlockPool, Ingest, Meta};
 use chc_runtime::io::af_packet::{PacketSocket, Receiver, Slot, Transmitter};
 use chc_runtime::io::af_xdp::Copies;
-use chc_runtime::io::netmap::memory::loopback;
+use chc_runtime::io::netmap::memory::{Host, card, loopback};
 use chc_runtime::io::{BATCH_MAX, Interface, Receive, Transmit, af_xdp};
 use clap::ValueEnum;
+use std::collections::VecDeque;
 use std::fs;
 use std::hint::black_box;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -27,6 +35,12 @@ const WAITING: usize = 2048;
 const WAITING_XDP: usize = 1024;
 /// Slots of a ring in memory.
 const SLOTS: u32 = 1024;
+/// Spare buffers beside the rings in memory.
+const SPARES: u32 = 4096;
+/// Bytes of a frame that a block has a copy of in any case.
+const HEAD_LEN: usize = 54;
+/// Bursts that are kept: about what a chain has in flight of long frames.
+const KEPT_BURSTS: usize = 4;
 /// An EtherType for experiments: nobody answers.
 const ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
 
@@ -75,6 +89,8 @@ pub enum Direction {
     Receive,
     /// Out.
     Send,
+    /// In, and out again from the block it was kept in (netmap alone).
+    Forward,
 }
 
 impl Direction {
@@ -82,6 +98,7 @@ impl Direction {
         match self {
             Direction::Receive => "receive",
             Direction::Send => "send",
+            Direction::Forward => "forward",
         }
     }
 }
@@ -95,6 +112,12 @@ pub fn measure(options: &IoOptions) -> anyhow::Result<Vec<Line>> {
     for backend in &options.backends {
         for direction in &options.directions {
             match (backend, direction) {
+                (Backend::Netmap, Direction::Forward) => {
+                    for (what, spares) in [("copied", 0), ("backend", SPARES)] {
+                        lines.push(line(options, *backend, *direction, what, &forward(options, spares)?));
+                    }
+                }
+                (_, Direction::Forward) => {}
                 (Backend::Netmap, _) => {
                     let figures = netmap(options, *direction)?;
                     lines.push(line(options, *backend, *direction, "backend", &figures));
@@ -108,7 +131,7 @@ pub fn measure(options: &IoOptions) -> anyhow::Result<Vec<Line>> {
                     Ok(pair) => {
                         let [bare, ours] = match direction {
                             Direction::Receive => receive(options, &pair)?,
-                            Direction::Send => send(options, &pair)?,
+                            _ => send(options, &pair)?,
                         };
                         lines.push(line(options, *backend, *direction, "bare", &bare));
                         lines.push(line(options, *backend, *direction, "backend", &ours));
@@ -290,7 +313,7 @@ fn xdp(options: &IoOptions, direction: Direction) -> anyhow::Result<Samples> {
                 all.push(spent.ns());
             }
         }
-        Direction::Send => {
+        _ => {
             let (_, mut transmitter, _) = af_xdp::open(from, Copies::IfNeeded)?;
             for _ in 0..options.samples {
                 let mut spent = Spent::default();
@@ -330,6 +353,67 @@ fn netmap(options: &IoOptions, direction: Direction) -> anyhow::Result<Samples> 
     Ok(all)
 }
 
+/// A host that sends the same frame without end and does not look at what comes.
+struct Flood(Vec<u8>);
+
+impl Host for Flood {
+    fn bring(&mut self, buffer: &mut [u8]) -> usize {
+        let buffer = &mut buffer[..self.0.len()];
+        // The wire's work is not the backend's: only a buffer that never had it gets the frame.
+        if buffer[12..14] != ETHER_TYPE {
+            buffer.copy_from_slice(&self.0);
+        }
+        buffer.len()
+    }
+
+    fn take(&mut self, _: &[u8]) {}
+
+    fn readiness(&self) -> std::io::Result<OwnedFd> {
+        // Nobody waits for it.
+        Ok(UnixDatagram::unbound()?.into())
+    }
+}
+
+/// Takes bursts in, keeps them as a chain does, and sends them.
+fn forward(options: &IoOptions, spares: u32) -> anyhow::Result<Samples> {
+    let (mut receiver, mut transmitter) = card(SLOTS, spares, Flood(frame(options.size)));
+    let mut builder = BlockBuilder::new(BlockPool::new());
+    let mut kept = VecDeque::new();
+    let mut all = Samples::default();
+    for _ in 0..options.samples {
+        let mut spent = Spent::default();
+        while spent.packets < options.packets {
+            spent.packets += spent.time(0, || -> anyhow::Result<usize> {
+                let count = receiver.fill(BATCH_MAX)?;
+                for at in 0..count {
+                    let mut frame = receiver.hand_over(at);
+                    let (clock, path, wire_len) = (Clock(at as u64), Path::FIRST, frame.len() as u32);
+                    let ingest = Ingest { clock, path, hash: 0, wire_len, bits: 0 };
+                    let parsed = parse(LinkType::ETHERNET, &frame);
+                    let meta = Meta::new(parsed, LinkType::ETHERNET, Time(0), Time(0), 0);
+                    builder.ingest(&mut frame, HEAD_LEN, ingest, || meta);
+                }
+                if kept.len() == KEPT_BURSTS {
+                    kept.pop_front();
+                }
+                kept.extend(builder.finish());
+                let block = kept.back().context("nothing came")?;
+                for desc in &block.descs {
+                    transmitter.send(&[block.head(desc), block.tail(desc)]);
+                }
+                transmitter.flush();
+                Ok(count)
+            })?;
+        }
+        all.push(spent.ns());
+    }
+    let counters = transmitter.counters();
+    ensure!(counters.lost() == 0, "{} frames were not sent", counters.lost());
+    let expected = if spares > 0 && options.size >= HEAD_LEN + 256 { counters.packets } else { 0 };
+    ensure!(counters.zero_copy == expected, "{} of {expected} frames were not copied", counters.zero_copy);
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,7 +428,7 @@ mod tests {
             samples: 3,
         };
         let lines = measure(&options).unwrap();
-        assert_eq!(lines.len(), 2);
+        assert_eq!(lines.len(), 4);
         assert!(lines.iter().all(|line| line.show(true).contains("\"backend\":\"netmap\"")));
     }
 }

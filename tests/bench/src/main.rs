@@ -244,7 +244,7 @@ struct IoArgs {
     /// One backend; without, all in turn.
     #[arg(long)]
     backend: Option<io::Backend>,
-    /// One direction; without, both.
+    /// One direction; without, all.
     #[arg(long)]
     direction: Option<io::Direction>,
     /// Bytes of a frame.

@@ -253,7 +253,7 @@ impl Feed {
             side: Side::Inside,
             link: LinkType::ETHERNET,
             wire_len: frame.len() as u32,
-            frame,
+            frame: frame.into(),
         })
     }
 }

@@ -123,7 +123,7 @@ impl PacketSource for Replay {
             side: Side::Inside,
             link: packet.link,
             wire_len: packet.wire_len,
-            frame: &packet.frame,
+            frame: (&packet.frame).into(),
         }))
     }
 }

@@ -118,7 +118,7 @@ impl PacketSource for Day {
             side: Side::Inside,
             link: LinkType::ETHERNET,
             wire_len: self.frame.len() as u32,
-            frame: &self.frame,
+            frame: (&self.frame).into(),
         }))
     }
 }

@@ -113,7 +113,7 @@ impl PacketSource for Traffic {
             side: Side::Inside,
             link: LinkType::ETHERNET,
             wire_len: self.frame.len() as u32,
-            frame: &self.frame,
+            frame: (&self.frame).into(),
         }))
     }
 }

@@ -15,8 +15,8 @@ use chc_actors::gateway::router::{Router, RouterSide};
 use chc_actors::gateway::{LiveSink, LiveSource, Ports};
 use chc_e2e::chain::{assert_balanced, plan};
 use chc_e2e::command::{Scratch, config};
-use chc_e2e::wire::{Flood, wire};
-use chc_runtime::io::{Mac, Receive};
+use chc_e2e::wire::{Flood, Wires};
+use chc_runtime::io::Mac;
 use etherparse::{IpFragOffset, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,24 +51,19 @@ impl Up {
 
     /// A chain of the repository's, with keys overridden.
     fn of(name: &str, overrides: &[&str]) -> Self {
-        Self::between(plan(name, overrides), None, |receiver| receiver)
+        Self::between(plan(name, overrides), None, Wires::sockets())
     }
 
-    /// A chain with what routes in front of it, and what its inside is received by.
-    fn between(
-        mut plan: ChainPlan,
-        router: Option<Router>,
-        inside_by: impl FnOnce(Box<dyn Receive>) -> Box<dyn Receive>,
-    ) -> Self {
+    /// A chain with what routes in front of it, and what it lies between.
+    fn between(mut plan: ChainPlan, router: Option<Router>, wires: Wires) -> Self {
         for vertex in &mut plan.vertices {
             // Nobody else changes it.
             vertex.policy = PolicyConfig::default();
             vertex.route.instances = SPARE;
         }
         let directory = tempfile::tempdir().unwrap();
-        let (rx_inside, tx_inside, inside) = wire();
-        let (rx_outside, tx_outside, outside) = wire();
-        let ports = Ports::new([tx_inside, tx_outside], router);
+        let Wires { receivers, transmitters, hosts: [inside, outside] } = wires;
+        let ports = Ports::new(transmitters, router);
         let token_file = directory.path().join("token");
         fs::write(&token_file, TOKEN).unwrap();
         fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -93,7 +88,7 @@ impl Up {
         let names = plan.vertices.iter().map(|v| v.name.clone()).collect();
         let files = FileSink::new(None, None, names, alerts, Failure::default()).followed_by(feed);
         let sink = LiveSink::new(ports.clone(), files);
-        let source = LiveSource::new([inside_by(rx_inside), rx_outside], ports);
+        let source = LiveSource::new(receivers, ports);
         let (tell, started) = std::sync::mpsc::channel();
         let run = move || {
             let report = |outcome: &RunOutcome| json!({ "packets_in": outcome.root.counts.packets });
@@ -166,8 +161,14 @@ fn frame(number: u32) -> Vec<u8> {
     let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let mut frame = Vec::new();
     let ip = ip.ipv4([10, 0, 0, (flow % 7) as u8 + 1], [198, 51, 100, 1], 64);
-    ip.udp(2000 + flow, 53).write(&mut frame, &number.to_be_bytes()).unwrap();
+    ip.udp(2000 + flow, 53).write(&mut frame, &payload(number)).unwrap();
     frame
+}
+
+/// Its payload: every third is long.
+fn payload(number: u32) -> Vec<u8> {
+    let rest = if number % 3 == 2 { 600 } else { 0 };
+    [&number.to_be_bytes()[..], &vec![number as u8; rest]].concat()
 }
 
 /// Reads what reaches a host.
@@ -190,8 +191,10 @@ impl Reader {
                     panic!("no UDP: {parsed:?}")
                 };
                 let number = udp.payload().first_chunk::<4>().expect("a number");
+                let number = u32::from_be_bytes(*number);
+                assert_eq!(udp.payload(), payload(number));
                 let from = SocketAddrV4::new(ip.header().source_addr(), udp.source_port());
-                all.push((from, u32::from_be_bytes(*number)));
+                all.push((from, number));
             }
             all
         });
@@ -207,15 +210,25 @@ impl Reader {
 
 #[test]
 fn nothing_is_lost_or_reordered_while_a_chain_that_is_up_is_operated() {
-    operate(Up::new());
+    operate(Up::new(), |_| ());
 }
 
 #[test]
 fn nor_with_several_roots() {
-    operate(Up::of("quickstart", &["root.instances=2"]));
+    operate(Up::of("quickstart", &["root.instances=2"]), |_| ());
 }
 
-fn operate(chain: Up) {
+#[test]
+fn nor_where_packets_stay_in_the_buffers_they_came_in() {
+    // So few that at times there is none, and packets are copied.
+    let wires = Wires::rings(300);
+    operate(Up::between(plan("quickstart", &[""; 0]), None, wires), |chain| {
+        chain.wait(|chain| chain.status().interfaces[0].rx_zero_copy > 1000);
+        chain.wait(|chain| chain.status().interfaces[1].tx_zero_copy > 1000);
+    });
+}
+
+fn operate(chain: Up, check: impl FnOnce(&Up)) {
     const PACKETS: u32 = 20_000;
     let reader = Reader::new(&chain.outside);
     let instance = |name: &str| Change::Drain { instance: name.into() };
@@ -252,6 +265,7 @@ fn operate(chain: Up) {
     assert!(status.handovers >= 4 && status.slots_moved > 64, "{status:?}");
     let instances = |name: &str| status.vertices.iter().find(|v| v.name == name).unwrap().instances.len();
     assert_eq!((instances("nat"), instances("portscan")), (1, 1));
+    check(&chain);
     let outcome = chain.down();
     let received = reader.end();
     assert_eq!((outcome.root.counts.packets, received.len()), (u64::from(PACKETS), PACKETS as usize));
@@ -308,7 +322,10 @@ fn a_flood_of_frames_that_are_none_of_the_chains_starves_neither_it_nor_its_cont
     }));
     let mut other = frame(0);
     other[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
-    let chain = Up::between(plan("quickstart", &[""; 0]), Some(router), |wire| Flood::new(wire, other));
+    let mut wires = Wires::sockets();
+    let [inside, outside] = wires.receivers;
+    wires.receivers = [Flood::new(inside, other), outside];
+    let chain = Up::between(plan("quickstart", &[""; 0]), Some(router), wires);
     chain.change(&Change::Scale { vertex: "nat".into(), instances: 2 }).expect("it answers");
     // What comes on the other side goes on its way: it is asked who has the address.
     let mut packet = frame(1);

@@ -347,11 +347,11 @@ impl World {
         let wire_len = frame.len() as u32 + self.rng.pick(&[0, 0, 0, 700]);
         let link = self.setup.traffic.link;
         self.note(|| format!("in {} at {}: {frame:02x?}", self.input.len() + 1, time.0));
-        let arrival = Arrival { time, side: Side::Inside, link, wire_len, frame: &frame };
+        let mut arrival = Arrival { time, side: Side::Inside, link, wire_len, frame: (&frame).into() };
         match self.roots.as_mut_slice() {
             [root] => {
                 let ticket = self.intake.draw(&arrival);
-                root.ingest(&arrival, parse(link, &frame), ticket);
+                root.ingest(&mut arrival, parse(link, &frame), ticket);
             }
             _ => self.intake.dispatch(&arrival),
         }

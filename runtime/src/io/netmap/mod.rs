@@ -2,27 +2,31 @@
 //!
 //! A port is all hardware rings of an interface, or its host rings, or one of a switch or a pipe in the kernel ([`port`] has
 //! their names). While its hardware rings are open, the machine's own stack gets nothing of an interface. Frames are read
-//! where they lie and their slots given back when the next ones are asked for; what is sent is written into the slots of the
-//! first ring, so that its order is kept.
+//! where they lie and their slots given back when the next ones are asked for; what is sent goes by the first ring, so that its
+//! order is kept. Long frames are not copied: their buffers go from ring to ring ([`buffers`]), if the ports' memory is the
+//! same, as interfaces' is.
 //!
 //! Needs netmap's kernel module (`/dev/netmap`). Interfaces without a driver for it work through its emulation, which brings
 //! frames as the system has them: there, switch offloads off (`ethtool -K IF tx off tso off gso off gro off`).
 
+mod buffers;
 pub mod memory;
 pub mod port;
 mod ring;
 
 use super::region::Region;
-use super::{OpenError, Receive, RxCounters, Transmit, TxCounters};
+use super::{Frame, OpenError, Receive, RxCounters, Transmit, TxCounters};
+use buffers::Buffers;
+pub(crate) use buffers::Loans;
 use netmap_sys::netmap::{
     NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, NR_EXCLUSIVE, NR_REG_ALL_NIC, NR_REG_SW, netmap_if, nmreq,
 };
 use port::Rings;
-use ring::{Ring, RingError};
+use ring::{Received, Ring, RingError};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::{offset_of, size_of};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -36,6 +40,8 @@ const RINGS_MAX: u32 = 1024;
 const HEADER_LEN: u32 = 18;
 /// The MTU of hosts that have not been told another one.
 const MTU: u32 = 1500;
+/// Spare buffers asked for with each port: what is in flight at once between its rings, and some to come and go.
+const SPARE_BUFFERS: u32 = 4096;
 
 /// Has the kernel look at what was given back and give more.
 trait Syncs: Send {
@@ -67,9 +73,10 @@ fn sync(file: &File, what: libc::c_ulong) -> io::Result<()> {
     }
 }
 
-/// Registers rings of a port. Gives the request back, as the kernel has filled it in.
+/// Registers rings of a port, in a memory (0: the one the kernel has for it), with extra buffers. Gives the request back, as the
+/// kernel has filled it in.
 #[allow(unsafe_code)]
-fn register(file: &File, (name, rings): (&str, Rings)) -> io::Result<nmreq> {
+fn register(file: &File, (name, rings): (&str, Rings), memory: u16) -> io::Result<nmreq> {
     // SAFETY: all zeros is a value of this structure.
     let mut request: nmreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.nr_name.len() {
@@ -83,6 +90,7 @@ fn register(file: &File, (name, rings): (&str, Rings)) -> io::Result<nmreq> {
         Rings::Host => NR_REG_SW,
     };
     (request.nr_version, request.nr_flags) = (VERSION, which | NR_EXCLUSIVE);
+    (request.nr_arg2, request.nr_arg3) = (memory, SPARE_BUFFERS);
     // SAFETY: the structure is the one this request reads and writes, borrowed for the call.
     match unsafe { libc::ioctl(file.as_raw_fd(), NIOCREGIF as _, &mut request) } {
         0 => Ok(request),
@@ -131,51 +139,148 @@ fn rings_of(region: &Region, at: usize, which: Rings) -> Result<(Vec<usize>, Vec
     Ok((all(sending)?, all(receiving)?))
 }
 
-/// Opens a port: both its ends.
+/// The memories that ports have been opened in, by netmap's numbers. Ports in the same one hand each other buffers.
+#[derive(Default)]
+pub struct Memories(Vec<(u16, Arc<Buffers>)>);
+
+/// Opens a port: both its ends. It is in the memory of the ports before it, if the kernel agrees.
 ///
 /// # Errors
 /// If netmap is not there, or refuses the port.
-pub fn open(name: &str) -> Result<(Receiver, Transmitter), OpenError> {
+pub fn open(name: &str, memories: &mut Memories) -> Result<(Receiver, Transmitter), OpenError> {
     let failed = |what| move |error| OpenError::of(name, what, error);
     let file = OpenOptions::new().read(true).write(true).open(DEVICE);
     let file = file.map_err(failed("opening /dev/netmap (is netmap's module loaded?)"))?;
-    let (registered, rings) = port::parse(name);
-    let request = register(&file, (registered, rings)).map_err(failed("registering it with netmap"))?;
-    let region = Region::map(file.as_fd(), request.nr_memsize as usize, 0);
-    let region = Arc::new(region.map_err(failed("mapping netmap's memory"))?);
+    let named = port::parse(name);
+    let others = memories.0.first().map_or(0, |(memory, _)| *memory);
+    let request = match register(&file, named, others) {
+        Err(_) if others != 0 => register(&file, named, 0),
+        registered => registered,
+    };
+    let request = request.map_err(failed("registering it with netmap"))?;
+    let known = memories.0.iter().find(|(memory, _)| *memory == request.nr_arg2);
+    let known = known.map(|(_, buffers)| buffers.clone());
+    let region = match &known {
+        Some(buffers) => buffers.region().clone(),
+        None => {
+            let region = Region::map(file.as_fd(), request.nr_memsize as usize, 0);
+            Arc::new(region.map_err(failed("mapping netmap's memory"))?)
+        }
+    };
     let file = Arc::new(file);
-    let ends = ends(&region, request.nr_offset as usize, rings, || Box::new(file.clone()));
-    ends.map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))
+    let port = Port {
+        at: request.nr_offset as usize,
+        rings: named.1,
+        spares: request.nr_arg3.min(SPARE_BUFFERS),
+        lends: !port::is_pipe(name),
+    };
+    let (receiver, transmitter) = ends(&region, known, &port, || Box::new(file.clone()))
+        .map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))?;
+    receiver.buffers.hold_open(file);
+    memories.0.push((request.nr_arg2, receiver.buffers.clone()));
+    Ok((receiver, transmitter))
 }
 
-/// Both ends of the port at an offset of a region.
+/// A port in a region.
+struct Port {
+    /// Where it is.
+    at: usize,
+    rings: Rings,
+    /// Extra buffers it came with, at most.
+    spares: u32,
+    /// Whether what it sends may stay in the buffers it came in. Not where another process gets them: a block may be sent again.
+    lends: bool,
+}
+
+/// Both ends of a port, whose buffers may be known from another one.
 fn ends(
     region: &Arc<Region>,
-    at: usize,
-    which: Rings,
+    known: Option<Arc<Buffers>>,
+    port: &Port,
     syncs: impl Fn() -> Box<dyn Syncs>,
 ) -> Result<(Receiver, Transmitter), RingError> {
-    let (tx, rx) = rings_of(region, at, which)?;
+    let (tx, rx) = rings_of(region, port.at, port.rings)?;
     let rings = rx.into_iter().map(|at| Ring::open(region.clone(), at)).collect::<Result<Vec<_>, _>>()?;
+    let ring = Ring::open(region.clone(), tx[0])?;
+    let buffers = known.filter(|known| known.are_of(&ring)).unwrap_or_else(|| Buffers::of(&ring));
+    if rings.iter().any(|ring| !buffers.are_of(ring)) {
+        return Err(RingError::Pools);
+    }
+    buffers.take_extra(port.at, port.spares);
     let receiver = Receiver {
         rings,
         syncs: syncs(),
+        buffers: buffers.clone(),
+        spares: Vec::with_capacity(buffers::SPARES_AT_ONCE),
         frames: Vec::new(),
         is_shut: false,
         counters: RxCounters::default(),
     };
-    let ring = Ring::open(region.clone(), tx[0])?;
-    Ok((receiver, Transmitter { ring, syncs: syncs(), counters: TxCounters::default() }))
+    let transmitter = Transmitter {
+        lent: vec![None; ring.slots() as usize],
+        ring,
+        syncs: syncs(),
+        buffers,
+        lends: port.lends,
+        counters: TxCounters::default(),
+    };
+    Ok((receiver, transmitter))
 }
 
 /// The receiving end.
 pub struct Receiver {
     rings: Vec<Ring>,
     syncs: Box<dyn Syncs>,
-    /// Frames that were taken: in which ring, and where.
-    frames: Vec<(usize, Range<usize>)>,
+    buffers: Arc<Buffers>,
+    /// Spare buffers, some at hand.
+    spares: Vec<u32>,
+    /// Frames that were taken, each with its ring. Those that have been kept are empty.
+    frames: Vec<(usize, Received)>,
     is_shut: bool,
     counters: RxCounters,
+}
+
+/// A frame in a ring, whose buffer can be kept.
+pub struct InRing<'a> {
+    receiver: &'a mut Receiver,
+    at: usize,
+    range: Range<usize>,
+}
+
+impl Deref for InRing<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // Any of its rings has the region.
+        self.receiver.rings[0].bytes(&self.range)
+    }
+}
+
+impl InRing<'_> {
+    /// Keeps the buffer as long as its payload, which begins at an offset, is among these. False if there is no spare buffer for
+    /// the slot instead. Afterwards there is nothing in the frame.
+    pub(crate) fn keep(&mut self, payload: usize, loans: &mut Loans) -> bool {
+        let receiver = &mut *self.receiver;
+        let (ring, Received { slot, .. }) = &receiver.frames[self.at];
+        let (ring, slot) = (&receiver.rings[*ring], *slot);
+        let (Ok(offset), true) = (u16::try_from(payload), payload <= self.range.len()) else { return false };
+        if receiver.spares.is_empty() {
+            receiver.buffers.fetch(&mut receiver.spares);
+        }
+        let Some(spare) = receiver.spares.last().copied() else { return false };
+        let buffer = ring.buffer_of(slot);
+        if !receiver.buffers.keep(buffer, offset) {
+            return false;
+        }
+        receiver.spares.pop();
+        ring.exchange(slot, spare);
+        loans.add(&receiver.buffers, buffer, self.range.start + payload..self.range.end);
+        receiver.frames[self.at].1.range = 0..0;
+        self.range = 0..0;
+        receiver.counters.zero_copy += 1;
+        true
+    }
 }
 
 impl Receiver {
@@ -185,10 +290,10 @@ impl Receiver {
             while self.frames.len() < max {
                 match ring.receive() {
                     None => break,
-                    Some(Ok(range)) => {
+                    Some(Ok(received)) => {
                         self.counters.packets += 1;
-                        self.counters.bytes += range.len() as u64;
-                        self.frames.push((at, range));
+                        self.counters.bytes += received.range.len() as u64;
+                        self.frames.push((at, received));
                     }
                     Some(Err(_)) => self.counters.malformed += 1,
                 }
@@ -210,8 +315,13 @@ impl Receive for Receiver {
     }
 
     fn frame(&self, at: usize) -> &[u8] {
-        let (ring, range) = &self.frames[at];
+        let (ring, Received { range, .. }) = &self.frames[at];
         self.rings[*ring].bytes(range)
+    }
+
+    fn hand_over(&mut self, at: usize) -> Frame<'_> {
+        let range = self.frames[at].1.range.clone();
+        Frame::InRing(InRing { receiver: self, at, range })
     }
 
     fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
@@ -231,10 +341,28 @@ impl Receive for Receiver {
     }
 }
 
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.buffers.bring(self.spares.drain(..));
+    }
+}
+
+/// A slot that sends from a buffer lent to it.
+#[derive(Clone, Copy)]
+struct Lent {
+    buffer: u32,
+    /// The slot's own, meanwhile.
+    own: u32,
+}
+
 /// The sending end.
 pub struct Transmitter {
     ring: Ring,
     syncs: Box<dyn Syncs>,
+    buffers: Arc<Buffers>,
+    lends: bool,
+    /// By slot.
+    lent: Vec<Option<Lent>>,
     counters: TxCounters,
 }
 
@@ -246,6 +374,19 @@ impl Transmitter {
     }
 
     fn put(&mut self, frame: &[&[u8]]) -> bool {
+        let Some(slot) = self.ring.vacant() else { return false };
+        self.settle(slot);
+        if self.lends
+            && let Some((buffer, len)) = self.buffers.lend(frame)
+        {
+            let own = self.ring.exchange(slot, buffer);
+            self.lent[slot as usize] = Some(Lent { buffer, own });
+            self.ring.fill_slot(len);
+            self.counters.packets += 1;
+            self.counters.bytes += u64::from(len);
+            self.counters.zero_copy += 1;
+            return true;
+        }
         match self.ring.send(frame) {
             Ok(true) => {
                 self.counters.packets += 1;
@@ -258,6 +399,21 @@ impl Transmitter {
                 true
             }
         }
+    }
+
+    /// The kernel is done with a slot: it gets its own buffer back.
+    fn settle(&mut self, slot: u32) {
+        if let Some(Lent { buffer, own }) = self.lent[slot as usize].take() {
+            self.ring.exchange(slot, own);
+            self.buffers.sent(buffer);
+        }
+    }
+}
+
+impl Drop for Transmitter {
+    fn drop(&mut self) {
+        // What is lent stays with its slots, and goes with them.
+        self.buffers.bring(self.lent.iter().flatten().map(|lent| lent.own));
     }
 }
 
@@ -287,19 +443,20 @@ impl Transmit for Transmitter {
 
 #[cfg(test)]
 mod tests {
-    use super::ring::tests::{Kernel, RING_LEN, lay_out_at};
+    use super::memory::Layout;
+    use super::ring::tests::Kernel;
     use super::*;
     use parking_lot::Mutex;
     use std::os::unix::net::UnixDatagram;
 
-    const SLOTS: u32 = 8;
+    pub(crate) const SLOTS: u32 = 8;
 
     /// The kernel's side of a port with two receiving rings.
     #[derive(Default)]
-    struct Wire {
+    pub(crate) struct Wire {
         /// Frames that arrive, by ring, at the next sync.
-        arriving: [Vec<Vec<u8>>; 2],
-        sent: Vec<Vec<u8>>,
+        pub(crate) arriving: [Vec<Vec<u8>>; 2],
+        pub(crate) sent: Vec<Vec<u8>>,
     }
 
     struct Fake {
@@ -330,44 +487,35 @@ mod tests {
         }
     }
 
-    /// A port with one sending and two receiving rings, and so many host rings to send by; where its rings are.
+    /// A port with one sending and two receiving rings, so many host rings to send by, and extra buffers.
     #[allow(unsafe_code)]
-    fn port(host_rings: u32) -> (Arc<Region>, usize) {
-        let count = 1 + host_rings.max(1) as usize + 2 + 2;
-        let rings_at = (size_of::<netmap_if>() + count * 8).next_multiple_of(256);
-        let region = Arc::new(Region::of_memory(rings_at + count * RING_LEN));
-        for at in 0..count {
-            lay_out_at(&region, rings_at + at * RING_LEN, SLOTS);
-        }
-        // SAFETY: all of it is within the region of the test.
+    pub(crate) fn port(host_rings: u32, extra: u32) -> Layout {
+        let layout = Layout::new([1, host_rings.max(1), 2, 2], SLOTS, extra);
+        // SAFETY: within the region of the test.
         unsafe {
-            let port = region.at(0).cast::<netmap_if>();
-            (&raw mut (*port).ni_tx_rings).write(1);
-            (&raw mut (*port).ni_rx_rings).write(2);
-            let host = (&raw mut (*port).ni_spare1).cast::<u32>();
-            host.write(host_rings);
-            host.add(1).write(2);
-            let table = region.at(offset_of!(netmap_if, ring_ofs)).cast::<isize>();
-            for at in 0..count {
-                table.add(at).write((rings_at + at * RING_LEN) as isize);
-            }
+            let port = layout.region.at(0).cast::<netmap_if>();
+            (&raw mut (*port).ni_spare1).cast::<u32>().write(host_rings);
         }
-        (region, rings_at)
+        layout
     }
 
-    fn opened(host_rings: u32, which: Rings) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
-        let (region, rings_at) = port(host_rings);
-        let receiving = 1 + host_rings.max(1) as usize;
-        let (sends, receives) = match which {
+    pub(crate) fn ends_of(layout: &Layout, port: &Port) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
+        let host_rings = layout.rings.len() - 1 - 2 - 2;
+        let receiving = 1 + host_rings;
+        let (sends, receives) = match port.rings {
             Rings::Hardware => (0, receiving),
             Rings::Host => (1, receiving + 2),
         };
-        let kernel = |at: usize| Kernel::at(&region, rings_at + at * RING_LEN);
+        let kernel = |at: usize| Kernel::at(&layout.region, layout.rings[at]);
         let kernels = Arc::new(Mutex::new([kernel(sends), kernel(receives), kernel(receives + 1)]));
         let wire = Arc::new(Mutex::new(Wire::default()));
         let syncs = || -> Box<dyn Syncs> { Box::new(Fake { wire: wire.clone(), kernels: kernels.clone() }) };
-        let (receiver, transmitter) = ends(&region, 0, which, syncs).expect("a port");
+        let (receiver, transmitter) = ends(&layout.region, None, port, syncs).expect("a port");
         (receiver, transmitter, wire)
+    }
+
+    fn opened(host_rings: u32, rings: Rings) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
+        ends_of(&port(host_rings, 0), &Port { at: 0, rings, spares: 0, lends: true })
     }
 
     #[test]
@@ -424,13 +572,13 @@ mod tests {
     #[test]
     #[allow(unsafe_code)]
     fn a_port_that_is_none_is_refused() {
-        let (region, _) = port(1);
+        let region = port(1, 0).region;
         let rings_of = |region: &Region, at| rings_of(region, at, Rings::Hardware);
         assert!(rings_of(&region, region.len()).is_err() && rings_of(&region, 4).is_err());
         // SAFETY: within the region of the test.
         unsafe { (&raw mut (*region.at(0).cast::<netmap_if>()).ni_rx_rings).write(1 << 20) };
         assert!(rings_of(&region, 0).is_err());
-        let (region, _) = port(1);
+        let region = port(1, 0).region;
         // SAFETY: as above.
         unsafe { region.at(offset_of!(netmap_if, ring_ofs)).cast::<isize>().write(-64) };
         assert!(rings_of(&region, 0).is_err());
@@ -441,8 +589,9 @@ mod tests {
         if !std::path::Path::new(DEVICE).exists() {
             return eprintln!("skipped: {DEVICE} is not there");
         }
-        let (_, mut transmitter) = open(from).expect("netmap makes the port");
-        let (mut receiver, _) = open(to).expect("netmap makes the port");
+        let mut memories = Memories::default();
+        let (_, mut transmitter) = open(from, &mut memories).expect("netmap makes the port");
+        let (mut receiver, _) = open(to, &mut memories).expect("netmap makes the port");
         let (mut sent, mut received) = (0u64, 0u64);
         while received < 1_000_000 {
             if sent < 1_000_000 {

@@ -35,7 +35,12 @@ pub fn host_of(name: &str) -> Option<&str> {
 #[must_use]
 pub fn is_netmaps_own(name: &str) -> bool {
     let is_of_switch = name.starts_with("vale") && name.contains(':');
-    host_of(name).is_some() || is_of_switch || name.contains(['{', '}'])
+    host_of(name).is_some() || is_of_switch || is_pipe(name)
+}
+
+/// Whether a name is of an end of a pipe.
+pub(super) fn is_pipe(name: &str) -> bool {
+    name.contains(['{', '}'])
 }
 
 /// The Ethernet address of a router at such a port, which has none of its own: always the same, of those that are given

@@ -14,7 +14,7 @@
 #![allow(unsafe_code)]
 
 use super::super::region::Region;
-use netmap_sys::netmap::{netmap_ring, netmap_slot};
+use netmap_sys::netmap::{NS_BUF_CHANGED, NS_MOREFRAG, netmap_ring, netmap_slot};
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
@@ -32,6 +32,9 @@ pub enum RingError {
         /// Bytes of the region.
         region: usize,
     },
+    /// Its rings do not share their buffers.
+    #[error("the port's rings have their buffers in different places")]
+    Pools,
     /// Buffers have no sensible size.
     #[error("buffers of {0} bytes cannot hold frames")]
     BufferSize(u32),
@@ -40,6 +43,15 @@ pub enum RingError {
 /// A slot that names a buffer or a length that is none. Nothing of it was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadSlot;
+
+/// A frame that was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The slot it came in.
+    pub slot: u32,
+    /// Where it is in the region.
+    pub range: std::ops::Range<usize>,
+}
 
 /// One ring of a port, for one side's exclusive use.
 pub struct Ring {
@@ -96,6 +108,11 @@ impl Ring {
         Ok(ring)
     }
 
+    /// How many slots there are.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots
+    }
+
     /// Bytes of a buffer.
     pub(super) fn buffer_len(&self) -> u32 {
         self.buffer_len
@@ -124,15 +141,38 @@ impl Ring {
         self.region.at(offset).cast()
     }
 
+    /// What the buffers of its slots are of: a region, where buffer 0 begins in it, bytes of each, how many there are.
+    pub(super) fn pool(&self) -> (&Arc<Region>, usize, u32, u32) {
+        (&self.region, self.buffers_at, self.buffer_len, self.buffers)
+    }
+
+    /// The number of a slot's buffer.
+    pub(super) fn buffer_of(&self, slot: u32) -> u32 {
+        // SAFETY: the slot lies within the region, as `open` has checked for all of them.
+        unsafe { (&raw const (*self.slot(slot)).buf_idx).read_volatile() }
+    }
+
     /// The buffer of a slot: where it begins in the region.
     fn buffer(&self, slot: u32) -> Result<usize, BadSlot> {
-        // SAFETY: the slot lies within the region, as `open` has checked for all of them.
-        let index = unsafe { (&raw const (*self.slot(slot)).buf_idx).read_volatile() };
+        let index = self.buffer_of(slot);
         // Buffers 0 and 1 are the kernel's own.
         if index < 2 || index >= self.buffers {
             return Err(BadSlot);
         }
         Ok(self.buffers_at + index as usize * self.buffer_len as usize)
+    }
+
+    /// Gives a slot of this side another buffer. The number of the one it had.
+    pub(super) fn exchange(&self, slot: u32, buffer: u32) -> u32 {
+        let had = self.buffer_of(slot);
+        // SAFETY: the slot lies within the region and is this side's.
+        unsafe {
+            let slot = self.slot(slot);
+            let flags = (&raw const (*slot).flags).read_volatile();
+            (&raw mut (*slot).buf_idx).write_volatile(buffer);
+            (&raw mut (*slot).flags).write_volatile(flags | NS_BUF_CHANGED);
+        }
+        had
     }
 
     pub(super) fn next(&self, at: u32) -> u32 {
@@ -161,9 +201,9 @@ impl Ring {
         slot
     }
 
-    /// Takes the next frame that was received: where it is in the region, until it is given back. `Some(Err)`: a slot that is
-    /// bad, or part of a frame in several.
-    pub fn receive(&mut self) -> Option<Result<std::ops::Range<usize>, BadSlot>> {
+    /// Takes the next frame that was received, which stays where it is until its slot is given back. `Some(Err)`: a slot that
+    /// is bad, or part of a frame in several.
+    pub fn receive(&mut self) -> Option<Result<Received, BadSlot>> {
         if self.available() == 0 {
             return None;
         }
@@ -173,10 +213,17 @@ impl Ring {
             let slot = self.slot(slot);
             ((&raw const (*slot).len).read_volatile(), (&raw const (*slot).flags).read_volatile())
         };
-        let is_whole = flags & netmap_sys::netmap::NS_MOREFRAG == 0;
+        let is_whole = flags & NS_MOREFRAG == 0;
         let fits = u32::from(len) <= self.buffer_len && len > 0;
         let range = self.buffer(slot).map(|at| at..at + usize::from(len));
-        Some(range.and_then(|range| if is_whole && fits { Ok(range) } else { Err(BadSlot) }))
+        let received = range.map(|range| Received { slot, range });
+        Some(received.and_then(|received| if is_whole && fits { Ok(received) } else { Err(BadSlot) }))
+    }
+
+    /// The slot that would be taken next, if there is one.
+    #[must_use]
+    pub fn vacant(&self) -> Option<u32> {
+        (self.available() > 0).then_some(self.cur)
     }
 
     /// Puts a frame, given in pieces, into the next slot. False if there is no room in the ring.
@@ -191,22 +238,28 @@ impl Ring {
         if len > self.buffer_len as usize || len > usize::from(u16::MAX) {
             return Err(BadSlot);
         }
-        let buffer = self.buffer(self.cur)?;
-        let slot = self.take();
-        let mut at = buffer;
+        let mut at = self.buffer(self.cur)?;
         for piece in frame {
             // SAFETY: the buffer lies within the region and has room for all pieces; the kernel does not read it before
             // the head has passed its slot.
             unsafe { self.region.at(at).copy_from_nonoverlapping(piece.as_ptr(), piece.len()) };
             at += piece.len();
         }
+        self.fill_slot(len as u16);
+        Ok(true)
+    }
+
+    /// Takes the next slot, which must be vacant, for the frame that its buffer has.
+    pub(super) fn fill_slot(&mut self, len: u16) {
+        let slot = self.take();
         // SAFETY: the slot lies within the region and is this side's.
         unsafe {
             let slot = self.slot(slot);
-            (&raw mut (*slot).len).write_volatile(len as u16);
-            (&raw mut (*slot).flags).write_volatile(0);
+            let flags = (&raw const (*slot).flags).read_volatile();
+            (&raw mut (*slot).len).write_volatile(len);
+            // All others ask for something.
+            (&raw mut (*slot).flags).write_volatile(flags & NS_BUF_CHANGED);
         }
-        Ok(true)
     }
 
     /// Gives the kernel everything that was taken; it sees it at the next sync.
@@ -232,25 +285,16 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
-    pub(crate) const BUFFER: u32 = 256;
-    /// Room for a ring of up to eight slots with its buffers.
-    pub(crate) const RING_LEN: usize = 512 + 10 * BUFFER as usize;
+    const BUFFER: u32 = 256;
 
-    /// A region with a ring.
+    /// A region with a ring of so many slots with as many buffers, from number 2 on; all slots are the kernel's.
     fn lay_out(slots: u32) -> Arc<Region> {
-        let region = Arc::new(Region::of_memory(RING_LEN));
-        lay_out_at(&region, 0, slots);
-        region
-    }
-
-    /// A ring of so many slots with as many buffers, from number 2 on, at an offset of a region; all slots are the kernel's.
-    pub(crate) fn lay_out_at(region: &Region, at: usize, slots: u32) {
-        let slots_at = at + offset_of!(netmap_ring, slot);
-        let buffers_at = 512;
-        assert!(slots <= 8 && offset_of!(netmap_ring, slot) + 8 * size_of::<netmap_slot>() <= buffers_at);
+        let (slots_at, buffers_at) = (offset_of!(netmap_ring, slot), 512);
+        assert!(slots <= 8 && slots_at + 8 * size_of::<netmap_slot>() <= buffers_at);
+        let region = Arc::new(Region::of_memory(buffers_at + 10 * BUFFER as usize));
         // SAFETY: all of it is within the region of the test.
         unsafe {
-            let ring = region.at(at).cast::<netmap_ring>();
+            let ring = region.at(0).cast::<netmap_ring>();
             (&raw mut (*ring).num_slots).write(slots);
             (&raw mut (*ring).nr_buf_size).write(BUFFER);
             (&raw mut (*ring).buf_ofs).write(buffers_at as i64);
@@ -259,13 +303,16 @@ pub(super) mod tests {
                 (&raw mut (*slot).buf_idx).write(at + 2);
             }
         }
+        region
     }
 
-    /// The other side of a ring.
+    /// The other side of a ring, which keeps to the buffers it knows as a card does, until it is told that one has changed.
     pub(crate) struct Kernel {
         ring: Ring,
         /// The first slot it has not given, or taken back, yet.
         next: u32,
+        /// Where each slot's buffer is.
+        buffers: Vec<usize>,
     }
 
     impl Kernel {
@@ -274,7 +321,23 @@ pub(super) mod tests {
         }
 
         pub(crate) fn at(region: &Arc<Region>, at: usize) -> Self {
-            Self { ring: Ring::open(region.clone(), at).expect("a ring"), next: 0 }
+            let ring = Ring::open(region.clone(), at).expect("a ring");
+            let buffers =
+                (0..ring.slots).map(|slot| ring.buffer(slot).expect("the buffers are good")).collect();
+            Self { ring, next: 0, buffers }
+        }
+
+        /// Where the buffer of a slot of this side is.
+        fn buffer(&mut self, slot: u32) -> usize {
+            let flags = {
+                // SAFETY: the slot is within the region, and the kernel's.
+                let flags = unsafe { &mut (*self.ring.slot(slot)).flags };
+                std::mem::replace(flags, *flags & !NS_BUF_CHANGED)
+            };
+            if flags & NS_BUF_CHANGED != 0 {
+                self.buffers[slot as usize] = self.ring.buffer(slot).expect("the buffers are good");
+            }
+            self.buffers[slot as usize]
         }
 
         /// Gives the user one more slot, with a frame in it. False if all but one are the user's.
@@ -283,7 +346,7 @@ pub(super) mod tests {
                 return false;
             }
             let slot = self.next;
-            let buffer = self.ring.buffer(slot).expect("the buffers are good");
+            let buffer = self.buffer(slot);
             // SAFETY: the slot and its buffer are the kernel's, and within the region.
             unsafe {
                 self.ring.region.at(buffer).copy_from_nonoverlapping(frame.as_ptr(), frame.len());
@@ -299,7 +362,7 @@ pub(super) mod tests {
         pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
             let mut sent = Vec::new();
             while self.next != self.ring.head() {
-                let at = self.ring.buffer(self.next).expect("the buffers are good");
+                let at = self.buffer(self.next);
                 // SAFETY: as above.
                 let len = unsafe { (&raw const (*self.ring.slot(self.next)).len).read() };
                 sent.push(self.ring.bytes(&(at..at + usize::from(len))).to_vec());
@@ -322,7 +385,7 @@ pub(super) mod tests {
     fn received(ring: &mut Ring) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(frame) = ring.receive() {
-            all.push(frame.map(|range| ring.bytes(&range).to_vec()).expect("a good slot"));
+            all.push(frame.map(|received| ring.bytes(&received.range).to_vec()).expect("a good slot"));
         }
         all
     }
@@ -419,8 +482,8 @@ pub(super) mod tests {
                     }
                     2 => match ring.receive() {
                         Some(frame) => {
-                            let range = frame.unwrap();
-                            prop_assert_eq!(Some(ring.bytes(&range).to_vec()), waiting.pop_front());
+                            let received = frame.unwrap();
+                            prop_assert_eq!(Some(ring.bytes(&received.range).to_vec()), waiting.pop_front());
                         }
                         None => prop_assert!(waiting.is_empty()),
                     },
@@ -447,8 +510,8 @@ pub(super) mod tests {
             }
             if let Ok(mut ring) = Ring::open(region, 0) {
                 for _ in 0..40 {
-                    if let Some(Ok(range)) = ring.receive() {
-                        let _ = ring.bytes(&range).iter().map(|byte| u64::from(*byte)).sum::<u64>();
+                    if let Some(Ok(received)) = ring.receive() {
+                        let _ = ring.bytes(&received.range).iter().map(|byte| u64::from(*byte)).sum::<u64>();
                     }
                     let _ = ring.send(&[&[1; 30], &[2; 40]]);
                     ring.give_back();
