@@ -59,6 +59,8 @@ impl Placement {
 struct Plane {
     path: Path,
     epoch: Clock,
+    /// Clocks of the epoch up to which anything was added, in whole words: the other bits need not be looked at.
+    open: u64,
     /// By the counters' numbers: a bit for each clock of the epoch.
     bits: Vec<u64>,
     /// By the counters' numbers: what is not 1.
@@ -158,7 +160,7 @@ impl Client {
     /// if it cannot travel as a bit: then nothing was added.
     #[inline(always)]
     pub fn count_first(&mut self, counter: Counter, clock: Clock, path: Path, by: u64) -> bool {
-        let fits = |plane: &Plane| plane.path == path && clock.0.wrapping_sub(plane.epoch.0) < self.epoch;
+        let fits = |plane: &Plane| plane.path == path && clock.0.wrapping_sub(plane.epoch.0) < plane.open;
         if !self.planes.get(self.last).is_some_and(fits) && !self.turn(clock, path) {
             return false;
         }
@@ -177,8 +179,8 @@ impl Client {
         self.counting[usize::from(counter.number())].pairs.push((name, by));
     }
 
-    /// Makes the plane of a path the last one and begins the epoch of a clock in it, if need be. False if such packets have
-    /// no plane.
+    /// Makes the plane of a path the last one and opens it up to a clock, whose epoch begins if need be. False if such packets
+    /// have no plane.
     #[cold]
     fn turn(&mut self, clock: Clock, path: Path) -> bool {
         if !has_plane(path) {
@@ -188,20 +190,23 @@ impl Client {
         self.last = self.planes.iter().position(|plane| plane.path == path).unwrap_or_else(|| {
             let bits = vec![0; self.counting.len() * self.words];
             let amounts = self.counting.iter().map(|_| Vec::new()).collect();
-            self.planes.push(Plane { path, epoch, bits, amounts });
+            self.planes.push(Plane { path, epoch, open: 0, bits, amounts });
             self.planes.len() - 1
         });
         if self.planes[self.last].epoch != epoch {
             (0..self.counting.len()).for_each(|at| self.gather_plane(at, self.last));
+            self.planes[self.last].open = 0;
         }
-        self.planes[self.last].epoch = epoch;
+        let plane = &mut self.planes[self.last];
+        plane.epoch = epoch;
+        plane.open = plane.open.max((clock.0 - epoch.0 + 1).next_multiple_of(64).min(self.epoch));
         true
     }
 
     /// Puts what a plane has of a counter into the next batch.
     fn gather_plane(&mut self, at: usize, plane: usize) {
         let plane = &mut self.planes[plane];
-        let bits = &mut plane.bits[at * self.words..][..self.words];
+        let bits = &mut plane.bits[at * self.words..][..plane.open.div_ceil(64) as usize];
         // Most counters of many cells have nothing: all words at once, without a branch for each.
         if bits.iter().fold(0, |all, word| all | word) == 0 {
             return;
@@ -312,6 +317,7 @@ impl Client {
         for at in 0..self.counting.len() {
             self.gather(at);
         }
+        self.planes.iter_mut().for_each(|plane| plane.open = 0);
     }
 
     /// Takes the batches to send now: to each shard that has something for it, or whose knowledge of

@@ -33,7 +33,7 @@ use chc_api::{
     Protections, ShardId, Slot, Time, VertexId,
 };
 use hashbrown::HashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a shard must know of a vertex.
@@ -120,6 +120,8 @@ struct Vertex<P> {
     objects: Objects,
     /// The owners of each slot, each from a clock on.
     terms: Vec<Vec<(Clock, u16)>>,
+    /// Slots that have more than one.
+    moved: BTreeSet<Slot>,
     /// Of each instance.
     sessions: Vec<Session>,
     /// By object: the queue of an ordered one.
@@ -459,6 +461,7 @@ impl<P: Protections> Vertex<P> {
             publisher: Publisher::new(&spec.objects, spec.instances),
             objects: Objects::new(spec.objects, rest, spec.per_clock, seed),
             terms: spec.owners.iter().map(|owner| vec![(Clock(0), *owner)]).collect(),
+            moved: BTreeSet::new(),
             sessions: (0..spec.instances).map(|_| Session::default()).collect(),
             ledger: Ledger::new(window),
             counts: HashMap::new(),
@@ -482,16 +485,22 @@ impl<P: Protections> Vertex<P> {
         let Some(terms) = self.terms.get_mut(usize::from(slot.0)) else { return };
         match terms.binary_search_by_key(&boundary, |(from, _)| *from) {
             Ok(at) => terms[at].1 = owner,
-            Err(at) => terms.insert(at, (boundary, owner)),
+            Err(at) => {
+                terms.insert(at, (boundary, owner));
+                self.moved.insert(slot);
+            }
         }
     }
 
     /// Forgets terms that ended below the cut.
     fn trim_terms(&mut self, cut: Clock) {
-        for terms in &mut self.terms {
+        let Self { terms, moved, .. } = self;
+        moved.retain(|slot| {
+            let Some(terms) = terms.get_mut(usize::from(slot.0)) else { return false };
             let last = terms.iter().rposition(|(from, _)| *from <= cut).unwrap_or(0);
             terms.drain(..last);
-        }
+            terms.len() > 1
+        });
     }
 
     /// A batch's operations, in the order of their issue.
