@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often the mailboxes are looked at.
+/// How often the mailboxes are looked at while packets wait in them.
 const PERIOD: Duration = Duration::from_millis(10);
+/// How often while none does: each look of an idle chain wakes its core.
+const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
 /// The manager is told nothing.
 pub enum ManagerControl {}
@@ -124,8 +126,8 @@ impl Actor for ManagerActor {
 
     fn on_deadline(&mut self, now: Instant, _cx: &mut Cx) {
         if self.next <= now {
-            self.next = now + PERIOD;
             let deepest = self.depths().max().unwrap_or(0);
+            self.next = now + if deepest == 0 { QUIET_PERIOD } else { PERIOD };
             self.watched.peak.fetch_max(deepest, Ordering::Relaxed);
         }
         if self.decide <= now {

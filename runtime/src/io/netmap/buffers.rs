@@ -104,7 +104,7 @@ impl Buffers {
                 break;
             }
             spare.push(next);
-            // SAFETY: the buffer lies within the region, aligned as buffers are by the check of their length.
+            // SAFETY: the buffer lies within the region.
             next = unsafe { self.next_in_list(next).read_unaligned() };
         }
         // SAFETY: as above. The kernel must not follow a list through buffers that are in use.
@@ -133,11 +133,14 @@ impl Buffers {
         self.spare.lock().extend(spares);
     }
 
-    /// Keeps a buffer that has been in a slot, with a payload that begins at an offset. False if it is in use already.
-    pub(super) fn keep(&self, buffer: u32, payload: u16) -> bool {
+    /// Keeps the buffer that a frame in a slot is in, where its payload begins at an offset. Gives its number; `None`: it is in use
+    /// already.
+    pub(super) fn keep(&self, frame: &Range<usize>, payload: u16) -> Option<u32> {
+        let buffer = frame.start.checked_sub(self.at)? / self.len;
         let kept = KEPT | u32::from(payload) << PAYLOAD_SHIFT;
-        let uses = self.uses.get(buffer as usize);
-        uses.is_some_and(|uses| uses.compare_exchange(0, kept, Ordering::Acquire, Ordering::Relaxed).is_ok())
+        let uses = self.uses.get(buffer)?;
+        uses.compare_exchange(0, kept, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        u32::try_from(buffer).ok()
     }
 
     /// A block lets buffers go.

@@ -269,10 +269,7 @@ impl InRing<'_> {
             receiver.buffers.fetch(&mut receiver.spares);
         }
         let Some(spare) = receiver.spares.last().copied() else { return false };
-        let buffer = ring.buffer_of(slot);
-        if !receiver.buffers.keep(buffer, offset) {
-            return false;
-        }
+        let Some(buffer) = receiver.buffers.keep(&self.range, offset) else { return false };
         receiver.spares.pop();
         ring.exchange(slot, spare);
         loans.add(&receiver.buffers, buffer, self.range.start + payload..self.range.end);
