@@ -83,20 +83,22 @@ struct Card<H> {
     host: H,
 }
 
-/// The buffer of a slot of a good ring of this module's, for the card.
-fn buffer_of(ring: &mut Ring, slot: u32) -> &mut [u8] {
+/// Where the buffer of a slot of a ring of this module's is.
+fn buffer_of(ring: &Ring, slot: u32) -> *mut u8 {
     let (region, at, len, buffers) = ring.pool();
     let buffer = ring.buffer_of(slot);
     assert!(buffer >= BUFFERS_RESERVED && buffer < buffers, "slot {slot} has buffer {buffer} of {buffers}");
-    // SAFETY: the buffer lies within the region, and is the card's as long as its slot is: nobody else refers to it.
-    unsafe { std::slice::from_raw_parts_mut(region.at(at + buffer as usize * len as usize), len as usize) }
+    region.at(at + buffer as usize * len as usize)
 }
 
 impl<H: Host> Card<H> {
     fn bring(&mut self) {
         let Wire { receiving, received, .. } = &mut self.wire;
         while receiving.next(*received) != receiving.head() {
-            let len = self.host.bring(buffer_of(receiving, *received));
+            // SAFETY: the buffer lies within the region, and nobody refers to what a slot may receive into.
+            let buffer =
+                unsafe { std::slice::from_raw_parts_mut(buffer_of(receiving, *received), BUFFER_LEN) };
+            let len = self.host.bring(buffer);
             if len == 0 {
                 break;
             }
@@ -110,9 +112,12 @@ impl<H: Host> Card<H> {
     fn take(&mut self) {
         let Wire { sending, sent, .. } = &mut self.wire;
         while *sent != sending.head() {
-            // SAFETY: as above.
-            let len = unsafe { (&raw const (*sending.slot(*sent)).len).read_volatile() };
-            self.host.take(&buffer_of(sending, *sent)[..usize::from(len)]);
+            // SAFETY: as above; nobody writes to what is being sent, though a block may read it.
+            let frame = unsafe {
+                let len = usize::from((&raw const (*sending.slot(*sent)).len).read_volatile());
+                std::slice::from_raw_parts(buffer_of(sending, *sent), len.min(BUFFER_LEN))
+            };
+            self.host.take(frame);
             *sent = sending.next(*sent);
         }
         sending.set_tail(sending.before(*sent));
