@@ -34,7 +34,7 @@ impl Bed {
     fn new(spares: u32, lends: bool) -> Self {
         let layout = port(1, spares);
         let port = Port { at: 0, rings: Rings::Hardware, spares, lends };
-        let (receiver, transmitter, wire) = ends_of(&layout, &port);
+        let (receiver, transmitter, wire) = ends_of(&layout, None, &port);
         Self { layout, receiver, transmitter, wire, builder: BlockBuilder::new(BlockPool::new()) }
     }
 
@@ -122,6 +122,24 @@ fn a_frame_is_sent_from_the_buffer_it_came_in_with_another_head_before_its_paylo
     assert_eq!(bed.flush(), [expected(0), expected(1), expected(2)]);
     assert_eq!(bed.zero_copies(), (3, 3));
     assert_eq!(whole(&block), [frame(0, 1400), frame(1, 1400), frame(2, 1400)], "and it may be sent again");
+}
+
+#[test]
+fn frames_go_from_port_to_port_without_a_copy_if_it_is_known_that_their_buffers_are_the_same() {
+    for is_known in [true, false] {
+        let mut bed = Bed::new(16, true);
+        let host = Port { at: 0, rings: Rings::Host, spares: 0, lends: true };
+        let known = is_known.then(|| bed.receiver.buffers.clone());
+        let (_, mut transmitter, wire) = ends_of(&bed.layout, known, &host);
+        bed.arrive([frame(1, 1400), frame(2, 1400)]);
+        let block = bed.receive().unwrap();
+        for desc in &block.descs {
+            transmitter.send(&[block.head(desc), block.tail(desc)]);
+        }
+        transmitter.flush();
+        assert_eq!(wire.lock().sent, whole(&block));
+        assert_eq!(transmitter.counters().zero_copy, if is_known { 2 } else { 0 });
+    }
 }
 
 #[test]
@@ -218,7 +236,7 @@ fn a_list_of_spare_buffers_that_is_none_ends_where_it_goes_wrong() {
         // SAFETY: the first of the extra buffers is within the region of the test.
         unsafe { layout.buffer(first(&layout)).cast::<u32>().write_unaligned(next(&layout)) };
         let port = Port { at: 0, rings: Rings::Hardware, spares: 4, lends: true };
-        let (receiver, ..) = ends_of(&layout, &port);
+        let (receiver, ..) = ends_of(&layout, None, &port);
         let mut spares = Vec::new();
         receiver.buffers.fetch(&mut spares);
         (spares, first(&layout))

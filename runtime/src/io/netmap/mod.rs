@@ -496,7 +496,11 @@ mod tests {
         layout
     }
 
-    pub(crate) fn ends_of(layout: &Layout, port: &Port) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
+    pub(crate) fn ends_of(
+        layout: &Layout,
+        known: Option<Arc<Buffers>>,
+        port: &Port,
+    ) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
         let host_rings = layout.rings.len() - 1 - 2 - 2;
         let receiving = 1 + host_rings;
         let (sends, receives) = match port.rings {
@@ -507,12 +511,12 @@ mod tests {
         let kernels = Arc::new(Mutex::new([kernel(sends), kernel(receives), kernel(receives + 1)]));
         let wire = Arc::new(Mutex::new(Wire::default()));
         let syncs = || -> Box<dyn Syncs> { Box::new(Fake { wire: wire.clone(), kernels: kernels.clone() }) };
-        let (receiver, transmitter) = ends(&layout.region, None, port, syncs).expect("a port");
+        let (receiver, transmitter) = ends(&layout.region, known, port, syncs).expect("a port");
         (receiver, transmitter, wire)
     }
 
     fn opened(host_rings: u32, rings: Rings) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
-        ends_of(&port(host_rings, 0), &Port { at: 0, rings, spares: 0, lends: true })
+        ends_of(&port(host_rings, 0), None, &Port { at: 0, rings, spares: 0, lends: true })
     }
 
     #[test]
