@@ -128,9 +128,9 @@ impl Buffers {
         into.extend(spare.drain(from..));
     }
 
-    /// These are spare from now on.
+    /// These are spare from now on. What a slot had may be no buffer at all: that is left out.
     pub(super) fn bring(&self, spares: impl IntoIterator<Item = u32>) {
-        self.spare.lock().extend(spares);
+        self.spare.lock().extend(spares.into_iter().filter(|spare| self.is_one(*spare)));
     }
 
     /// Keeps the buffer that a frame in a slot is in, where its payload begins at an offset. Gives its number; `None`: it is in use

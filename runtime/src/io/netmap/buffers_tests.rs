@@ -196,6 +196,20 @@ fn a_buffer_that_is_given_again_while_it_is_kept_is_not_kept_twice() {
 }
 
 #[test]
+fn what_a_slot_had_that_is_no_buffer_does_not_become_a_spare_one() {
+    let mut bed = Bed::new(16, true);
+    let sending = Ring::open(bed.layout.region.clone(), bed.layout.rings[0]).unwrap();
+    bed.transmitter.flush();
+    sending.exchange(0, u32::MAX);
+    bed.arrive([frame(1, 1000)]);
+    let block = bed.receive().unwrap();
+    bed.transmitter.send(&[block.head(&block.descs[0]), block.tail(&block.descs[0])]);
+    assert_eq!((bed.flush(), bed.zero_copies()), (vec![frame(1, 1000)], (1, 1)));
+    drop(block);
+    assert!(!bed.places().contains_key(&u32::MAX));
+}
+
+#[test]
 fn without_a_spare_buffer_frames_are_copied() {
     let mut bed = Bed::new(3, true);
     let frames: Vec<Vec<u8>> = (0..5).map(|at| frame(at, 700)).collect();
