@@ -105,6 +105,15 @@ struct Pending {
 }
 
 impl Pending {
+    /// What was counted, with room for as much in its place.
+    fn take_counts(&mut self) -> Vec<CountItem> {
+        if self.counts.is_empty() {
+            return Vec::new();
+        }
+        let room = Vec::with_capacity(self.counts.len());
+        std::mem::replace(&mut self.counts, room)
+    }
+
     fn has_news(&self) -> bool {
         !(self.ops.is_empty()
             && self.counts.is_empty()
@@ -232,6 +241,10 @@ impl Client {
         for plane in 0..self.planes.len() {
             self.gather_plane(at, plane);
         }
+        self.gather_pairs(at);
+    }
+
+    fn gather_pairs(&mut self, at: usize) {
         let Counting { object, cell, pairs, .. } = &mut self.counting[at];
         if !pairs.is_empty() {
             let pairs = std::mem::take(pairs);
@@ -314,10 +327,11 @@ impl Client {
 
     /// Puts the coalesced counters into the next batches.
     pub fn gather_counts(&mut self) {
-        for at in 0..self.counting.len() {
-            self.gather(at);
+        for plane in 0..self.planes.len() {
+            (0..self.counting.len()).for_each(|at| self.gather_plane(at, plane));
+            self.planes[plane].open = 0;
         }
-        self.planes.iter_mut().for_each(|plane| plane.open = 0);
+        (0..self.counting.len()).for_each(|at| self.gather_pairs(at));
     }
 
     /// Takes the batches to send now: to each shard that has something for it, or whose knowledge of
@@ -344,7 +358,7 @@ impl Client {
                 number: shard.issued,
                 fetches: std::mem::take(&mut shard.fetches),
                 ops: std::mem::replace(&mut shard.ops, shard.spare.pop().unwrap_or_default()),
-                counts: std::mem::take(&mut shard.counts),
+                counts: shard.take_counts(),
                 versions: std::mem::take(&mut shard.versions),
                 frontier: if moved { shard.frontier.clone() } else { Vec::new() },
                 changes_seen: shard.changes_seen,

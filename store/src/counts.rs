@@ -2,16 +2,17 @@
 //!
 //! Packets that add something are a bit in the bitmap of their epoch and path, so an epoch of a counter costs
 //! epoch / 8 bytes whatever the traffic, and applying a batch costs a word operation per 64 clocks; an amount
-//! other than 1 costs eight bytes and a look at its bit.
+//! other than 1 costs eight bytes and, where some of its epoch came before, a look at its bit.
 
 use crate::batch::{CountItem, OpName};
 use chc_api::{Clock, Path, Protection, Protections};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::marker::PhantomData;
 
 /// What has been counted since the cut, of one counter.
 pub struct CountLedger<P> {
-    epochs: BTreeMap<(Clock, Path), Vec<u64>>,
+    /// Sorted: the window has few epochs, and a new one is the last as a rule.
+    epochs: VecDeque<((Clock, Path), Vec<u64>)>,
     pairs: BTreeMap<Clock, HashSet<OpName>>,
     protections: PhantomData<P>,
 }
@@ -29,7 +30,7 @@ pub struct Taken {
 
 impl<P> Default for CountLedger<P> {
     fn default() -> Self {
-        Self { epochs: BTreeMap::new(), pairs: BTreeMap::new(), protections: PhantomData }
+        Self { epochs: VecDeque::new(), pairs: BTreeMap::new(), protections: PhantomData }
     }
 }
 
@@ -38,16 +39,21 @@ impl<P: Protections> CountLedger<P> {
     pub fn take(&mut self, item: &CountItem, floor: Clock) -> Taken {
         let Taken { mut sum, mut fresh, mut repeated } = Taken::default();
         if !item.bits.is_empty() && item.epoch >= floor {
-            let seen = self.epochs.entry((item.epoch, item.path)).or_default();
+            let seen = self.seen((item.epoch, item.path));
+            let is_first = seen.is_empty();
             seen.resize(seen.len().max(item.bits.len()), 0);
             let suppress = P::on(Protection::UpdateSuppression);
-            let is_fresh = |seen: &[u64], bit: u32| {
-                let word = seen.get(bit as usize / 64);
-                !suppress || word.is_some_and(|word| word >> (bit % 64) & 1 == 0)
+            let highest = item.amounts.iter().fold(0, |highest, (bit, _)| highest.max(*bit));
+            // The amounts before the bits that say what is new.
+            sum = if is_first && (highest as usize) < seen.len() * 64 {
+                sum_of(item.amounts.iter())
+            } else {
+                let is_fresh = |bit: u32| {
+                    let word = seen.get(bit as usize / 64);
+                    !suppress || word.is_some_and(|word| word >> (bit % 64) & 1 == 0)
+                };
+                sum_of(item.amounts.iter().filter(|(bit, _)| is_fresh(*bit)))
             };
-            // The amounts first, while the bits say what is new.
-            let amounts = item.amounts.iter().filter(|(bit, _)| is_fresh(seen, *bit));
-            sum += amounts.fold(0_u64, |sum, (_, by)| sum.wrapping_add(u64::from(*by)).wrapping_sub(1));
             for (seen, new) in seen.iter_mut().zip(&item.bits) {
                 let added = u64::from((if suppress { new & !*seen } else { *new }).count_ones());
                 sum = sum.wrapping_add(added);
@@ -71,22 +77,72 @@ impl<P: Protections> CountLedger<P> {
         Taken { sum, fresh, repeated }
     }
 
+    /// The bits of an epoch and path.
+    fn seen(&mut self, of: (Clock, Path)) -> &mut Vec<u64> {
+        let at = self.epochs.binary_search_by_key(&of, |(of, _)| *of).unwrap_or_else(|at| {
+            self.epochs.insert(at, (of, Vec::new()));
+            at
+        });
+        &mut self.epochs[at].1
+    }
+
     /// Forgets everything below the cut.
     pub fn trim(&mut self, cut: Clock) {
-        // Most counters of many cells have nothing: to split an empty map costs more than to look.
-        if self.epochs.first_key_value().is_some_and(|((epoch, _), _)| *epoch < cut) {
-            self.epochs = self.epochs.split_off(&(cut, Path::ZERO));
+        while self.epochs.front().is_some_and(|((epoch, _), _)| *epoch < cut) {
+            self.epochs.pop_front();
         }
+        // To split an empty map costs more than to look.
         if self.pairs.first_key_value().is_some_and(|(clock, _)| *clock < cut) {
             self.pairs = self.pairs.split_off(&cut);
         }
     }
 }
 
+/// What amounts add to the 1 that each of their bits stands for.
+fn sum_of<'a>(amounts: impl Iterator<Item = &'a (u32, u32)>) -> u64 {
+    amounts.fold(0, |sum, (_, by)| sum.wrapping_add(u64::from(*by)).wrapping_sub(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use chc_api::{All, Position};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn each_packet_counts_once_however_its_epoch_comes(
+            items in proptest::collection::vec((0u64..4, 0u8..2, proptest::collection::vec((0u32..150, 0u32..3), 0..40), 0u64..100), 1..40),
+        ) {
+            let (mut ledger, mut model, mut cut) = (CountLedger::<All>::default(), HashSet::new(), 0);
+            for (ahead, path, mut added, advance) in items {
+                added.sort_unstable();
+                added.dedup_by_key(|(bit, _)| *bit);
+                let epoch = cut / 150 * 150 + ahead * 150;
+                let mut item = CountItem {
+                    epoch: Clock(epoch),
+                    path: if path == 0 { Path::FIRST } else { Path::FIRST.append(path) },
+                    bits: vec![0; added.last().map_or(0, |(bit, _)| *bit as usize / 64 + 1)],
+                    ..CountItem::default()
+                };
+                added.iter().for_each(|(bit, _)| item.bits[*bit as usize / 64] |= 1 << (bit % 64));
+                item.amounts = added.iter().copied().filter(|(_, by)| *by != 1).collect();
+                let mut expected = Taken::default();
+                for (bit, by) in added {
+                    if epoch >= cut && model.insert((epoch, path, bit)) {
+                        expected.sum += u64::from(by);
+                        expected.fresh += 1;
+                    } else {
+                        expected.repeated += 1;
+                    }
+                }
+                prop_assert_eq!(ledger.take(&item, Clock(cut)), expected);
+                cut += advance;
+                ledger.trim(Clock(cut));
+                prop_assert!(ledger.epochs.len() <= 2 * 6, "what is below the cut is gone");
+            }
+        }
+    }
 
     #[test]
     fn an_epoch_may_come_in_parts_of_different_lengths() {
@@ -123,6 +179,13 @@ mod tests {
         assert_eq!(ledger.take(&item(0, 1, &[(3, 9)]), Clock(64)), taken((0, 0, 2)));
     }
 
+    fn amounts_of_none(ledger: &mut CountLedger<All>) -> Taken {
+        ledger.take(
+            &CountItem { bits: vec![1], amounts: vec![(99, 7), (0, 0)], ..CountItem::default() },
+            Clock(0),
+        )
+    }
+
     #[test]
     fn an_amount_counts_with_its_bit_and_paths_are_counted_apart() {
         let mut ledger = CountLedger::<All>::default();
@@ -140,5 +203,6 @@ mod tests {
             taken((0, 0, 1)),
             "a bit that cannot be"
         );
+        assert_eq!(amounts_of_none(&mut CountLedger::default()), taken((0, 1, 0)), "nor in a new epoch");
     }
 }

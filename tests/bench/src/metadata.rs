@@ -12,7 +12,8 @@
 //! | `closing` | boundaries are closed without versions, counts and acknowledgements |
 //! | `all` | all of these |
 //!
-//! For each part there is a line with it on and one with it off; `share` is the part of the rate it takes.
+//! For each part there is a line with it on and one with it off; `share` is the part of the rate it takes, the median
+//! over samples taken one after the other.
 //! Without closing there are no counts in the store and no versions: the outputs are the same.
 
 use crate::cores::{Cores, Memory};
@@ -144,7 +145,7 @@ pub fn measure(options: &MetadataOptions) -> anyhow::Result<Vec<Line>> {
                 .key("burst", options.burst)
                 .samples(samples)
         };
-        let share = 1.0 - on.median() / off.median();
+        let share = 1.0 - on.ratio(off);
         [line(true, on).figure("share", share), line(false, off)]
     };
     let off = without.iter().map(|subject| subject.mpps());

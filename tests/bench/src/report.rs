@@ -48,6 +48,13 @@ impl Samples {
     pub fn median(&self) -> f64 {
         self.spread()[1]
     }
+
+    /// The median of the ratios of samples taken one after the other, of each to its fellow in `other`: what slows the
+    /// machine down for a while slows both.
+    #[must_use]
+    pub fn ratio(&self, other: &Self) -> f64 {
+        Self(self.0.iter().zip(&other.0).map(|(own, other)| own / other).collect()).median()
+    }
 }
 
 /// One result.
@@ -116,6 +123,13 @@ mod tests {
         assert_eq!(samples(&[9.0, 1.0, 4.0]).spread(), [1.0, 4.0, 9.0]);
         assert_eq!(samples(&[9.0, 1.0, 4.0, 2.0]).spread(), [1.0, 3.0, 9.0]);
         assert_eq!(samples(&[]).spread(), [0.0; 3]);
+    }
+
+    #[test]
+    fn a_ratio_is_of_samples_taken_together() {
+        // The machine was half as fast when the second pair was taken.
+        assert_eq!(samples(&[9.0, 4.5, 9.0]).ratio(&samples(&[10.0, 5.0, 10.0])), 0.9);
+        assert_eq!(samples(&[]).ratio(&samples(&[])), 0.0);
     }
 
     #[test]
