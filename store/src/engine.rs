@@ -511,18 +511,17 @@ impl<P: Protections> Vertex<P> {
         tally: &mut ShardCounts,
         replies: &mut Replies,
     ) -> Result<(), String> {
-        // All look-ups begin before the first one is waited for.
+        self.hashes.clear();
+        self.hashes.extend(batch.ops.iter().map(|item| hash_of(&item.key)));
+        // All look-ups begin before the first one is waited for: as many at once as a loop of nothing else can have.
         let mut touched = 0;
         let objects = &self.objects;
-        self.hashes.clear();
-        self.hashes.extend(batch.ops.iter().map(|item| {
-            let hash = hash_of(&item.key);
-            touched ^= objects.touch(item.object, hash);
-            hash
-        }));
+        for (item, hash) in batch.ops.iter().zip(&self.hashes) {
+            touched ^= objects.touch(item.object, *hash);
+        }
         // By now the lines are there that say where the rest lies.
         for (item, hash) in batch.ops.iter().zip(&self.hashes) {
-            touched ^= objects.touch_value(item.object, *hash);
+            touched ^= objects.touch_further(item.object, &item.key, *hash);
         }
         // The loads must happen; their values do not matter.
         std::hint::black_box(touched);
@@ -589,13 +588,15 @@ impl<P: Protections> Vertex<P> {
                 queue.waiting.insert(item.name, Waiting { entry, key, op, now, answer });
             }
             None => {
-                let mut op = item.op;
-                if let Op::Release { member, owner } = &mut op
-                    && !P::on(Protection::OwnedReleases)
-                {
-                    *owner = self.objects.owner(item.object, &item.key, *member).unwrap_or(*owner);
-                }
-                let result = self.objects.apply_hashed(item.object, &item.key, hash, &op, (clock, item.now));
+                let op = match item.op {
+                    Op::Release { member, .. } if !P::on(Protection::OwnedReleases) => {
+                        let owner = self.objects.owner(item.object, &item.key, member);
+                        owner.map(|owner| Op::Release { member, owner })
+                    }
+                    _ => None,
+                };
+                let op = op.as_ref().unwrap_or(&item.op);
+                let result = self.objects.apply_hashed(item.object, &item.key, hash, op, (clock, item.now));
                 let draw = self.objects.take_draw();
                 tally.applied += 1;
                 let logged = self.ledger.get_mut(entry);
@@ -707,7 +708,7 @@ impl Replies {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, to: Waiter, name: OpName, result: OpValue) {
         // There are few: as a rule all are of the batch at hand.
         match self.to.iter_mut().find(|(other, _)| *other == to) {

@@ -103,11 +103,16 @@ impl<V> Segment<V> {
     }
 }
 
-/// A value that is not all in the line of its key, and can be read ahead.
+/// What can be read ahead of a value.
 pub trait Touch {
     /// Reads what will be needed of it and is not in the first line of its slot.
-    fn touch(&self) -> u64;
+    #[inline]
+    fn touch(&self) -> u64 {
+        0
+    }
 }
+
+impl Touch for i64 {}
 
 impl Touch for ValueBytes {
     #[inline]
@@ -139,14 +144,19 @@ impl<V> ObjectTable<V> {
         self.likely(hash).key.0[0]
     }
 
-    /// Reads what lies elsewhere of the value that is most likely the key's, whose own line was touched before.
+    /// Continues where the line touched before leads: to the slot behind, if another key is in that one, and to what
+    /// lies in a second line of the value.
     #[inline]
     #[must_use]
-    pub fn touch_value(&self, hash: u64) -> u64
+    pub fn touch_further(&self, key: &ObjectKey, hash: u64) -> u64
     where
         V: Touch,
     {
-        self.likely(hash).value.as_ref().map_or(0, V::touch)
+        let Segment { slots, .. } = &self.segments[self.segment(hash)];
+        let (at, mask) = (hash as usize, slots.len() - 1);
+        let is_other = slots[at & mask].value.is_some() & !is_same(&slots[at & mask].key, key);
+        let slot = &slots[(at + usize::from(is_other)) & mask];
+        slot.key.0[0] ^ slot.value.as_ref().map_or(0, V::touch)
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 //! vertex, and what an instance holds itself when state is local.
 
 use crate::list::List;
-use crate::object_table::{ObjectTable, hash_of};
+use crate::object_table::{ObjectTable, Touch, hash_of};
 use crate::pool::{Acquired, Pick, PoolState};
 use crate::replicas::is_replicated;
 use chc_api::state::{ObjectKind, ObjectSpec, Touched, ValueBytes};
@@ -138,7 +138,7 @@ impl Objects {
     }
 
     /// Begins to look up a key: reads where it lies without waiting for it. The caller must use the result.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn touch(&self, object: ObjectId, hash: u64) -> u64 {
         match self.states.get(usize::from(object.0)) {
@@ -150,13 +150,15 @@ impl Objects {
         }
     }
 
-    /// Continues a look-up that was begun: reads what lies apart from its key.
-    #[inline]
+    /// Continues a look-up that was begun, where the line it read says to.
+    #[inline(always)]
     #[must_use]
-    pub fn touch_value(&self, object: ObjectId, hash: u64) -> u64 {
+    pub fn touch_further(&self, object: ObjectId, key: &ObjectKey, hash: u64) -> u64 {
         match self.states.get(usize::from(object.0)) {
-            Some(State::Values(values)) => values.touch_value(hash),
-            Some(State::Lists(lists)) => lists.touch_value(hash),
+            Some(State::Values(values)) => values.touch_further(key, hash),
+            Some(State::ShortValues(values)) => values.touch_further(key, hash),
+            Some(State::Ints(ints)) => ints.touch_further(key, hash),
+            Some(State::Lists(lists)) => lists.touch_further(key, hash),
             _ => 0,
         }
     }
@@ -210,7 +212,7 @@ impl Objects {
     }
 
     /// The same, where the key's [`hash_of`] is known.
-    #[inline]
+    #[inline(always)]
     pub fn apply_hashed(
         &mut self,
         object: ObjectId,
@@ -465,26 +467,26 @@ const SHORT_LEN_MAX: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub struct ShortValue {
     len: u8,
+    /// Zeros behind the value.
     bytes: [u8; SHORT_LEN_MAX],
 }
+
+impl Touch for ShortValue {}
 
 impl Kept for ShortValue {
     #[inline]
     fn of(value: &ValueBytes) -> Self {
-        let from = value.as_slice();
-        let mut bytes = [0; SHORT_LEN_MAX];
-        bytes[..from.len()].copy_from_slice(from);
-        Self { len: from.len() as u8, bytes }
+        Self { len: value.as_slice().len() as u8, bytes: *value.head() }
     }
 
     #[inline]
     fn get(&self) -> ValueBytes {
-        ValueBytes::new(&self.bytes[..usize::from(self.len)])
+        ValueBytes::padded(self.bytes, self.len)
     }
 }
 
 /// The same as [`apply_value`], where at most so many keys may have another value than the initial one.
-#[inline]
+#[inline(always)]
 fn apply_limited<V: Kept>(
     values: &mut ObjectTable<V>,
     (key, hash): (&ObjectKey, u64),
@@ -493,19 +495,19 @@ fn apply_limited<V: Kept>(
     ops: (&[CustomOp], &mut Draws),
     keys_max: Option<usize>,
 ) -> OpValue {
-    let Some(keys_max) = keys_max else {
-        return apply_value(Keyed { table: values, key, hash }, op, initial, ops);
-    };
-    if *op != Op::Get && values.len() >= keys_max && values.get(key, hash).is_none() {
+    let is_full = keys_max.is_some_and(|max| values.len() >= max);
+    if is_full && *op != Op::Get && values.get(key, hash).is_none() {
         return OpValue::Refused(StateError::OverLimit);
     }
     let result = apply_value(Keyed { table: values, key, hash }, op, initial, ops);
-    if values.get(key, hash).is_some_and(|value| value.get() == *initial) {
+    if keys_max.is_some() && values.get(key, hash).is_some_and(|value| value.get() == *initial) {
         values.remove(key, hash);
     }
     result
 }
 
+// A result is long: handed from function to function it would be copied by each.
+#[inline(always)]
 fn apply_value<V: Kept>(
     mut place: impl Place<V>,
     op: &Op,

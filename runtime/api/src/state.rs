@@ -96,6 +96,7 @@ pub const VALUE_LEN_MAX: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct ValueBytes {
     len: u8,
+    /// Zeros behind the value.
     bytes: [u8; VALUE_LEN_MAX],
 }
 
@@ -109,6 +110,24 @@ impl ValueBytes {
         let mut bytes = [0; VALUE_LEN_MAX];
         bytes[..from.len()].copy_from_slice(from);
         Self { len: from.len() as u8, bytes }
+    }
+
+    /// A value of the first `len` bytes; all others are zeros.
+    #[inline]
+    #[must_use]
+    pub fn padded<const N: usize>(from: [u8; N], len: u8) -> Self {
+        const { assert!(N <= VALUE_LEN_MAX) };
+        let mut bytes = [0; VALUE_LEN_MAX];
+        bytes[..N].copy_from_slice(&from);
+        Self { len, bytes }
+    }
+
+    /// The first `N` bytes: of a shorter value, with zeros behind it.
+    #[inline]
+    #[must_use]
+    pub fn head<const N: usize>(&self) -> &[u8; N] {
+        const { assert!(N <= VALUE_LEN_MAX) };
+        self.bytes.first_chunk().unwrap_or(&[0; N])
     }
 
     /// The value of a plain struct.
@@ -125,17 +144,14 @@ impl ValueBytes {
 
     /// A hash of the bytes and their number.
     #[must_use]
+    #[inline]
     pub fn fingerprint(&self) -> u64 {
+        // Behind the value there are zeros.
+        let words = self.bytes.as_chunks::<8>().0;
         let mut hash = u64::from(self.len);
-        for words in self.as_slice().chunks(32) {
-            let mut block = [0; 5];
-            for (word, piece) in block.iter_mut().zip(words.chunks(8)) {
-                let mut full = [0; 8];
-                full[..piece.len()].copy_from_slice(piece);
-                *word = u64::from_le_bytes(full);
-            }
-            block[4] = hash;
-            hash = crate::identity::hash_words(&block, 3);
+        for block in words.chunks(4).take(usize::from(self.len).div_ceil(32)) {
+            let word = |at: usize| block.get(at).map_or(0, |word| u64::from_le_bytes(*word));
+            hash = crate::identity::hash_words(&[word(0), word(1), word(2), word(3), hash], 3);
         }
         hash
     }
