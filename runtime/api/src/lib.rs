@@ -23,6 +23,7 @@ mod side;
 pub mod state;
 pub mod time;
 mod touched;
+mod value;
 
 pub use event::{Event, EventKind};
 pub use identity::{Direction, FlowKey, Identity};
