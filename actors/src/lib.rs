@@ -3,6 +3,7 @@
 //! Every actor is two files: a core that decides, pure and deterministic, and a shell that wires it to
 //! mailboxes, arbiters and files. The same cores run in production and in simulation.
 
+pub mod awaited;
 pub mod chain;
 pub mod cli;
 pub mod config;

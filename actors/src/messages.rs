@@ -87,6 +87,9 @@ pub enum InstanceEvent {
         /// The batch.
         number: u64,
     },
+    /// This instance, which owns no slots, gets some. What it may not have heard: the tables at the cut, then the changes
+    /// above it.
+    Awake(Vec<Arc<Change>>),
     /// As much time has passed as the shards may take to answer: what they have not answered since the last of these
     /// is sent again.
     Overdue,
@@ -182,6 +185,8 @@ pub enum RootEffect {
     /// Tell the current generation of an instance that slots it owns from this boundary on were let go, with what came
     /// of their records.
     Grant(InstanceId, Clock, Vec<(Slot, SlotRecords)>),
-    /// Tell everyone, the other roots included, that the chain's cut moved.
-    Cut(Clock),
+    /// Tell the current generation of an instance without slots that it gets some: see [`InstanceEvent::Awake`].
+    Awake(InstanceId, Vec<Arc<Change>>),
+    /// Tell these instances, the egress, the shards and the other roots that the chain's cut moved.
+    Cut(Clock, Arc<[InstanceId]>),
 }

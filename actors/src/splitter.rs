@@ -5,6 +5,7 @@
 //! Retained outputs are references to the blocks that were sent, so retaining costs nothing a packet;
 //! memory is bounded by the root's window. Paper: splitters of section 4.1, queues of section 4.2.
 
+use crate::awaited::Awaited;
 use crate::messages::{Data, Destination, Source};
 use crate::routing::{Change, Route};
 use crate::steps::Steps;
@@ -18,7 +19,6 @@ use chc_runtime::block::{
 };
 use chc_runtime::io::Frame;
 use std::collections::{BTreeMap, VecDeque};
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 struct Edge {
@@ -103,12 +103,13 @@ pub struct Splitter<P> {
     copies: Vec<Target>,
     copies_in: Vec<Target>,
     node: Node,
+    /// Those that own slots, here and elsewhere.
+    awaited: Awaited<P>,
     /// A rewritten header, for copies; kept for its memory.
     aside: Vec<u8>,
     retain: bool,
     /// Packets that ended here.
     drops: u64,
-    protections: PhantomData<P>,
 }
 
 impl<P: Protections> Splitter<P> {
@@ -172,10 +173,10 @@ impl<P: Protections> Splitter<P> {
             copies,
             copies_in,
             node,
+            awaited: Awaited::new(&ways.routes),
             aside: Vec::new(),
             retain,
             drops: 0,
-            protections: PhantomData,
         }
     }
 
@@ -467,7 +468,13 @@ impl<P: Protections> Splitter<P> {
                 let done = if i + 1 == last { progress } else { edge.progress };
                 send_one::<P>(self.from, self.generation, edge, steps, Some(block.clone()), done, send);
             }
+            // Who owns no slots up to here needs no news.
+            let needs_news = match edge.to {
+                Destination::Instance(id) => self.awaited.reach(id, edge.progress) <= progress,
+                Destination::Egress => true,
+            };
             if blocks.is_empty()
+                && needs_news
                 && (progress > edge.progress
                     || edge.steps_from < steps.next_clock()
                     || edge.changes_from < steps.next_change())
@@ -488,11 +495,13 @@ impl<P: Protections> Splitter<P> {
     /// From a boundary on packets go to other instances.
     pub fn reroute(&mut self, change: &Change) {
         self.routes().for_each(|route| route.change(change));
+        self.awaited.change(change);
     }
 
     /// Forgets what lies below the cut.
     pub fn trim(&mut self, cut: Clock) {
         self.routes().for_each(|route| route.trim(cut));
+        self.awaited.trim(cut);
         for edge in &mut self.edges {
             // Blocks are in sending order, not in clock order: a parked packet's comes late. A block
             // behind a younger one just stays a little longer.
@@ -545,6 +554,12 @@ impl<P: Protections> Splitter<P> {
             edge.changes_from = boundary;
             edge.progress = Position::before(boundary);
         }
+    }
+
+    /// Those that own slots.
+    #[must_use]
+    pub fn awaited(&self) -> &Awaited<P> {
+        &self.awaited
     }
 
     /// Packets that ended here.

@@ -400,6 +400,33 @@ fn blocks_that_were_full_before_the_flush_carry_the_progress_before_it() {
 }
 
 #[test]
+fn an_instance_without_slots_is_sent_nothing_before_it_gets_some() {
+    let ways = ways_to(Route { instances: 2, ..route(Scope::FiveTuple, 1) });
+    let splitter = Splitter::new(Source::Root(0), Generation(1), &ways, &pool(), true);
+    let mut sender = Sender { splitter, ..Sender::new(1, true) };
+    (0..2).for_each(|index| sender.splitter.connect(instance(index), Generation(1), Clock(0)));
+    sender.forward(&[0, 1], 2);
+    sender.flush(9);
+    assert_eq!(sender.sent.len(), 2, "that is, to the other one");
+    sender.sent.clear();
+
+    let change = |boundary, owners: &[u16]| Change {
+        boundary: Clock(boundary),
+        tables: vec![(VertexId(1), owners.into())],
+    };
+    sender.splitter.reroute(&change(16, &[0, 1]));
+    sender.splitter.reroute(&change(32, &[0]));
+    sender.flush(15);
+    assert_eq!(sender.seen(1), []);
+    sender.flush(16);
+    assert_eq!(sender.seen(1), [(1, vec![], 16)]);
+    sender.flush(40);
+    assert_eq!(sender.seen(1), [(1, vec![], 40)], "it has to know that it has come to its end");
+    sender.flush(41);
+    assert_eq!(sender.seen(1), []);
+}
+
+#[test]
 fn steps_are_sent_once_in_front_of_the_packets() {
     let mut sender = Sender::connected();
     sender.forward(&[0, 1], 2);

@@ -1,5 +1,6 @@
 //! What instances and shards say to each other.
 
+use crate::active::InstanceSet;
 use crate::record::Record;
 use chc_api::state::ValueBytes;
 use chc_api::{
@@ -158,6 +159,9 @@ pub struct Batch {
     /// For each ordered object of the vertex: the lowest position at which the sender may still
     /// issue an operation that is not in this or an earlier batch.
     pub frontier: Vec<(ObjectId, Position)>,
+    /// Which instances of the vertex own slots, each from a boundary on: news of the sender's. What follows in the session
+    /// may go by it.
+    pub active: Vec<(Clock, InstanceSet)>,
     /// The sender has the shard's changes of replicated values up to this number.
     pub changes_seen: u64,
 }
@@ -166,8 +170,8 @@ impl Batch {
     /// A batch without anything in it.
     #[must_use]
     pub fn empty(from: InstanceId, generation: Generation, number: u64) -> Self {
-        let (fetches, ops, counts, versions, frontier, changes_seen) = Default::default();
-        Self { from, generation, number, fetches, ops, counts, versions, frontier, changes_seen }
+        let (fetches, ops, counts, versions, frontier, active, changes_seen) = Default::default();
+        Self { from, generation, number, fetches, ops, counts, versions, frontier, active, changes_seen }
     }
 
     /// Whether the sender waits for an answer to anything in it.

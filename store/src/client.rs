@@ -7,6 +7,7 @@
 //! Cost a packet: a bit a counter, and eight bytes for an amount that is not 1. Memory: what was issued since the last
 //! batch, and the batches that were not acknowledged yet, which the root's window bounds.
 
+use crate::active::InstanceSet;
 use crate::batch::{Batch, CountItem, FetchItem, OpItem, OpName, VersionItem};
 use crate::replicas::is_replicated;
 use chc_api::state::{ObjectSpec, counter_cells};
@@ -99,6 +100,8 @@ struct Pending {
     /// The last batch issued when the last time-out began.
     overdue: u64,
     frontier: Vec<(ObjectId, Position)>,
+    /// Who owns slots from a boundary on: what the shard has not been told.
+    active: Vec<(Clock, InstanceSet)>,
     /// The last change of replicated values that is known, and that the shard was told of.
     changes_seen: u64,
     changes_told: u64,
@@ -118,7 +121,8 @@ impl Pending {
         !(self.ops.is_empty()
             && self.counts.is_empty()
             && self.versions.is_empty()
-            && self.fetches.is_empty())
+            && self.fetches.is_empty()
+            && self.active.is_empty())
     }
 }
 
@@ -361,11 +365,18 @@ impl Client {
                 counts: shard.take_counts(),
                 versions: std::mem::take(&mut shard.versions),
                 frontier: if moved { shard.frontier.clone() } else { Vec::new() },
+                active: std::mem::take(&mut shard.active),
                 changes_seen: shard.changes_seen,
             });
             shard.sent.push_back(batch.clone());
             send(ShardId(i as u16), batch);
         }
+    }
+
+    /// From a boundary on these instances of the vertex own slots. The shards hear of it in front of everything that is
+    /// issued from now on.
+    pub fn active(&mut self, boundary: Clock, set: InstanceSet) {
+        self.shards.iter_mut().for_each(|shard| shard.active.push((boundary, set)));
     }
 
     /// This instance has the shard's changes of replicated values up to this number.

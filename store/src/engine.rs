@@ -17,6 +17,7 @@
 //! grow with the records that exist. Paper: section 4.3 (offloading, metadata), 5.3 (duplicate
 //! updates), 5.4 (failover).
 
+use crate::active::{Active, InstanceSet};
 use crate::batch::{Answer, Batch, Change, Changes, Fetched, Load, Loaded, OpItem, OpName, Reply};
 use crate::counts::CountLedger;
 use crate::ledger::{Entry, Known, Ledger, OpKind, Waiter};
@@ -124,6 +125,8 @@ struct Vertex<P> {
     moved: BTreeSet<Slot>,
     /// Of each instance.
     sessions: Vec<Session>,
+    /// Those that own slots.
+    active: Active,
     /// By object: the queue of an ordered one.
     queues: Vec<Option<Queue>>,
     ledger: Ledger,
@@ -259,6 +262,11 @@ impl<P: Protections> ShardEngine<P> {
             let records = fetch.written.iter().filter_map(record).collect();
             replies.fetched((batch.from, batch.generation), fetch.position, records);
         }
+        for (boundary, set) in &batch.active {
+            let known =
+                if P::on(Protection::AwaitedIssuers) { *set } else { set.within(vertex.active.last()) };
+            vertex.active.change(*boundary, known);
+        }
         // In front of the operations: whoever reads a counter sees what it has added itself.
         for count in &batch.counts {
             let ledger = vertex.counts.entry((count.object, count.cell)).or_default();
@@ -368,6 +376,7 @@ impl<P: Protections> ShardEngine<P> {
             }
             self.choices.extend(replies.send(VertexId(i as u16), out));
             vertex.trim_terms(cut);
+            vertex.active.trim(cut);
             vertex.ledger.trim(cut);
             for counts in vertex.counts.values_mut() {
                 counts.trim(cut);
@@ -457,6 +466,7 @@ impl<P: Protections> Vertex<P> {
             is_ordered(object).then(|| Queue { frontier: frontier.clone(), waiting: BTreeMap::new() })
         };
         Self {
+            active: Active::new(InstanceSet::owners(&spec.owners)),
             queues: spec.objects.iter().map(queue).collect(),
             publisher: Publisher::new(&spec.objects, spec.instances),
             objects: Objects::new(spec.objects, rest, spec.per_clock, seed),
@@ -620,7 +630,8 @@ impl<P: Protections> Vertex<P> {
         for (object, queue) in self.queues.iter_mut().enumerate() {
             let Some(queue) = queue.as_mut().filter(|queue| !queue.waiting.is_empty()) else { continue };
             let object = ObjectId(object as u16);
-            let frontier = queue.frontier.iter().min().copied().unwrap_or(Position::before(Clock(0)));
+            let promised = (0..).zip(&queue.frontier).map(|(index, said)| self.active.reach(index, *said));
+            let frontier = promised.min().unwrap_or(Position::before(Clock(0)));
             let mut done = Vec::new();
             for (name, Waiting { entry, key, op, now, answer }) in &queue.waiting {
                 let reached = name.position <= frontier || !P::on(Protection::ClockParking);

@@ -43,7 +43,7 @@ fn shard(instances: u16) -> Shard {
     d.flow::<u64>("flows", FlowOptions::default());
     d.shared("luck", Scope::Global, Consistency::Serial, 0u64, &LUCK_OPS, (1, 0));
     d.basic("ordered int", Scope::Global, Consistency::Clock, ObjectKind::Int { initial: 0 }, (4, 0));
-    let owners = vec![0, instances - 1, 0];
+    let owners = [0, instances - 1, 0].into_iter().chain(0..instances).collect();
     let vertices = vec![VertexSpec { objects: d.objects, instances, owners, per_clock: 1 }];
     ShardEngine::new(ShardConfig {
         shard: ShardId(0),
@@ -303,6 +303,21 @@ fn an_ordered_operation_waits_for_the_frontier_of_every_instance() {
     let effects = send(&mut shard, Batch { frontier: own, ..from(1, 1) });
     assert_eq!(values(&effects), [OpValue::Empty]);
     assert_eq!(shard.waiting(), 0);
+}
+
+#[test]
+fn an_ordered_operation_waits_for_who_gets_its_first_slots_from_there_on() {
+    let owners = |list: &[u16]| vec![(Clock(8), InstanceSet::owners(list))];
+    let mut shard = shard(2);
+    let gone =
+        Batch { active: vec![(Clock(4), InstanceSet::owners(&[0]))], frontier: until(4), ..from(1, 1) };
+    send(&mut shard, gone);
+    let effects = send(&mut shard, Batch { ops: vec![push(5)], frontier: until(7), ..from(0, 1) });
+    assert_eq!(values(&effects), [OpValue::Empty], "instance 1 owns no slots there");
+    let back = Batch { ops: vec![push(9)], frontier: until(20), active: owners(&[0, 1]), ..from(0, 1) };
+    assert!(values(&send(&mut shard, back)).is_empty(), "there it does");
+    let effects = send(&mut shard, Batch { frontier: until(20), ..from(1, 1) });
+    assert_eq!(values(&effects), [OpValue::Empty]);
 }
 
 #[test]

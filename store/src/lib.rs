@@ -11,8 +11,10 @@
 //! * [`objects`], [`object_table`], [`list`], [`pool`]: cross-flow objects and the operations on them, without any protocol.
 //! * [`packet_log`]: the packets in flight, where the store has them.
 //! * [`table`], [`record`]: the per-flow cache and the image of a record.
+//! * [`active`]: which instances of a vertex own slots.
 //! * [`batch`]: what instances and shards say to each other; [`wire`]: the same as bytes.
 
+pub mod active;
 pub mod batch;
 pub mod client;
 pub mod counts;

@@ -183,11 +183,11 @@ fn egress_child<K: Sink + Send + 'static>(
 ) -> ChildSpec {
     let (epoch, window) = (plan.epoch, plan.window);
     let (senders, suppress) = (plan.egress_senders(), plan.mode.is_stored());
-    let hold = plan.topology.joins(None);
+    let (routes, hold) = (plan.routes(), plan.topology.joins(None));
     let links = addresses.clone();
     let sink = Mutex::new(Some(sink));
     ChildSpec::actor("egress", home, ActorOptions::default(), &addresses.egress, move |_: Birth<_, _>| {
-        let core = EgressCore::new(epoch, window, &senders, suppress, hold);
+        let core = EgressCore::new((epoch, window), &senders, &routes, suppress, hold);
         // A second generation would need the first one's files; its supervisor tolerates none.
         let sink = sink.lock().take().expect("the egress is built once");
         EgressActor::new(core, sink, Links::new(links.clone()))

@@ -218,8 +218,9 @@ impl ChainPlan {
         Placement { shards: self.shards, seed: SEED, home }
     }
 
-    /// How traffic to each vertex is partitioned.
-    fn routes(&self) -> Arc<[Route]> {
+    /// How traffic to each vertex is partitioned at first.
+    #[must_use]
+    pub fn routes(&self) -> Arc<[Route]> {
         self.vertices.iter().map(|vertex| vertex.route.clone()).collect()
     }
 

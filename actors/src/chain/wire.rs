@@ -234,13 +234,10 @@ impl Links {
         }
     }
 
-    /// The first root tells everyone that the cut moved.
-    pub fn tell_all(&mut self, cut: Clock, shard: impl Fn() -> ShardControl) {
-        for vertex in 0..self.instances.len() {
-            for index in 0..self.instances[vertex].len() {
-                let id = InstanceId { vertex: VertexId(vertex as u16), index: index as u16 };
-                self.tell_instance(id, None, InstanceControl::Event(InstanceEvent::Cut(cut)));
-            }
+    /// The first root tells these instances and everyone else that the cut moved.
+    pub fn tell_all(&mut self, cut: Clock, instances: &[InstanceId], shard: impl Fn() -> ShardControl) {
+        for id in instances {
+            self.tell_instance(*id, None, InstanceControl::Event(InstanceEvent::Cut(cut)));
         }
         for root in 1..self.roots.len() as u16 {
             self.tell_root(root, RootControl::Event(RootEvent::Cut(cut)));

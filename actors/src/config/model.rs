@@ -367,7 +367,7 @@ impl Default for StoreConfig {
 }
 
 /// Most instances a vertex can have.
-pub const INSTANCES_MAX: u16 = 64;
+pub use chc_store::active::INSTANCES_MAX;
 
 /// `[egress]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

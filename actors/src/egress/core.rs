@@ -5,13 +5,14 @@
 //! arrive in order where they come from one vertex. Where they may come from several, packets are held
 //! until nothing below them can come any more. Memory: the window. Paper: section 5.3 (duplicate outputs).
 
+use crate::awaited::Awaited;
 use crate::messages::{Data, Source};
 use crate::order::{Held, Order};
+use crate::routing::Route;
 use crate::seen::SeenSet;
 use chc_api::{Clock, Generation, InstanceId, Path, Position, Protection, Protections};
 use chc_runtime::block::{Block, BlockRef, Desc, DropRecord, EventRecord};
 use std::collections::{BTreeMap, BTreeSet};
-use std::marker::PhantomData;
 
 /// Where what leaves goes.
 pub trait Sink {
@@ -62,6 +63,7 @@ pub struct EgressCore<P> {
     window: u64,
     suppress: bool,
     senders: BTreeMap<Source, Sender>,
+    awaited: Awaited<P>,
     /// The root's, then one a vertex.
     edges: Vec<InEdge>,
     /// Whether packets of a flow may come from several vertices.
@@ -77,14 +79,19 @@ pub struct EgressCore<P> {
     closed: Clock,
     /// What has been counted.
     pub counts: EgressCounts,
-    protections: PhantomData<P>,
 }
 
 impl<P: Protections> EgressCore<P> {
-    /// An egress behind the given senders. Without `suppress` (traditional mode) nothing is remembered. With
+    /// An egress behind the given senders; epochs and the window in clocks. Without `suppress` (traditional mode) nothing is remembered. With
     /// `hold` packets of a flow may come from several vertices.
     #[must_use]
-    pub fn new(epoch: u64, window: u64, senders: &[Source], suppress: bool, hold: bool) -> Self {
+    pub fn new(
+        (epoch, window): (u64, u64),
+        senders: &[Source],
+        routes: &[Route],
+        suppress: bool,
+        hold: bool,
+    ) -> Self {
         let edges = senders.iter().map(|s| in_edge(*s) + 1).max().unwrap_or(0);
         let sender = |_| Sender { generation: Generation(0), progress: Position::before(Clock(0)) };
         Self {
@@ -92,6 +99,7 @@ impl<P: Protections> EgressCore<P> {
             window,
             suppress,
             senders: senders.iter().map(|s| (*s, sender(s))).collect(),
+            awaited: Awaited::new(routes),
             edges: (0..edges)
                 .map(|_| InEdge { outputs: SeenSet::new(window), events: BTreeSet::new() })
                 .collect(),
@@ -103,7 +111,6 @@ impl<P: Protections> EgressCore<P> {
             floor: Clock(0),
             closed: Clock(0),
             counts: EgressCounts::default(),
-            protections: PhantomData,
         }
     }
 
@@ -120,6 +127,7 @@ impl<P: Protections> EgressCore<P> {
             if change.boundary >= self.changes_from && P::on(Protection::HeldDownstream) {
                 self.barriers.push(change.boundary);
             }
+            self.awaited.change(change);
             self.changes_from = self.changes_from.max(Clock(change.boundary.0 + 1));
         }
         if let Some(block) = &data.block {
@@ -164,7 +172,7 @@ impl<P: Protections> EgressCore<P> {
         if self.order.is_empty() && self.barriers.is_empty() {
             return;
         }
-        let Some(mut progress) = self.senders.values().map(|s| s.progress).min() else { return };
+        let Some(mut progress) = self.promised() else { return };
         self.barriers.retain(|boundary| progress < Position::before(*boundary));
         if !self.holds && self.barriers.is_empty() {
             // The rest is in the order of its senders.
@@ -215,9 +223,14 @@ impl<P: Protections> EgressCore<P> {
         !P::on(Protection::OutputSuppression)
     }
 
+    /// What all senders have promised that may still send.
+    fn promised(&self) -> Option<Position> {
+        self.senders.iter().map(|(from, sender)| self.awaited.reach_of(from, sender.progress)).min()
+    }
+
     /// A boundary everything below which has left, if there is a new one.
     pub fn close(&mut self) -> Option<Clock> {
-        let progress = self.senders.values().map(|s| s.progress).min()?;
+        let progress = self.promised()?;
         let boundary = progress.clock.floor(self.epoch);
         if boundary <= self.closed {
             return None;
@@ -232,6 +245,7 @@ impl<P: Protections> EgressCore<P> {
             return;
         }
         self.floor = cut;
+        self.awaited.trim(cut);
         for edge in &mut self.edges {
             edge.outputs.trim(cut);
             edge.events = edge.events.split_off(&(Position::before(cut), 0));

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::routing::Change;
-use crate::splitter::tests::{clocks, packets, pool};
-use chc_api::{All, Direction, Event, EventKind, FlowKey, ObjectId, Path, Time, TimerOrigin, VertexId};
+use crate::splitter::tests::{clocks, packets, pool, route};
+use chc_api::{
+    All, Direction, Event, EventKind, FlowKey, ObjectId, Path, Scope, Time, TimerOrigin, VertexId,
+};
 use chc_runtime::block::{BlockBuilder, BlockRef};
 use std::sync::Arc;
 
@@ -33,17 +35,22 @@ fn instance(vertex: u16, index: u16) -> InstanceId {
     InstanceId { vertex: VertexId(vertex), index }
 }
 
+/// Two vertices with two instances and one.
+fn routes() -> [Route; 2] {
+    [(0, 2), (1, 1)].map(|(v, instances)| Route { vertex: VertexId(v), ..route(Scope::FiveTuple, instances) })
+}
+
 /// An egress behind two instances of vertex 0 and one of vertex 1.
 fn egress(suppress: bool) -> EgressCore<All> {
     let senders = [instance(0, 0), instance(0, 1), instance(1, 0)].map(Source::Instance);
-    EgressCore::new(EPOCH, WINDOW, &senders, suppress, false)
+    EgressCore::new((EPOCH, WINDOW), &senders, &routes(), suppress, false)
 }
 
 #[test]
 fn where_a_flow_may_come_from_several_vertices_packets_leave_in_the_order_of_the_input() {
     for hold in [false, true] {
         let senders = [instance(0, 0), instance(1, 0)].map(Source::Instance);
-        let mut egress = EgressCore::<All>::new(EPOCH, WINDOW, &senders, true, hold);
+        let mut egress = EgressCore::<All>::new((EPOCH, WINDOW), &senders, &routes(), true, hold);
         let mut log = Log::default();
         egress.on_data(&data(instance(1, 0), 1, packet(3), 4), &mut log);
         egress.on_data(&data(instance(0, 0), 1, packet(2), 3), &mut log);
@@ -72,6 +79,22 @@ fn flows_that_change_senders_are_held_until_the_old_one_has_passed_the_boundary(
     egress.on_data(&data(instance(0, 1), 1, packet(12), 13), &mut log);
     egress.on_data(&data(instance(0, 0), 1, packet(11), 12), &mut log);
     assert_eq!(log.packets, [6, 7, 9, 12, 11], "afterwards nothing is held");
+}
+
+#[test]
+fn a_sender_without_slots_holds_no_boundary() {
+    let senders = [instance(0, 0), instance(0, 1)].map(Source::Instance);
+    let routes = [Route { vertex: VertexId(0), instances: 2, ..route(Scope::FiveTuple, 1) }];
+    let mut egress = EgressCore::<All>::new((EPOCH, WINDOW), &senders, &routes, true, false);
+    let mut log = Log::default();
+    egress.on_data(&data(instance(0, 0), 1, packet(3), 9), &mut log);
+    assert_eq!(egress.close(), Some(Clock(8)));
+    let tables = vec![(VertexId(0), [0, 1].as_slice().into())];
+    let changes = vec![Arc::new(Change { boundary: Clock(16), tables })];
+    egress.on_data(&Data { changes, ..data(instance(0, 0), 1, None, 33) }, &mut log);
+    assert_eq!(egress.close(), Some(Clock(16)), "from there on it has some");
+    egress.on_data(&data(instance(0, 1), 1, None, 33), &mut log);
+    assert_eq!(egress.close(), Some(Clock(32)));
 }
 
 #[test]

@@ -342,12 +342,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             inner.steps.extend(&data.steps);
             inner.records.advance(&inner.steps);
         }
-        for change in &data.changes {
-            self.learn(change);
+        if !(data.changes.is_empty() || self.is_asleep()) {
+            data.changes.iter().for_each(|change| self.learn(change));
         }
-        let progress =
-            |s: &Sender| if s.source == data.from { s.progress.max(data.progress) } else { s.progress };
-        let input = self.edges.iter().flat_map(|e| &e.senders).map(progress).min();
+        let input = self.promised(Some((&data.from, data.progress)));
         let input = input.map(|input| self.input_max().map_or(input, |max| max.min(input)));
         if let Some(block) = &data.block {
             // A stamped clock proves that the cut is less than a window behind it.
@@ -606,11 +604,12 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                 self.on_loaded(&loaded);
                 self.hand_over(out);
             }
-            InstanceEvent::Data(data) => match self.phase {
-                Phase::Running => self.on_data(data),
-                Phase::Defective => {}
-                _ => self.inbox.push_back(data),
-            },
+            InstanceEvent::Data(data) => self.receive(data),
+            InstanceEvent::Awake(changes) => {
+                if matches!(self.phase, Phase::Loading | Phase::Running) {
+                    self.on_awake(&changes);
+                }
+            }
             InstanceEvent::Reply(reply) => {
                 if reply.generation != self.config.generation {
                     return;
@@ -694,7 +693,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
                 }
                 // Others wait for this frontier, or operations of this instance do, or what was written to replicated
                 // values below the boundary has to be with all others before it is closed.
-                let due = own.instances > 1
+                let due = self.splitter.awaited().others(config.id)
                     || !self.parked.is_empty()
                     || client.has_ops()
                     || closing.is_some() && inner.replica.is_some();
@@ -713,7 +712,8 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> Instance for InstanceCo
             self.splitter.flush(&inner.steps, progress, &mut send);
         }
         self.report_closing(out);
-        if self.input >= Position::before(self.stamped)
+        let reached = self.splitter.awaited().reach(self.config.id, self.input);
+        if reached >= Position::before(self.stamped)
             && let Some(replayed) = self.replayed.take()
         {
             out.push(InstanceEffect::CaughtUp { replayed });

@@ -130,6 +130,10 @@ impl<S: PacketSource> RootActor<S> {
                     let event = InstanceEvent::Granted { boundary, records };
                     self.links.tell_instance(to, None, InstanceControl::Event(event));
                 }
+                RootEffect::Awake(to, changes) => {
+                    let event = InstanceEvent::Awake(changes);
+                    self.links.tell_instance(to, None, InstanceControl::Event(event));
+                }
                 RootEffect::Go { to, generation, cut, stamped, generations, changes, granted } => {
                     let downstream = self.links.downstream(to, generations);
                     let event = InstanceEvent::Go { cut, stamped, downstream, changes, granted };
@@ -139,8 +143,8 @@ impl<S: PacketSource> RootActor<S> {
                 RootEffect::Log(batch) => {
                     self.links.tell_shard(ShardId(0), ShardControl::Log(batch));
                 }
-                RootEffect::Cut(cut) => {
-                    self.links.tell_all(cut, || ShardControl::Cut(cut));
+                RootEffect::Cut(cut, instances) => {
+                    self.links.tell_all(cut, &instances, || ShardControl::Cut(cut));
                 }
             }
         }

@@ -93,7 +93,7 @@ pub struct RootCore<P> {
     /// Changes of routing tables below this boundary are known.
     changes_from: Clock,
     /// The first root's.
-    lead: Option<Lead>,
+    lead: Option<Lead<P>>,
     counts: RootCounts,
 }
 
@@ -198,7 +198,7 @@ impl<P: Protections> RootCore<P> {
     pub fn flush(&mut self, intake: &mut Intake, out: &mut Vec<RootEffect>) {
         intake.end_burst();
         if let Some(lead) = &mut self.lead {
-            lead.repartition::<P>(intake, &mut self.counts, out);
+            lead.repartition(intake, &mut self.counts, out);
             intake.reserve(out);
         }
         self.learn_changes(intake.steps());
@@ -239,12 +239,12 @@ impl<P: Protections> RootCore<P> {
             RootEvent::Register(instance, generation) => {
                 intake.reserve(out);
                 if let Some(lead) = &mut self.lead {
-                    lead.register::<P>(instance, generation, intake, out);
+                    lead.register(instance, generation, intake, out);
                 }
             }
             RootEvent::Closed(instance, generation, boundary, records) => {
                 let Some(lead) = &mut self.lead else { return };
-                if lead.closed::<P>((instance, generation), boundary, records, out) {
+                if lead.closed((instance, generation), boundary, records, out) {
                     self.move_cut(intake, out);
                 }
             }
@@ -256,7 +256,7 @@ impl<P: Protections> RootCore<P> {
             RootEvent::Repartition(vertex, how) => {
                 let Some(lead) = &mut self.lead else { return };
                 lead.ask(vertex, how);
-                lead.repartition::<P>(intake, &mut self.counts, out);
+                lead.repartition(intake, &mut self.counts, out);
                 self.learn_changes(intake.steps());
             }
             RootEvent::Reserved(until) => intake.reserved(until),
@@ -264,10 +264,12 @@ impl<P: Protections> RootCore<P> {
     }
 
     fn move_cut(&mut self, intake: &mut Intake, out: &mut Vec<RootEffect>) {
-        let Some(cut) = self.lead.as_mut().and_then(|lead| lead.move_cut::<P>(intake)) else { return };
+        let Some((cut, instances)) = self.lead.as_mut().and_then(|lead| lead.move_cut(intake)) else {
+            return;
+        };
         intake.trim(cut);
         self.splitter.trim(cut);
-        out.push(RootEffect::Cut(cut));
+        out.push(RootEffect::Cut(cut, instances));
     }
 
     /// What has been counted.

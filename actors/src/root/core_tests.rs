@@ -3,7 +3,7 @@
 use super::*;
 use crate::messages::{Data, Destination};
 use crate::root::fragments::LIFE_NS;
-use crate::routing::Repartition;
+use crate::routing::{Repartition, Route};
 use crate::splitter::tests::{SEED, clocks, frame, pool, route, ways_to};
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::parse;
@@ -317,10 +317,41 @@ fn the_cut_is_the_lowest_boundary_that_everyone_closed() {
     (0..WINDOW).for_each(|time| ingest(&mut root, time));
     assert!(closed(&mut root, 1, 1, 16).is_empty());
     assert!(on(&mut root, RootEvent::EgressClosed(Clock(16))).is_empty());
-    assert!(matches!(closed(&mut root, 2, 1, 8).as_slice(), [RootEffect::Cut(Clock(8))]));
+    assert!(matches!(closed(&mut root, 2, 1, 8).as_slice(), [RootEffect::Cut(Clock(8), _)]));
     assert!(closed(&mut root, 1, 1, 8).is_empty(), "reports do not go back");
-    assert!(matches!(closed(&mut root, 2, 1, 16).as_slice(), [RootEffect::Cut(Clock(16))]));
+    assert!(matches!(closed(&mut root, 2, 1, 16).as_slice(), [RootEffect::Cut(Clock(16), _)]));
     assert_eq!(root.cut(), Clock(16));
+}
+
+#[test]
+fn the_cut_waits_for_who_owns_slots_alone() {
+    let ways = ways_to(Route { instances: 2, ..route(Scope::FiveTuple, 1) });
+    let instances = [0, 1].map(|index| InstanceId { vertex: VertexId(1), index });
+    let mut root = root(RootConfig { ways, instances: instances.to_vec(), ..config() });
+    instances.into_iter().for_each(|id| drop(on(&mut root, RootEvent::Register(id, Generation(1)))));
+    (0..WINDOW).for_each(|time| ingest(&mut root, time));
+    assert!(closed(&mut root, 1, 1, 16).is_empty());
+    assert!(matches!(
+        on(&mut root, RootEvent::EgressClosed(Clock(16))).as_slice(),
+        [RootEffect::Cut(Clock(16), _)]
+    ));
+}
+
+#[test]
+fn who_owns_no_slots_hears_of_the_cut_twice_a_window() {
+    let ways = ways_to(Route { instances: 2, ..route(Scope::FiveTuple, 1) });
+    let instances = [0, 1].map(|index| InstanceId { vertex: VertexId(1), index });
+    let mut root = root(RootConfig { ways, instances: instances.to_vec(), window: 32, ..config() });
+    instances.into_iter().for_each(|id| drop(on(&mut root, RootEvent::Register(id, Generation(1)))));
+    let mut told = Vec::new();
+    for boundary in [8, 16, 24, 32] {
+        (0..8).for_each(|time| ingest(&mut root, time));
+        on(&mut root, RootEvent::EgressClosed(Clock(boundary)));
+        let effects = closed(&mut root, 1, 1, boundary);
+        let [RootEffect::Cut(_, instances)] = effects.as_slice() else { panic!("{effects:?}") };
+        told.push(instances.len());
+    }
+    assert_eq!(told, [1, 2, 1, 2]);
 }
 
 #[test]
@@ -333,7 +364,7 @@ fn the_cut_waits_for_the_egress() {
     assert!(closed(&mut root, 2, 1, 8).is_empty());
     assert!(matches!(
         on(&mut root, RootEvent::EgressClosed(Clock(8))).as_slice(),
-        [RootEffect::Cut(Clock(8))]
+        [RootEffect::Cut(Clock(8), _)]
     ));
 }
 
@@ -355,7 +386,7 @@ fn the_cut_waits_for_a_new_generation() {
     );
     assert!(closed(&mut root, 2, 1, 16).is_empty(), "the new generation has closed nothing above the cut");
     assert!(closed(&mut root, 1, 1, 16).is_empty(), "what the old one says does not count");
-    assert!(matches!(closed(&mut root, 1, 2, 16).as_slice(), [RootEffect::Cut(Clock(16))]));
+    assert!(matches!(closed(&mut root, 1, 2, 16).as_slice(), [RootEffect::Cut(Clock(16), _)]));
 }
 
 #[test]
@@ -431,6 +462,33 @@ fn slots_are_granted_when_their_owners_have_closed_the_boundary() {
     let [RootEffect::Go { changes, granted, .. }] = again.as_slice() else { panic!("{again:?}") };
     assert_eq!(granted, &[Clock(8)], "a new generation is told again");
     assert_eq!(changes.iter().map(|c| c.boundary.0).collect::<Vec<_>>(), [0, 8]);
+}
+
+#[test]
+fn who_gets_its_first_slots_is_told_what_it_may_not_have_heard() {
+    let mut root = root_of_two();
+    let awake = |out: &[RootEffect]| {
+        let told = |effect: &RootEffect| match effect {
+            RootEffect::Awake(id, changes) => {
+                Some((id.index, changes.iter().map(|change| change.boundary.0).collect()))
+            }
+            _ => None,
+        };
+        out.iter().filter_map(told).collect::<Vec<(u16, Vec<u64>)>>()
+    };
+    ingest(&mut root, 0);
+    assert_eq!(awake(&moved(&mut root, 0, 1)), [], "it had some");
+    ingest(&mut root, 1);
+    assert_eq!(awake(&moved(&mut root, 1, 0)), [(0, vec![0, 8, 16])]);
+}
+
+#[test]
+fn a_change_is_above_what_was_promised() {
+    let mut root = root_of_two();
+    (0..8).for_each(|time| ingest(&mut root, time));
+    assert!(flush(&mut root).iter().all(|data| data.progress == Position::before(Clock(8))));
+    moved(&mut root, 0, 1);
+    assert_eq!(root.next_clock(), Clock(16));
 }
 
 #[test]

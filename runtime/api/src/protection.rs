@@ -47,6 +47,10 @@ pub enum Protection {
     FlushedRelease,
     /// Where the flows of a slot come from another sender, they are held until the old one has passed the boundary.
     HeldDownstream,
+    /// Whoever gets its first slots is waited for from that boundary on by those it sends to.
+    AwaitedSenders,
+    /// And by the shards, which hear of it in front of the operations from there on.
+    AwaitedIssuers,
     /// A packet goes by the routing table of its clock, not by the newest.
     RoutedByClock,
     /// What was written below a boundary is sent to the shards before the boundary is closed.

@@ -137,9 +137,9 @@ impl<P: Protections> Cores<P> {
             first_of: (0..plan.vertices.len()).map(first_of).collect(),
             instances: ids.iter().map(instance).collect(),
             egress: EgressCore::new(
-                plan.epoch,
-                plan.window,
+                (plan.epoch, plan.window),
                 &plan.egress_senders(),
+                &plan.routes(),
                 memory.egress_suppression,
                 plan.topology.joins(None),
             ),
@@ -452,6 +452,10 @@ impl<P: Protections> Cores<P> {
                     let place = self.place(to);
                     self.to_instances[place].push(InstanceEvent::Granted { boundary, records });
                 }
+                RootEffect::Awake(to, changes) => {
+                    let place = self.place(to);
+                    self.to_instances[place].push(InstanceEvent::Awake(changes));
+                }
                 RootEffect::Go { to, cut, stamped, generations, changes, granted, .. } => {
                     let ways = &self.topology.vertices[usize::from(to.vertex.0)];
                     let is_next = |id: &InstanceId| ways.ways().any(|way| way.to == id.vertex);
@@ -462,9 +466,10 @@ impl<P: Protections> Cores<P> {
                 }
                 RootEffect::Log(batch) => self.to_shards[0].push(ShardEvent::Log(batch)),
                 RootEffect::Reserve(until) => self.to_shards[0].push(ShardEvent::Reserve(until)),
-                RootEffect::Cut(cut) => {
-                    for inbox in &mut self.to_instances {
-                        inbox.push(InstanceEvent::Cut(cut));
+                RootEffect::Cut(cut, instances) => {
+                    for id in instances.iter() {
+                        let place = self.place(*id);
+                        self.to_instances[place].push(InstanceEvent::Cut(cut));
                     }
                     self.egress.trim(cut);
                     for waiting in &mut self.to_shards {

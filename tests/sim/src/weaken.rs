@@ -38,7 +38,7 @@ impl Drop for SwitchedOff {
 }
 
 /// Every weakening: its name, the protection it switches off, what then happens.
-pub const WEAKENINGS: [(&str, Protection, &str); 30] = [
+pub const WEAKENINGS: [(&str, Protection, &str); 32] = [
     (
         "update-suppression",
         Protection::UpdateSuppression,
@@ -134,6 +134,16 @@ pub const WEAKENINGS: [(&str, Protection, &str); 30] = [
         "held-downstream",
         Protection::HeldDownstream,
         "what the new owner of a slot sends is taken before the old one has passed the boundary",
+    ),
+    (
+        "awaited-senders",
+        Protection::AwaitedSenders,
+        "an instance that gets its first slots is not waited for by those it sends to",
+    ),
+    (
+        "awaited-issuers",
+        Protection::AwaitedIssuers,
+        "an instance that gets its first slots is not waited for by the shards",
     ),
     (
         "routed-by-clock",

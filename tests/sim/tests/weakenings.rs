@@ -182,6 +182,16 @@ fn terms_that_fence_are_needed() {
 }
 
 #[test]
+fn waiting_downstream_for_who_gets_its_first_slots_is_needed() {
+    assert_needed("awaited-senders");
+}
+
+#[test]
+fn waiting_at_the_shards_for_who_gets_its_first_slots_is_needed() {
+    assert_needed("awaited-issuers");
+}
+
+#[test]
 fn operations_that_wait_for_their_clock_are_needed() {
     assert_needed("clock-parking");
 }
@@ -240,6 +250,8 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::BufferedHandover
         | Protection::FlushedRelease
         | Protection::HeldDownstream
+        | Protection::AwaitedSenders
+        | Protection::AwaitedIssuers
         | Protection::RoutedByClock
         | Protection::FlushedState
         | Protection::TermFences
@@ -249,7 +261,7 @@ fn every_protection_has_one_weakening_named_after_it() {
         | Protection::AcknowledgedChanges
         | Protection::DelayedReads
         | Protection::WaitingProgress
-        | Protection::JoinedOrder => 30,
+        | Protection::JoinedOrder => 32,
     };
     assert_eq!(WEAKENINGS.len(), count(Protection::PinnedCut));
     for (name, protection, _) in WEAKENINGS {

@@ -12,11 +12,13 @@
 //! frontiers, timers and closing follow. Where a sender's vertex is concerned, packets are held in the order of the input
 //! until all its instances have passed the boundary, so that the flows of a slot do not overtake themselves.
 
-use super::{InstanceCore, Phase, Spawn};
+use super::{InstanceCore, Phase, Sender, Spawn};
+use crate::instance::context::State;
 use crate::instance::records::SlotRecords;
-use crate::messages::{InstanceEffect, Source};
+use crate::messages::{Data, InstanceEffect, Source};
 use crate::routing::Change;
 use chc_api::{Clock, NetworkFunction, Position, Protection, Protections, ShardId, Slot};
+use chc_store::active::InstanceSet;
 use chc_store::batch::{Load, Loaded};
 use std::sync::Arc;
 
@@ -36,6 +38,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     pub(super) fn begin_with_tables(&mut self, tables: &Change) {
         self.config.own.change(tables);
         self.splitter.reroute(tables);
+        if tables.boundary > Clock(0) {
+            // Who told the shards may be gone.
+            self.tell_shards(tables);
+        }
         self.config.own.trim(tables.boundary);
         self.splitter.trim(tables.boundary);
         self.changes_from = Clock(tables.boundary.0 + 1);
@@ -55,6 +61,34 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         let end = self.handovers.front().map_or(Clock(u64::MAX), |next| next.boundary);
         if let Some(cache) = &mut self.env.inner().cache {
             cache.begin_term(if is_alone { boundary..end } else { boundary..boundary });
+        }
+    }
+
+    /// Whether this instance owns no slots from where it is on, as far as it knows. What it hears of changes then may have
+    /// gaps: the root tells it all of them when it gets slots.
+    pub(super) fn is_asleep(&self) -> bool {
+        !self.splitter.awaited().is_active_from(self.config.id, self.input.clock)
+    }
+
+    /// Whether a message says that this instance gets slots, which the root has not told it yet.
+    pub(super) fn is_ahead(&self, data: &Data) -> bool {
+        let me = self.config.id;
+        let gains = |change: &Arc<Change>| {
+            let table = change.table_of(me.vertex).filter(|_| change.boundary >= self.changes_from);
+            table.is_some_and(|table| table.contains(&me.index))
+        };
+        data.changes.iter().any(gains) && self.is_asleep()
+    }
+
+    /// It gets slots: it is told the tables at the cut and the changes above.
+    pub(super) fn on_awake(&mut self, changes: &[Arc<Change>]) {
+        let [at_cut, later @ ..] = changes else { return };
+        if at_cut.boundary >= self.changes_from {
+            self.begin_with_tables(at_cut);
+        }
+        later.iter().for_each(|change| self.learn(change));
+        if self.phase == Phase::Running {
+            self.take_inbox();
         }
     }
 
@@ -92,7 +126,17 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             self.barriers.push(boundary);
         }
         self.splitter.reroute(change);
+        self.tell_shards(change);
         self.env.inner().steps.change(change);
+    }
+
+    /// Tells the shards who owns slots of this vertex, in front of all operations from the boundary on.
+    fn tell_shards(&self, change: &Change) {
+        if let Some(table) = change.table_of(self.config.id.vertex)
+            && let State::Store(client) = &mut self.env.inner().state
+        {
+            client.active(change.boundary, InstanceSet::owners(table));
+        }
     }
 
     /// How far the input may go.
@@ -108,9 +152,20 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
         !(self.handovers.is_empty() && self.barriers.is_empty())
     }
 
+    /// What all senders have promised that may still send, with what one of them says `now`.
+    pub(super) fn promised(&self, now: Option<(&Source, Position)>) -> Option<Position> {
+        let awaited = self.splitter.awaited();
+        let promise = |sender: &Sender| {
+            let now = now.filter(|(from, _)| **from == sender.source);
+            let progress = now.map_or(sender.progress, |(_, said)| sender.progress.max(said));
+            awaited.promise(&sender.source, self.config.id, progress)
+        };
+        self.edges.iter().flat_map(|edge| &edge.senders).map(promise).min()
+    }
+
     /// What all senders have promised, as far as it may be used.
     pub(super) fn open_input(&self) -> Option<Position> {
-        let promised = self.edges.iter().flat_map(|edge| &edge.senders).map(|s| s.progress).min()?;
+        let promised = self.promised(None)?;
         Some(self.input_max().map_or(promised, |max| max.min(promised)))
     }
 
@@ -118,7 +173,7 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     pub(super) fn advance_input(&mut self) {
         let Some(input) = self.open_input() else { return };
         if !self.barriers.is_empty() {
-            let promised = self.edges.iter().flat_map(|edge| &edge.senders).map(|s| s.progress).min();
+            let promised = self.promised(None);
             self.barriers.retain(|boundary| promised.is_none_or(|p| p < Position::before(*boundary)));
         }
         if input > self.input {
@@ -185,13 +240,10 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     pub(super) fn hand_over(&mut self, out: &mut Vec<InstanceEffect>) -> bool {
         let mut has_moved = false;
         while self.phase == Phase::Running {
-            let Some(first) = self.handovers.front_mut() else { break };
-            let boundary = first.boundary;
-            if self.closed < boundary && self.input_max_holds() {
+            let Some(boundary) = self.handovers.front().map(|first| first.boundary) else { break };
+            if self.closed < boundary && self.input_max().is_some() {
                 break;
             }
-            // Where it was closed before the change was known, its records do not come along.
-            drop(self.let_go());
             let Some(first) = self.handovers.front_mut() else { break };
             if !first.gains.is_empty() {
                 if first.loads.is_none() {
@@ -222,9 +274,5 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
             self.run_waiting();
         }
         has_moved
-    }
-
-    fn input_max_holds(&self) -> bool {
-        self.input_max().is_some()
     }
 }

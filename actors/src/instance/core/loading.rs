@@ -3,7 +3,7 @@
 
 use super::{InstanceCore, Phase, Spawn};
 use crate::instance::context::State;
-use crate::messages::InstanceEffect;
+use crate::messages::{Data, InstanceEffect};
 use chc_api::{NetworkFunction, Protections, ShardId};
 use chc_store::batch::{Changes, Load, Loaded};
 
@@ -66,8 +66,22 @@ impl<N: NetworkFunction, P: Protections, S: Spawn<N, P>> InstanceCore<N, P, S> {
     pub(super) fn begin(&mut self) {
         self.phase = Phase::Running;
         self.begin_cache_term(self.floor);
+        self.take_inbox();
+    }
+
+    /// Takes what came before it could be understood.
+    pub(super) fn take_inbox(&mut self) {
         for data in std::mem::take(&mut self.inbox) {
-            self.on_data(data);
+            self.receive(data);
+        }
+    }
+
+    /// Takes a message, or keeps it until what came before it is known.
+    pub(super) fn receive(&mut self, data: Data) {
+        match self.phase {
+            Phase::Running if self.inbox.is_empty() && !self.is_ahead(&data) => self.on_data(data),
+            Phase::Defective => {}
+            _ => self.inbox.push_back(data),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Slots that change hands: the paper's section 5.1 and Figure 4; DESIGN section 6, moves.
 
 use super::*;
+use crate::splitter::Ways;
+use chc_store::active::InstanceSet;
 
 /// An instance of two, which has all slots or none, and the change at clock 8 that turns it round.
 fn turning(index: u16, owner: u16) -> (Bed, Arc<Change>) {
@@ -27,18 +29,6 @@ fn who_loses_slots_stops_at_the_boundary_until_it_has_closed_it_and_forgets_them
     assert_eq!((bed.at(), bed.closed.as_slice()), ((30, true), [8, 24].as_slice()));
     bed.steps(&[step(29)], 30);
     assert_eq!(bed.events(), [], "its timer is another instance's");
-}
-
-#[test]
-fn who_had_closed_the_boundary_before_it_knew_forgets_them_as_well() {
-    let (mut bed, change) = turning(0, 0);
-    bed.input(&[(0, A, "wt")], 8);
-    bed.store();
-    assert_eq!(bed.closed, [8]);
-    input_with(&mut bed, &change, &[], 30);
-    bed.store();
-    bed.steps(&[step(29)], 30);
-    assert_eq!((bed.at(), bed.events()), ((30, true), vec![]), "its timer is another instance's");
 }
 
 #[test]
@@ -93,6 +83,57 @@ fn a_grant_may_come_before_the_change_is_known() {
     bed.store();
     bed.load();
     assert_eq!(bed.events(), [(8, 0)]);
+}
+
+#[test]
+fn a_sender_without_slots_is_waited_for_from_where_it_gets_some() {
+    let vertex = |v| Route { vertex: VertexId(v), ..route(Scope::FiveTuple, 1) };
+    let ways = Ways { routes: (0..8).map(vertex).collect(), ..ways_out() };
+    let upstream = vec![vec![sender(0), sender(1)]];
+    let mut bed = Bed::new(InstanceConfig { upstream, ways, ..config() });
+    bed.input_from(sender(0), &[(6, A, "")], 7);
+    assert_eq!(bed.at().0, 7, "the other one has nothing to say");
+    let tables = vec![(VertexId(7), [0, 1].as_slice().into())];
+    let change = Arc::new(Change { boundary: Clock(8), tables });
+    let data = bed.message(sender(0), &[], 20);
+    bed.on(InstanceEvent::Data(Data { changes: vec![change], ..data }));
+    assert_eq!(bed.at().0, 8);
+    bed.input_from(sender(1), &[(9, B, "")], 10);
+    assert_eq!((bed.left(), bed.at().0), (vec![6, 9], 10));
+}
+
+#[test]
+fn who_owned_no_slots_understands_nothing_before_it_is_told_what_it_missed() {
+    let (bed, change) = turning(1, 0);
+    let mut ways = ways_to(route(Scope::FiveTuple, 1));
+    ways.routes = [bed.config.own.clone(), Route { instances: 2, ..route(Scope::FiveTuple, 1) }].into();
+    let mut bed = Bed::new(InstanceConfig { ways, ..bed.config.clone() });
+    bed.on(InstanceEvent::Granted { boundary: Clock(8), records: Vec::new() });
+    input_with(&mut bed, &change, &[(8, A, "r")], 9);
+    bed.store();
+    assert_eq!(bed.at().0, 0);
+    // The next vertex has changed hands meanwhile.
+    let tables = vec![(ME.vertex, [0; 64].as_slice().into()), (VertexId(1), [1; 64].as_slice().into())];
+    let at_cut = Arc::new(Change { boundary: Clock(4), tables });
+    bed.on(InstanceEvent::Awake(vec![at_cut, change]));
+    bed.store();
+    bed.load();
+    assert_eq!((bed.events(), bed.at().0), (vec![(8, 0)], 9));
+    let next = InstanceId { vertex: VertexId(1), index: 1 };
+    bed.on(InstanceEvent::Replay { to: next, generation: Generation(1), boundary: Clock(0) });
+    let packets =
+        |(to, data): &(Destination, Data)| data.block.is_some() && *to == Destination::Instance(next);
+    assert!(bed.sent.iter().any(packets), "it goes by the new table");
+}
+
+#[test]
+fn shards_hear_who_owns_slots_in_front_of_the_operations_from_there_on() {
+    let (mut bed, change) = turning(0, 0);
+    input_with(&mut bed, &change, &[(7, A, "i"), (9, A, "i")], 10);
+    let told = bed.batches.iter().position(|batch| !batch.active.is_empty()).expect("they are told");
+    let above = |batch: &Arc<Batch>| batch.ops.iter().any(|op| op.name.position.clock >= Clock(8));
+    assert!(bed.batches.iter().take(told).all(|batch| !above(batch)));
+    assert_eq!(bed.batches[told].active, [(Clock(8), InstanceSet::owners(&[1]))]);
 }
 
 #[test]

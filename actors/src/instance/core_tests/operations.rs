@@ -1,6 +1,7 @@
 //! Operations and outputs, and the functions and modes that differ in them.
 
 use super::*;
+use crate::splitter::Ways;
 
 // Parking: DESIGN section 4, "One slot is reserved for a packet that is the instance's lowest".
 
@@ -210,8 +211,9 @@ fn a_frontier_is_sent_when_somebody_waits_for_it() {
     let mut alone = Bed::new(config());
     alone.input(&[(0, A, "")], 1);
     assert!(alone.batches.is_empty());
-    let own = Route { vertex: ME.vertex, ..route(Scope::Global, 1) };
-    let mut shared = Bed::new(InstanceConfig { own: Route { instances: 2, ..own }, ..config() });
+    let own = Route { vertex: ME.vertex, ..route(Scope::Global, 2) };
+    let ways = Ways { routes: Arc::new([own.clone()]), ..ways_out() };
+    let mut shared = Bed::new(InstanceConfig { own, ways, ..config() });
     shared.input(&[(0, A, "")], 1);
     assert_eq!(frontier(&shared)[0], Position::before(Clock(1)));
 }

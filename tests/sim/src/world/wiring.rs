@@ -97,6 +97,10 @@ impl World {
                     let event = InstanceEvent::Granted { boundary, records };
                     self.send(root, to, Message::Instance(event));
                 }
+                RootEffect::Awake(to, changes) => {
+                    let to = Actor::Instance(to, self.current[&to]);
+                    self.send(root, to, Message::Instance(InstanceEvent::Awake(changes)));
+                }
                 RootEffect::Go { to, generation, cut, stamped, generations, changes, granted } => {
                     let node = &self.topology.vertices[usize::from(to.vertex.0)];
                     let is_next = |id: &InstanceId| node.ways().any(|way| way.to == id.vertex);
@@ -106,7 +110,7 @@ impl World {
                 }
                 RootEffect::Reserve(until) => self.send(root, Actor::Shard(0), Message::Reserve(until)),
                 RootEffect::Log(batch) => self.send(root, Actor::Shard(0), Message::Log(batch)),
-                RootEffect::Cut(cut) => {
+                RootEffect::Cut(cut, told) => {
                     for other in 1..self.setup.roots() {
                         self.send(root, Actor::Root(other), Message::Root(RootEvent::Cut(cut)));
                     }
@@ -115,7 +119,7 @@ impl World {
                     }
                     self.send(root, Actor::Egress, Message::Cut(cut));
                     let instances: Vec<_> = self.instances.keys().copied().collect();
-                    for (id, generation) in instances {
+                    for (id, generation) in instances.into_iter().filter(|(id, _)| told.contains(id)) {
                         let cut = Message::Instance(InstanceEvent::Cut(cut));
                         self.send(root, Actor::Instance(id, generation), cut);
                     }
