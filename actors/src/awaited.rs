@@ -47,13 +47,6 @@ impl<P: Protections> Awaited<P> {
             .map_or(progress, |active| active.reach(id.index, progress))
     }
 
-    /// Whether an instance owns slots at a clock or, as far as is known, at some later one.
-    #[must_use]
-    pub fn is_active_from(&self, id: InstanceId, clock: Clock) -> bool {
-        let active = self.vertices.get(usize::from(id.vertex.0));
-        active.is_none_or(|active| active.next(id.index, Position::before(clock)).is_some())
-    }
-
     /// The same of a sender; a root is always waited for.
     #[inline]
     #[must_use]
@@ -87,6 +80,13 @@ impl<P: Protections> Awaited<P> {
             }
             reached = after;
         }
+    }
+
+    /// Whether an instance owns slots at a clock or, as far as is known, at some later one.
+    #[must_use]
+    pub fn is_active_from(&self, id: InstanceId, clock: Clock) -> bool {
+        let active = self.vertices.get(usize::from(id.vertex.0));
+        active.is_none_or(|active| active.next(id.index, Position::before(clock)).is_some())
     }
 
     /// Whether others of its vertex than this instance own slots at some clock.

@@ -82,8 +82,9 @@ pub struct EgressCore<P> {
 }
 
 impl<P: Protections> EgressCore<P> {
-    /// An egress behind the given senders; epochs and the window in clocks. Without `suppress` (traditional mode) nothing is remembered. With
-    /// `hold` packets of a flow may come from several vertices.
+    /// An egress behind the given senders; an epoch and the window in clocks, and how traffic is partitioned at first.
+    /// Without `suppress` (traditional mode) nothing is remembered. With `hold` packets of a flow may come from several
+    /// vertices.
     #[must_use]
     pub fn new(
         (epoch, window): (u64, u64),
