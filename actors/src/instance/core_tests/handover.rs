@@ -109,13 +109,16 @@ fn who_owned_no_slots_understands_nothing_before_it_is_told_what_it_missed() {
     ways.routes = [bed.config.own.clone(), Route { instances: 2, ..route(Scope::FiveTuple, 1) }].into();
     let mut bed = Bed::new(InstanceConfig { ways, ..bed.config.clone() });
     bed.on(InstanceEvent::Granted { boundary: Clock(8), records: Vec::new() });
+    // What it hears is not all there is.
+    let other = Change { boundary: Clock(6), tables: vec![(VertexId(7), [0].as_slice().into())] };
+    input_with(&mut bed, &Arc::new(other.clone()), &[], 1);
     input_with(&mut bed, &change, &[(8, A, "r")], 9);
     bed.store();
-    assert_eq!(bed.at().0, 0);
+    assert_eq!(bed.at().0, 1);
     // The next vertex has changed hands meanwhile.
     let tables = vec![(ME.vertex, [0; 64].as_slice().into()), (VertexId(1), [1; 64].as_slice().into())];
     let at_cut = Arc::new(Change { boundary: Clock(4), tables });
-    bed.on(InstanceEvent::Awake(vec![at_cut, change]));
+    bed.on(InstanceEvent::Awake(vec![at_cut, Arc::new(other), change]));
     bed.store();
     bed.load();
     assert_eq!((bed.events(), bed.at().0), (vec![(8, 0)], 9));
