@@ -323,12 +323,18 @@ fn the_cut_is_the_lowest_boundary_that_everyone_closed() {
     assert_eq!(root.cut(), Clock(16));
 }
 
-#[test]
-fn the_cut_waits_for_who_owns_slots_alone() {
+/// The root of a vertex of two instances, one of which owns no slots.
+fn root_with_a_spare(window: u64) -> Alone {
     let ways = ways_to(Route { instances: 2, ..route(Scope::FiveTuple, 1) });
     let instances = [0, 1].map(|index| InstanceId { vertex: VertexId(1), index });
-    let mut root = root(RootConfig { ways, instances: instances.to_vec(), ..config() });
+    let mut root = root(RootConfig { ways, instances: instances.to_vec(), window, ..config() });
     instances.into_iter().for_each(|id| drop(on(&mut root, RootEvent::Register(id, Generation(1)))));
+    root
+}
+
+#[test]
+fn the_cut_waits_for_who_owns_slots_alone() {
+    let mut root = root_with_a_spare(WINDOW);
     (0..WINDOW).for_each(|time| ingest(&mut root, time));
     assert!(closed(&mut root, 1, 1, 16).is_empty());
     assert!(matches!(
@@ -339,10 +345,7 @@ fn the_cut_waits_for_who_owns_slots_alone() {
 
 #[test]
 fn who_owns_no_slots_hears_of_the_cut_twice_a_window() {
-    let ways = ways_to(Route { instances: 2, ..route(Scope::FiveTuple, 1) });
-    let instances = [0, 1].map(|index| InstanceId { vertex: VertexId(1), index });
-    let mut root = root(RootConfig { ways, instances: instances.to_vec(), window: 32, ..config() });
-    instances.into_iter().for_each(|id| drop(on(&mut root, RootEvent::Register(id, Generation(1)))));
+    let mut root = root_with_a_spare(32);
     let mut told = Vec::new();
     for boundary in [8, 16, 24, 32] {
         (0..8).for_each(|time| ingest(&mut root, time));
