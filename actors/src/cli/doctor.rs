@@ -172,7 +172,12 @@ fn interfaces(config: Option<&ChainConfig>) -> Vec<Finding> {
 fn interface(side: &str, name: &str, backend: Backend) -> Finding {
     let what = format!("{side} {name}");
     if netmap::port::is_netmaps_own(name) && matches!(backend, Backend::Auto | Backend::Netmap) {
-        return if Path::new(DEVICE).exists() {
+        return if let Some(interface) = netmap::port::host_of(name)
+            && Interface::leaves_checksums(interface)
+        {
+            let found = format!("the machine leaves checksums to the hardware of {interface}");
+            bad(&what, found, format!("netmap drops such frames: ethtool -K {interface} tx off txvlan off"))
+        } else if Path::new(DEVICE).exists() {
             good(&what, "a port of netmap's own")
         } else {
             let remedy = format!("load netmap's module, or set io.{side} to an interface");
@@ -194,7 +199,9 @@ fn interface(side: &str, name: &str, backend: Backend) -> Finding {
         return warning(&what, format!("{found}, down"), format!("ip link set {name} up"));
     }
     let addresses: Vec<String> = interface.addresses().iter().map(ToString::to_string).collect();
-    if addresses.is_empty() {
+    // By netmap the machine gets nothing of what comes there.
+    let is_alone = matches!(backend, Backend::Auto | Backend::Netmap) && Path::new(DEVICE).exists();
+    if addresses.is_empty() || is_alone {
         return good(&what, found);
     }
     let remedy = format!("the machine answers there, too; ip addr flush dev {name}");

@@ -135,34 +135,32 @@ fn open(name: &str, backend: Backend, memories: &mut Memories) -> Result<Opened,
     }
     let interface = Interface::find(name)?;
     let addresses = interface.addresses();
-    if !addresses.is_empty() {
-        tracing::warn!(
-            "interface {name} has addresses of the machine's own ({addresses:?}), which answers there, too: ip addr \
-             flush dev {name}"
-        );
-    }
-    match backend {
+    let opened = match backend {
         Backend::Auto => best(interface, memories),
         Backend::AfXdp => by_af_xdp(interface, Copies::IfNeeded),
         Backend::Netmap => by_netmap(interface, memories),
         // A TAP chain's other interface is one of the machine's.
         Backend::AfPacket | Backend::Tap => by_packet_socket(interface),
+    }?;
+    // By netmap the machine gets nothing of what comes there.
+    if !addresses.is_empty() && opened.side.backend != Backend::Netmap {
+        tracing::warn!(
+            "interface {name} has addresses of the machine's own ({addresses:?}), which answers there, too: ip addr \
+             flush dev {name}"
+        );
     }
+    Ok(opened)
 }
 
 /// Opens a port that is no interface by itself: of a switch or a pipe of netmap's, or the machine's own end of an interface.
 fn by_netmap_itself(name: &str, memories: &mut Memories) -> Result<Opened, OpenError> {
-    let (receiver, transmitter) = netmap::open(name, memories)?;
-    let name = name.to_owned();
-    let interface = match netmap::port::host_of(&name) {
-        Some(interface) => {
-            let machines = Interface::find(interface)?;
-            Interface { mac: tap::address_beside(machines.mac), name, ..machines }
-        }
-        None => {
-            let mac = netmap::port::address_of(&name);
-            Interface { mac, mtu: transmitter.mtu(), name, index: 0, is_up: true }
-        }
+    let machines = netmap::port::host_of(name).map(Interface::find).transpose()?;
+    let of_interface = machines.as_ref().map(|interface| interface.mtu);
+    let (receiver, transmitter) = netmap::open(name, of_interface, memories)?;
+    let (name, mtu) = (name.to_owned(), transmitter.mtu(of_interface));
+    let interface = match machines {
+        Some(machines) => Interface { mac: tap::address_beside(machines.mac), name, mtu, ..machines },
+        None => Interface { mac: netmap::port::address_of(&name), mtu, name, index: 0, is_up: true },
     };
     Ok(Opened::new(interface, Backend::Netmap, (receiver, transmitter)))
 }
@@ -187,8 +185,10 @@ fn by_packet_socket(interface: Interface) -> Result<Opened, OpenError> {
 }
 
 fn by_netmap(interface: Interface, memories: &mut Memories) -> Result<Opened, OpenError> {
-    let ends = netmap::open(&interface.name, memories)?;
-    Ok(Opened::new(interface, Backend::Netmap, ends))
+    let of_interface = Some(interface.mtu);
+    let (receiver, transmitter) = netmap::open(&interface.name, of_interface, memories)?;
+    let interface = Interface { mtu: transmitter.mtu(of_interface), ..interface };
+    Ok(Opened::new(interface, Backend::Netmap, (receiver, transmitter)))
 }
 
 fn by_af_xdp(interface: Interface, copies: Copies) -> Result<Opened, OpenError> {

@@ -72,6 +72,13 @@ impl Interface {
         socket::addresses(&self.name)
     }
 
+    /// Whether the machine's stack leaves checksums to the hardware of an interface of this name.
+    #[must_use]
+    pub fn leaves_checksums(name: &str) -> bool {
+        // One whose driver cannot say so has no such hardware.
+        socket::tx_checksums(name).unwrap_or(false)
+    }
+
     /// The names of all interfaces.
     #[must_use]
     pub fn names() -> Vec<String> {
@@ -96,6 +103,11 @@ mod tests {
         let found = socket::addresses("lo");
         assert!(found.contains(&IpAddr::from([127, 0, 0, 1])), "{found:?}");
         assert!(socket::addresses("no-such-if").is_empty());
+    }
+
+    #[test]
+    fn the_loopback_needs_no_checksums() {
+        assert!(Interface::leaves_checksums("lo") && !Interface::leaves_checksums("no-such-if"));
     }
 
     #[test]

@@ -170,6 +170,17 @@ pub enum OpenError {
         /// The name.
         name: String,
     },
+    /// Its sender leaves frames to the hardware to complete, and nothing there does.
+    #[error(
+        "interface {name}: the machine leaves checksums and tags to the hardware of {interface}, and netmap drops such \
+         frames; switch that off: ethtool -K {interface} tx off txvlan off"
+    )]
+    Unfinished {
+        /// The name.
+        name: String,
+        /// The interface it is of.
+        interface: String,
+    },
     /// The process may not.
     #[error(
         "interface {name}: {what} is not permitted; run as root, or give the binary cap_net_raw and cap_net_admin \

@@ -6,7 +6,7 @@
 //! they are on a wire: so they are made that here, at ingest.
 
 use chc_api::packet::checksum::Checksum;
-use chc_api::packet::{LinkType, PacketKind, parse, protocol};
+use chc_api::packet::{LinkType, PacketKind, Parsed, parse, protocol};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
@@ -27,30 +27,47 @@ const SEGMENT_MIN: usize = 48;
 const ETHERNET_LEN: usize = 14;
 const TAG_LEN: usize = 4;
 
-/// Completes the checksum of a whole TCP or UDP frame that has the sum of its pseudo-header where that belongs, as senders leave
-/// it that count on their hardware: for where nobody says so. Whether it was so. A checksum that is right by chance looks the
-/// same, and is computed to what it was.
+/// The checksum of a whole TCP or UDP frame that has the sum of its pseudo-header where that belongs, as senders leave it that
+/// count on their hardware, and where it belongs: for where nobody says so. A checksum that is right by chance looks the same,
+/// and is computed to what it was.
+#[must_use]
+pub fn unfinished(frame: &[u8]) -> Option<(usize, [u8; 2])> {
+    let (parsed, offload) = Offload::unsaid(frame)?;
+    let Offload { sum_from, sum_at, .. } = offload;
+    let (ip, end) = (frame.get(usize::from(parsed.l3)..)?, usize::from(parsed.end));
+    let body = frame.get(sum_from..end)?;
+    let pseudo = pseudo_header(ip, parsed.is(PacketKind::IPV4), parsed.protocol, body.len())?;
+    let has_it = body.get(sum_at..sum_at + 2) == Some(&(!pseudo.finish()).to_be_bytes());
+    has_it.then(|| offload.checksum(&frame[..end]).ok()).flatten()
+}
+
+/// Completes the checksum of such a frame. Whether it was one.
 pub fn complete_unfinished(frame: &mut [u8]) -> bool {
-    let parsed = parse(LinkType::ETHERNET, frame);
-    let sum_at = match parsed.protocol {
-        protocol::TCP => 16,
-        protocol::UDP => 6,
-        _ => return false,
-    };
-    let is_plain = parsed.is(PacketKind::HAS_L4)
-        && !parsed.is(PacketKind::TUNNELLED)
-        && !parsed.is(PacketKind::FIRST_FRAGMENT);
-    let (sum_from, end) = (usize::from(parsed.l4), usize::from(parsed.end));
-    let ip = frame.get(usize::from(parsed.l3)..).unwrap_or_default();
-    let (Some(body), true) = (frame.get(sum_from..end), is_plain) else { return false };
-    let Some(pseudo) = pseudo_header(ip, parsed.is(PacketKind::IPV4), parsed.protocol, body.len()) else {
-        return false;
-    };
-    if body.get(sum_at..sum_at + 2) != Some(&(!pseudo.finish()).to_be_bytes()) {
-        return false;
+    let Some((at, sum)) = unfinished(frame) else { return false };
+    frame[at..at + 2].copy_from_slice(&sum);
+    true
+}
+
+/// What would be said of a frame that is longer than a wire of an MTU carries, and of TCP, or not complete: that its sender left it
+/// to the hardware to cut it, or a driver put it together. Its segments are as long as the MTU allows, for theirs is not known;
+/// datagrams cannot be cut without knowing, and are malformed then. A frame from a wire is never unfinished.
+#[must_use]
+pub fn longer_than(frame: &[u8], mtu: u32) -> Option<Offload> {
+    let (parsed, offload) = Offload::unsaid(frame)?;
+    let (network, is_tcp) = (usize::from(parsed.l3), parsed.protocol == protocol::TCP);
+    let is_longer = usize::from(parsed.end).saturating_sub(network) > mtu as usize;
+    if !is_longer || (!is_tcp && unfinished(frame).is_none()) {
+        return None;
     }
-    let offload = Offload { needs_checksum: true, sum_from, sum_at, ..Offload::default() };
-    offload.complete(&mut frame[..end]).is_ok()
+    let kind = match (is_tcp, parsed.is(PacketKind::IPV4)) {
+        (true, true) => TCP_V4,
+        (true, false) => TCP_V6,
+        (false, _) => UDP,
+    };
+    let header_len = usize::from(frame.get(offload.sum_from + 12)? >> 4) * 4;
+    let headers = offload.sum_from + header_len - network;
+    let segment_len = if is_tcp { (mtu as usize).saturating_sub(headers) } else { 0 };
+    Some(Offload { kind, segment_len, ..offload })
 }
 
 /// The sum of the pseudo-header of so many bytes behind the header of an IP packet.
@@ -102,11 +119,24 @@ impl Offload {
         self.kind != NOT_LONG
     }
 
-    /// Completes the checksum of a frame that is not long.
-    ///
-    /// # Errors
-    /// If the frame ends before its checksum field.
-    pub fn complete(&self, frame: &mut [u8]) -> Result<(), Malformed> {
+    /// Where the checksum of a TCP or UDP frame is that carries nothing else, if it is one.
+    fn unsaid(frame: &[u8]) -> Option<(Parsed, Self)> {
+        let parsed = parse(LinkType::ETHERNET, frame);
+        let sum_at = match parsed.protocol {
+            protocol::TCP => 16,
+            protocol::UDP => 6,
+            _ => return None,
+        };
+        let is_plain = parsed.is(PacketKind::HAS_L4)
+            && !parsed.is(PacketKind::TUNNELLED)
+            && !parsed.is(PacketKind::FIRST_FRAGMENT);
+        let offload =
+            Self { needs_checksum: true, sum_from: usize::from(parsed.l4), sum_at, ..Self::default() };
+        is_plain.then_some((parsed, offload))
+    }
+
+    /// The checksum of a frame that is not long, and where it belongs.
+    fn checksum(&self, frame: &[u8]) -> Result<(usize, [u8; 2]), Malformed> {
         let at = self.sum_from + self.sum_at;
         if frame.len() < at + 2 {
             return Err(Malformed);
@@ -115,7 +145,16 @@ impl Offload {
         // Of the transport protocols only UDP has its field here, and must not have a zero in it; to the others all ones
         // are the same.
         let sum = if self.sum_at == 6 && sum == 0 { 0xffff } else { sum };
-        frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        Ok((at, sum.to_be_bytes()))
+    }
+
+    /// Completes the checksum of a frame that is not long.
+    ///
+    /// # Errors
+    /// If the frame ends before its checksum field.
+    pub fn complete(&self, frame: &mut [u8]) -> Result<(), Malformed> {
+        let (at, sum) = self.checksum(frame)?;
+        frame[at..at + 2].copy_from_slice(&sum);
         Ok(())
     }
 
@@ -416,6 +455,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_longer_than_a_wire_carries_is_cut_if_it_can_be() {
+        let unfinish = |frame: &mut Vec<u8>, is_v4| {
+            let parsed = parse(LinkType::ETHERNET, frame);
+            let (_, offload) = Offload::unsaid(frame).unwrap();
+            let len = frame.len() - offload.sum_from;
+            let sum = pseudo_header(&frame[14..], is_v4, parsed.protocol, len).unwrap();
+            let at = offload.sum_from + offload.sum_at;
+            frame[at..at + 2].copy_from_slice(&(!sum.finish()).to_be_bytes());
+        };
+        for (is_v4, network_len) in [(true, 20), (false, 40)] {
+            let payload = data(4000);
+            let mut frame = tcp(is_v4, &payload);
+            // One that a driver put together has its checksum, or one that is right for the first.
+            for _ in 0..2 {
+                assert_eq!(longer_than(&frame, 4000 + network_len + 20), None, "a wire carries it");
+                let offload = longer_than(&frame, 1500).expect("it is too long");
+                let segments = cut(&offload, &frame);
+                let headers = 14 + network_len as usize + 20;
+                assert_eq!(segments.iter().map(Vec::len).max(), Some(1514));
+                let pieces = segments.iter().flat_map(|segment| &segment[headers..]);
+                assert_eq!(pieces.copied().collect::<Vec<u8>>(), payload);
+                unfinish(&mut frame, is_v4);
+            }
+        }
+        let mut datagram = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [192, 0, 2, 9], 64);
+        builder.udp(1000, 53).write(&mut datagram, &data(2500)).expect("it fits");
+        assert_eq!(longer_than(&datagram, 1500), None, "it may have come from a wire that carries more");
+        unfinish(&mut datagram, true);
+        let offload = longer_than(&datagram, 1500).expect("it never saw a wire");
+        assert_eq!(offload.segment(&datagram, &mut Vec::new(), drop), Err(Malformed));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_can_do_harm_where_nobody_says_what_they_are(
@@ -423,6 +496,7 @@ mod tests {
             cut in 0usize..120,
             place in 12usize..60,
             bytes in prop::collection::vec(any::<u8>(), 0..8),
+            mtu in 0u32..200,
         ) {
             let mut frame = transports()[at].clone();
             frame.iter_mut().skip(place).zip(&bytes).for_each(|(to, from)| *to = *from);
@@ -430,6 +504,9 @@ mod tests {
             let len = frame.len();
             complete_unfinished(&mut frame);
             prop_assert_eq!(frame.len(), len);
+            if let Some(offload) = longer_than(&frame, mtu) {
+                let _ = offload.segment(&frame, &mut Vec::new(), drop);
+            }
         }
     }
 }

@@ -182,6 +182,23 @@ pub(super) fn facts(name: &str) -> io::Result<Facts> {
     })
 }
 
+/// Whether what an interface is given to send may lack its checksum.
+pub(super) fn tx_checksums(name: &str) -> io::Result<bool> {
+    /// What ethtool reads and writes for a yes or no (linux/ethtool.h: `struct ethtool_value`).
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const GET_TX_CHECKSUMS: u32 = 0x16;
+    let socket = asking()?;
+    let (mut request, mut value) = (request(name), Value { command: GET_TX_CHECKSUMS, data: 0 });
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the request points to the structure that this command reads and fills, which lives for the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &mut request) })?;
+    Ok(value.data != 0)
+}
+
 /// The machine's own addresses on an interface.
 pub(super) fn addresses(name: &str) -> Vec<IpAddr> {
     let mut addresses = Vec::new();

@@ -33,7 +33,7 @@ struct Bed {
 impl Bed {
     fn new(spares: u32, lends: bool) -> Self {
         let layout = port(1, spares);
-        let port = Port { at: 0, rings: Rings::Hardware, spares, lends };
+        let port = Port { at: 0, rings: Rings::Hardware, spares, lends, mtu: None };
         let (receiver, transmitter, wire) = ends_of(&layout, None, &port);
         Self { layout, receiver, transmitter, wire, builder: BlockBuilder::new(BlockPool::new()) }
     }
@@ -128,7 +128,7 @@ fn a_frame_is_sent_from_the_buffer_it_came_in_with_another_head_before_its_paylo
 fn frames_go_from_port_to_port_without_a_copy_if_it_is_known_that_their_buffers_are_the_same() {
     for is_known in [true, false] {
         let mut bed = Bed::new(16, true);
-        let host = Port { at: 0, rings: Rings::Host, spares: 0, lends: true };
+        let host = Port { at: 0, rings: Rings::Host, spares: 0, lends: true, mtu: None };
         let known = is_known.then(|| bed.receiver.buffers.clone());
         let (_, mut transmitter, wire) = ends_of(&bed.layout, known, &host);
         bed.arrive([frame(1, 1400), frame(2, 1400)]);
@@ -249,7 +249,7 @@ fn a_list_of_spare_buffers_that_is_none_ends_where_it_goes_wrong() {
         let layout = port(1, 4);
         // SAFETY: the first of the extra buffers is within the region of the test.
         unsafe { layout.buffer(first(&layout)).cast::<u32>().write_unaligned(next(&layout)) };
-        let port = Port { at: 0, rings: Rings::Hardware, spares: 4, lends: true };
+        let port = Port { at: 0, rings: Rings::Hardware, spares: 4, lends: true, mtu: None };
         let (receiver, ..) = ends_of(&layout, None, &port);
         let mut spares = Vec::new();
         receiver.buffers.fetch(&mut spares);

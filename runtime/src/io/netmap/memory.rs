@@ -233,7 +233,7 @@ pub fn loopback(slots: u32) -> (Receiver, Transmitter) {
     let mut wire = layout.wire();
     wire.pass();
     let wire = Arc::new(Mutex::new(wire));
-    let port = Port { at: 0, rings: Rings::Hardware, spares: 0, lends: false };
+    let port = Port { at: 0, rings: Rings::Hardware, spares: 0, lends: false, mtu: None };
     ends(&layout.region, None, &port, || Box::new(wire.clone())).expect("it was just laid out")
 }
 
@@ -241,7 +241,7 @@ pub fn loopback(slots: u32) -> (Receiver, Transmitter) {
 #[must_use]
 pub fn card(slots: u32, spares: u32, host: impl Host + 'static) -> (Receiver, Transmitter) {
     let layout = Layout::new([1, 1, 1, 0], slots.clamp(2, SLOTS_MAX), spares);
-    let port = Port { at: 0, rings: Rings::Hardware, spares, lends: true };
+    let port = Port { at: 0, rings: Rings::Hardware, spares, lends: true, mtu: None };
     let card = Arc::new(Mutex::new(Card { wire: layout.wire(), host }));
     ends(&layout.region, None, &port, || Box::new(card.clone())).expect("it was just laid out")
 }

@@ -7,22 +7,26 @@
 //! same, as interfaces' is.
 //!
 //! Needs netmap's kernel module (`/dev/netmap`). Interfaces without a driver for it work through its emulation, which brings
-//! frames as the system has them: there, switch offloads off (`ethtool -K IF tx off tso off gso off gro off`).
+//! frames as the system has them and says nothing of them: with the sum of the pseudo-header alone for a checksum, and in
+//! several slots where they are as long as senders and drivers make them for each other. They are made what a wire would carry:
+//! checksums completed, TCP cut into segments as long as the interface's MTU allows. What the machine's own stack sends to host
+//! rings netmap drops, if it is not complete: such an interface is refused until its offload is switched off.
 
 mod buffers;
 pub mod memory;
 pub mod port;
 mod ring;
 
+use super::offload::{Malformed, Offload, complete_unfinished, longer_than, unfinished};
 use super::region::Region;
-use super::{Frame, OpenError, Receive, RxCounters, Transmit, TxCounters};
+use super::{Frame, Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
 use buffers::Buffers;
 pub(crate) use buffers::Loans;
 use netmap_sys::netmap::{
     NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, NR_EXCLUSIVE, NR_REG_ALL_NIC, NR_REG_SW, netmap_if, nmreq,
 };
 use port::Rings;
-use ring::{Received, Ring, RingError};
+use ring::{Part, Ring, RingError};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -38,6 +42,12 @@ const VERSION: u32 = 14;
 const RINGS_MAX: u32 = 1024;
 /// What a frame is longer than the packet in it: an Ethernet header with a VLAN's tag.
 const HEADER_LEN: u32 = 18;
+/// An Ethernet header without one.
+const ETHERNET_LEN: usize = 14;
+/// Longest frame: what the system takes for one before it is cut.
+const FRAME_LEN_MAX: usize = 1 << 16;
+/// Bytes for copies that are kept from call to call.
+const COPIES_SPARE: usize = 1 << 20;
 /// The MTU of hosts that have not been told another one.
 const MTU: u32 = 1500;
 /// Spare buffers asked for with each port: what is in flight at once between its rings, and some to come and go.
@@ -143,15 +153,25 @@ fn rings_of(region: &Region, at: usize, which: Rings) -> Result<(Vec<usize>, Vec
 #[derive(Default)]
 pub struct Memories(Vec<(u16, Arc<Buffers>)>);
 
-/// Opens a port: both its ends. It is in the memory of the ports before it, if the kernel agrees.
+/// Opens a port: both its ends. It is in the memory of the ports before it, if the kernel agrees. `mtu` is that of the interface
+/// it is of, if it is of one.
 ///
 /// # Errors
 /// If netmap is not there, or refuses the port.
-pub fn open(name: &str, memories: &mut Memories) -> Result<(Receiver, Transmitter), OpenError> {
+pub fn open(
+    name: &str,
+    mtu: Option<u32>,
+    memories: &mut Memories,
+) -> Result<(Receiver, Transmitter), OpenError> {
     let failed = |what| move |error| OpenError::of(name, what, error);
     let file = OpenOptions::new().read(true).write(true).open(DEVICE);
     let file = file.map_err(failed("opening /dev/netmap (is netmap's module loaded?)"))?;
     let named = port::parse(name);
+    if let Some(interface) = port::host_of(name)
+        && Interface::leaves_checksums(interface)
+    {
+        return Err(OpenError::Unfinished { name: name.to_owned(), interface: interface.to_owned() });
+    }
     let others = memories.0.first().map_or(0, |(memory, _)| *memory);
     let request = match register(&file, named, others) {
         Err(_) if others != 0 => register(&file, named, 0),
@@ -173,6 +193,7 @@ pub fn open(name: &str, memories: &mut Memories) -> Result<(Receiver, Transmitte
         rings: named.1,
         spares: request.nr_arg3.min(SPARE_BUFFERS),
         lends: !port::is_pipe(name),
+        mtu,
     };
     let (receiver, transmitter) = ends(&region, known, &port, || Box::new(file.clone()))
         .map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))?;
@@ -190,6 +211,13 @@ struct Port {
     spares: u32,
     /// Whether what it sends may stay in the buffers it came in. Not where another process gets them: a block may be sent again.
     lends: bool,
+    /// Longest packet of the interface it is of, if it is of one.
+    mtu: Option<u32>,
+}
+
+/// Longest packet that a buffer has room for.
+fn mtu_max(ring: &Ring) -> u32 {
+    ring.buffer_len().saturating_sub(HEADER_LEN)
 }
 
 /// Both ends of a port, whose buffers may be known from another one.
@@ -208,11 +236,14 @@ fn ends(
     }
     buffers.take_extra(port.at, port.spares);
     let receiver = Receiver {
+        begun: rings.iter().map(|_| None).collect(),
         rings,
         syncs: syncs(),
         buffers: buffers.clone(),
+        mtu: port.mtu.unwrap_or_else(|| mtu_max(&ring).min(MTU)),
         spares: Vec::with_capacity(buffers::SPARES_AT_ONCE),
         frames: Vec::new(),
+        copies: Vec::new(),
         is_shut: false,
         counters: RxCounters::default(),
     };
@@ -227,15 +258,51 @@ fn ends(
     Ok((receiver, transmitter))
 }
 
+/// A frame in several slots, as far as it has come.
+#[derive(Default)]
+struct Begun {
+    bytes: Vec<u8>,
+    /// Whether a part of it was bad, or it is longer than any.
+    is_bad: bool,
+}
+
+impl Begun {
+    /// Adds a part. Whether it was the last one.
+    fn add(&mut self, ring: &Ring, part: &Part) -> bool {
+        match &part.range {
+            Ok(range) if !self.is_bad && self.bytes.len() + range.len() <= FRAME_LEN_MAX => {
+                self.bytes.extend_from_slice(ring.bytes(range));
+            }
+            _ => self.is_bad = true,
+        }
+        !part.goes_on
+    }
+}
+
+/// Where a frame that was taken is.
+enum Place {
+    /// In a slot of a ring, within the region; nothing is left of one that has been kept.
+    Ring { ring: usize, slot: u32, range: Range<usize> },
+    /// Among the copies.
+    Copy(Range<usize>),
+}
+
 /// The receiving end.
 pub struct Receiver {
     rings: Vec<Ring>,
+    /// By ring.
+    begun: Vec<Option<Begun>>,
     syncs: Box<dyn Syncs>,
     buffers: Arc<Buffers>,
+    /// Longest packet of its wire. What comes may never have seen it: where netmap has no driver, it takes frames from the system's,
+    /// and passes them on through its switches.
+    mtu: u32,
     /// Spare buffers, some at hand.
     spares: Vec<u32>,
-    /// Frames that were taken, each with its ring. Those that have been kept are empty.
-    frames: Vec<(usize, Received)>,
+    /// Frames that were taken.
+    frames: Vec<Place>,
+    /// Frames that came in several slots, or were cut.
+    copies: Vec<u8>,
     is_shut: bool,
     counters: RxCounters,
 }
@@ -262,8 +329,8 @@ impl InRing<'_> {
     /// the slot instead. Afterwards there is nothing in the frame.
     pub(crate) fn keep(&mut self, payload: usize, loans: &mut Loans) -> bool {
         let receiver = &mut *self.receiver;
-        let (ring, Received { slot, .. }) = &receiver.frames[self.at];
-        let (ring, slot) = (&receiver.rings[*ring], *slot);
+        let Place::Ring { ring, slot, range } = &mut receiver.frames[self.at] else { return false };
+        let ring = &receiver.rings[*ring];
         let (Ok(offset), true) = (u16::try_from(payload), payload <= self.range.len()) else { return false };
         if receiver.spares.is_empty() {
             receiver.buffers.fetch(&mut receiver.spares);
@@ -271,9 +338,9 @@ impl InRing<'_> {
         let Some(spare) = receiver.spares.last().copied() else { return false };
         let Some(buffer) = receiver.buffers.keep(&self.range, offset) else { return false };
         receiver.spares.pop();
-        ring.exchange(slot, spare);
+        ring.exchange(*slot, spare);
         loans.add(&receiver.buffers, buffer, self.range.start + payload..self.range.end);
-        receiver.frames[self.at].1.range = 0..0;
+        *range = 0..0;
         self.range = 0..0;
         receiver.counters.zero_copy += 1;
         true
@@ -281,44 +348,117 @@ impl InRing<'_> {
 }
 
 impl Receiver {
-    /// Takes frames that the rings have.
-    fn take(&mut self, max: usize) {
-        for (at, ring) in self.rings.iter_mut().enumerate() {
+    /// Takes frames that the rings have. Whether they had anything.
+    fn take(&mut self, max: usize) -> bool {
+        let mut took = false;
+        for at in 0..self.rings.len() {
             while self.frames.len() < max {
-                match ring.receive() {
-                    None => break,
-                    Some(Ok(received)) => {
-                        self.counters.packets += 1;
-                        self.counters.bytes += received.range.len() as u64;
-                        self.frames.push((at, received));
+                let Some(part) = self.rings[at].receive() else { break };
+                took = true;
+                match part {
+                    Part { slot, range: Ok(range), goes_on: false } if self.begun[at].is_none() => {
+                        self.take_whole(at, slot, range);
                     }
-                    Some(Err(_)) => self.counters.malformed += 1,
+                    part => self.take_part(at, &part),
                 }
             }
         }
+        took
+    }
+
+    /// Takes a frame in one slot.
+    fn take_whole(&mut self, at: usize, slot: u32, range: Range<usize>) {
+        let ring = &self.rings[at];
+        let frame = ring.bytes(&range);
+        if frame.len() > self.mtu as usize + ETHERNET_LEN
+            && let Some(offload) = longer_than(frame, self.mtu)
+        {
+            return cut(&offload, frame, (&mut self.copies, &mut self.frames), &mut self.counters);
+        }
+        if let Some((sum_at, sum)) = unfinished(frame) {
+            ring.set(range.start + sum_at, sum);
+            self.counters.checksums += 1;
+        }
+        self.counters.packets += 1;
+        self.counters.bytes += range.len() as u64;
+        self.frames.push(Place::Ring { ring: at, slot, range });
+    }
+
+    /// Takes a part of a frame in several slots, which is copied together.
+    fn take_part(&mut self, at: usize, part: &Part) {
+        let mut begun = self.begun[at].take().unwrap_or_default();
+        if !begun.add(&self.rings[at], part) {
+            self.begun[at] = Some(begun);
+            return;
+        }
+        let Begun { mut bytes, is_bad } = begun;
+        if is_bad {
+            self.counters.malformed += 1;
+            return;
+        }
+        if let Some(offload) = longer_than(&bytes, self.mtu) {
+            return cut(&offload, &bytes, (&mut self.copies, &mut self.frames), &mut self.counters);
+        }
+        self.counters.checksums += u64::from(complete_unfinished(&mut bytes));
+        self.counters.packets += 1;
+        self.counters.bytes += bytes.len() as u64;
+        let from = self.copies.len();
+        self.copies.extend_from_slice(&bytes);
+        self.frames.push(Place::Copy(from..self.copies.len()));
+    }
+}
+
+/// Cuts a frame that is longer than a wire takes.
+fn cut(
+    offload: &Offload,
+    frame: &[u8],
+    (copies, frames): (&mut Vec<u8>, &mut Vec<Place>),
+    counters: &mut RxCounters,
+) {
+    let done = offload.segment(frame, copies, |place| {
+        counters.packets += 1;
+        counters.bytes += place.len() as u64;
+        frames.push(Place::Copy(place));
+    });
+    match done {
+        Ok(()) => counters.segmented += 1,
+        Err(Malformed) => counters.malformed += 1,
     }
 }
 
 impl Receive for Receiver {
     fn fill(&mut self, max: usize) -> io::Result<usize> {
         self.frames.clear();
+        self.copies.clear();
+        self.copies.shrink_to(COPIES_SPARE);
         self.rings.iter_mut().for_each(Ring::give_back);
-        self.take(max);
-        if self.frames.is_empty() && !self.is_shut {
+        let _ = self.take(max);
+        while self.frames.is_empty() && !self.is_shut {
+            self.rings.iter_mut().for_each(Ring::give_back);
             self.syncs.receive()?;
-            self.take(max);
+            // Slots without a frame of a wire are not the end of what waits.
+            if !self.take(max) {
+                break;
+            }
         }
         Ok(self.frames.len())
     }
 
     fn frame(&self, at: usize) -> &[u8] {
-        let (ring, Received { range, .. }) = &self.frames[at];
-        self.rings[*ring].bytes(range)
+        match &self.frames[at] {
+            Place::Ring { ring, range, .. } => self.rings[*ring].bytes(range),
+            Place::Copy(range) => &self.copies[range.clone()],
+        }
     }
 
     fn hand_over(&mut self, at: usize) -> Frame<'_> {
-        let range = self.frames[at].1.range.clone();
-        Frame::InRing(InRing { receiver: self, at, range })
+        match &self.frames[at] {
+            Place::Ring { range, .. } => {
+                let range = range.clone();
+                Frame::InRing(InRing { receiver: self, at, range })
+            }
+            Place::Copy(range) => Frame::Bytes(&self.copies[range.clone()]),
+        }
     }
 
     fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
@@ -364,10 +504,10 @@ pub struct Transmitter {
 }
 
 impl Transmitter {
-    /// Longest packet of a port that has no interface to say so.
+    /// Longest packet of the port, in bytes behind the Ethernet header, when its interface, if it is of one, says so much.
     #[must_use]
-    pub fn mtu(&self) -> u32 {
-        self.ring.buffer_len().saturating_sub(HEADER_LEN).min(MTU)
+    pub fn mtu(&self, of_interface: Option<u32>) -> u32 {
+        mtu_max(&self.ring).min(of_interface.unwrap_or(MTU))
     }
 
     fn put(&mut self, frame: &[&[u8]]) -> bool {
@@ -443,10 +583,13 @@ mod tests {
     use super::memory::Layout;
     use super::ring::tests::Kernel;
     use super::*;
+    use chc_api::packet::Checksum;
+    use etherparse::PacketBuilder;
     use parking_lot::Mutex;
     use std::os::unix::net::UnixDatagram;
 
     pub(crate) const SLOTS: u32 = 8;
+    const BUFFER_LEN: usize = 2048;
 
     /// The kernel's side of a port with two receiving rings.
     #[derive(Default)]
@@ -465,8 +608,15 @@ mod tests {
         fn receive(&self) -> io::Result<()> {
             let (mut wire, mut kernels) = (self.wire.lock(), self.kernels.lock());
             for (frames, kernel) in wire.arriving.iter_mut().zip(&mut kernels[1..]) {
-                while frames.first().is_some_and(|frame| kernel.deliver(frame)) {
-                    frames.remove(0);
+                while let Some(frame) = frames.first_mut() {
+                    let part = frame.len().min(BUFFER_LEN);
+                    if !kernel.deliver_part(&frame[..part], part < frame.len()) {
+                        break;
+                    }
+                    drop(frame.drain(..part));
+                    if frame.is_empty() {
+                        drop(frames.remove(0));
+                    }
                 }
             }
             Ok(())
@@ -515,8 +665,65 @@ mod tests {
         (receiver, transmitter, wire)
     }
 
+    /// Frames that arrive at a port, as they are received.
+    fn received(arriving: Vec<Vec<u8>>) -> (Vec<Vec<u8>>, RxCounters) {
+        let port_of = Port { at: 0, rings: Rings::Hardware, spares: 0, lends: true, mtu: Some(1500) };
+        let (mut receiver, _, wire) = ends_of(&port(1, 0), None, &port_of);
+        wire.lock().arriving[0] = arriving;
+        let mut all = Vec::new();
+        // A frame that is longer than all slots is not there yet when they have been taken.
+        while !wire.lock().arriving[0].is_empty() || all.is_empty() {
+            for at in 0..receiver.fill(64).expect("it can be read") {
+                all.push(receiver.hand_over(at).to_vec());
+                assert_eq!(receiver.frame(at), all.last().unwrap());
+            }
+        }
+        (all, receiver.counters())
+    }
+
+    #[test]
+    fn frames_in_several_slots_are_one_however_long() {
+        let frame = |len: usize, number: u8| (0..len).map(|at| at as u8 ^ number).collect::<Vec<u8>>();
+        let lens = [60, 2048, 2049, 5000, 40_000, FRAME_LEN_MAX, 61];
+        let mut frames: Vec<_> = lens.into_iter().zip(1..).map(|(len, at)| frame(len, at)).collect();
+        let (all, counters) = received(frames.clone());
+        assert!(all == frames, "{:?}", all.iter().map(Vec::len).collect::<Vec<_>>());
+        assert_eq!((counters.packets, counters.bytes), (7, lens.iter().sum::<usize>() as u64));
+        // One that is longer is none, and the next ones are.
+        frames.insert(3, frame(FRAME_LEN_MAX + 1, 9));
+        let (all, counters) = received(frames.clone());
+        frames.remove(3);
+        assert!(all == frames, "{:?}", all.iter().map(Vec::len).collect::<Vec<_>>());
+        assert_eq!((counters.packets, counters.malformed), (7, 1));
+    }
+
+    #[test]
+    fn what_never_saw_a_wire_is_made_what_a_wire_carries() {
+        let ip = || PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [192, 0, 2, 9], 64);
+        let (mut short, mut long, mut datagram) = (Vec::new(), Vec::new(), Vec::new());
+        let data: Vec<u8> = (0..4000u32).map(|at| (at % 251) as u8).collect();
+        ip().udp(5, 53).write(&mut short, b"question").unwrap();
+        ip().tcp(5, 80, 7, 1000).write(&mut long, &data).unwrap();
+        ip().udp(5, 443).write(&mut datagram, &data).unwrap();
+        let whole = short.clone();
+        // The sums of the pseudo-headers alone.
+        let unfinish = |frame: &mut Vec<u8>, at: usize, protocol: u8| {
+            let from = ([10, 0, 0, 1].into(), [192, 0, 2, 9].into());
+            let sum = Checksum::pseudo_v4(from.0, from.1, protocol, (frame.len() - 34) as u16);
+            frame[at..at + 2].copy_from_slice(&(!sum.finish()).to_be_bytes());
+        };
+        unfinish(&mut short, 40, 17);
+        unfinish(&mut long, 50, 6);
+        unfinish(&mut datagram, 40, 17);
+        let (all, counters) = received(vec![short, long, datagram]);
+        assert_eq!(all[0], whole);
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [50, 1514, 1514, 54 + 4000 - 2 * 1460]);
+        assert_eq!(all[1..].iter().flat_map(|frame| &frame[54..]).copied().collect::<Vec<_>>(), data);
+        assert_eq!((counters.checksums, counters.segmented, counters.malformed), (1, 1, 1));
+    }
+
     fn opened(host_rings: u32, rings: Rings) -> (Receiver, Transmitter, Arc<Mutex<Wire>>) {
-        ends_of(&port(host_rings, 0), None, &Port { at: 0, rings, spares: 0, lends: true })
+        ends_of(&port(host_rings, 0), None, &Port { at: 0, rings, spares: 0, lends: true, mtu: None })
     }
 
     #[test]
@@ -591,8 +798,8 @@ mod tests {
             return eprintln!("skipped: {DEVICE} is not there");
         }
         let mut memories = Memories::default();
-        let (_, mut transmitter) = open(from, &mut memories).expect("netmap makes the port");
-        let (mut receiver, _) = open(to, &mut memories).expect("netmap makes the port");
+        let (_, mut transmitter) = open(from, None, &mut memories).expect("netmap makes the port");
+        let (mut receiver, _) = open(to, None, &mut memories).expect("netmap makes the port");
         let (mut sent, mut received) = (0u64, 0u64);
         while received < 1_000_000 {
             if sent < 1_000_000 {

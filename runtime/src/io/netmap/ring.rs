@@ -44,13 +44,15 @@ pub enum RingError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadSlot;
 
-/// A frame that was received.
+/// A frame that was received, or part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
+pub struct Part {
     /// The slot it came in.
     pub slot: u32,
     /// Where it is in the region.
-    pub range: std::ops::Range<usize>,
+    pub range: Result<std::ops::Range<usize>, BadSlot>,
+    /// Whether the frame goes on in the next slot.
+    pub goes_on: bool,
 }
 
 /// One ring of a port, for one side's exclusive use.
@@ -201,9 +203,8 @@ impl Ring {
         slot
     }
 
-    /// Takes the next frame that was received, which stays where it is until its slot is given back. `Some(Err)`: a slot that
-    /// is bad, or part of a frame in several.
-    pub fn receive(&mut self) -> Option<Result<Received, BadSlot>> {
+    /// Takes the next slot of what was received, which stays where it is until the slot is given back.
+    pub fn receive(&mut self) -> Option<Part> {
         if self.available() == 0 {
             return None;
         }
@@ -213,11 +214,10 @@ impl Ring {
             let slot = self.slot(slot);
             ((&raw const (*slot).len).read_volatile(), (&raw const (*slot).flags).read_volatile())
         };
-        let is_whole = flags & NS_MOREFRAG == 0;
+        let goes_on = flags & NS_MOREFRAG != 0;
         let fits = u32::from(len) <= self.buffer_len && len > 0;
-        let range = self.buffer(slot).map(|at| at..at + usize::from(len));
-        let received = range.map(|range| Received { slot, range });
-        Some(received.and_then(|received| if is_whole && fits { Ok(received) } else { Err(BadSlot) }))
+        let range = self.buffer(slot).and_then(|at| fits.then(|| at..at + usize::from(len)).ok_or(BadSlot));
+        Some(Part { slot, range, goes_on })
     }
 
     /// The slot that would be taken next, if there is one.
@@ -269,6 +269,13 @@ impl Ring {
         fence(Ordering::Release);
         self.field(offset_of!(netmap_ring, head)).store(self.head, Ordering::Release);
         self.field(offset_of!(netmap_ring, cur)).store(self.head, Ordering::Release);
+    }
+
+    /// Changes two bytes of what was received.
+    pub(super) fn set(&self, at: usize, bytes: [u8; 2]) {
+        assert!(at + bytes.len() <= self.region.len(), "within what was received");
+        // SAFETY: the bytes lie within the region, in a slot of this side's.
+        unsafe { self.region.at(at).cast::<[u8; 2]>().write_unaligned(bytes) };
     }
 
     /// Bytes of the region.
@@ -341,7 +348,12 @@ pub(super) mod tests {
         }
 
         /// Gives the user one more slot, with a frame in it. False if all but one are the user's.
-        pub(crate) fn deliver(&mut self, frame: &[u8]) -> bool {
+        fn deliver(&mut self, frame: &[u8]) -> bool {
+            self.deliver_part(frame, false)
+        }
+
+        /// The same, with part of a frame that may go on in the next slot.
+        pub(crate) fn deliver_part(&mut self, frame: &[u8], goes_on: bool) -> bool {
             if self.ring.next(self.next) == self.ring.head() {
                 return false;
             }
@@ -351,7 +363,7 @@ pub(super) mod tests {
             unsafe {
                 self.ring.region.at(buffer).copy_from_nonoverlapping(frame.as_ptr(), frame.len());
                 (&raw mut (*self.ring.slot(slot)).len).write(frame.len() as u16);
-                (&raw mut (*self.ring.slot(slot)).flags).write(0);
+                (&raw mut (*self.ring.slot(slot)).flags).write(if goes_on { NS_MOREFRAG } else { 0 });
             }
             self.next = self.ring.next(slot);
             self.ring.set_tail(self.next);
@@ -384,8 +396,8 @@ pub(super) mod tests {
 
     fn received(ring: &mut Ring) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        while let Some(frame) = ring.receive() {
-            all.push(frame.map(|received| ring.bytes(&received.range).to_vec()).expect("a good slot"));
+        while let Some(part) = ring.receive() {
+            all.push(part.range.map(|range| ring.bytes(&range).to_vec()).expect("a good slot"));
         }
         all
     }
@@ -431,12 +443,11 @@ pub(super) mod tests {
         kernel.spoil(0, |slot| slot.len = BUFFER as u16 + 1);
         kernel.spoil(1, |slot| slot.buf_idx = 10 + 64);
         kernel.spoil(2, |slot| slot.buf_idx = 1);
-        kernel.spoil(3, |slot| slot.flags = netmap_sys::netmap::NS_MOREFRAG);
-        kernel.spoil(4, |slot| slot.len = 0);
-        for _ in 0..5 {
-            assert_eq!(ring.receive(), Some(Err(BadSlot)));
+        kernel.spoil(3, |slot| slot.len = 0);
+        for _ in 0..4 {
+            assert_eq!(ring.receive().unwrap().range, Err(BadSlot));
         }
-        assert_eq!(received(&mut ring), [vec![5; 60]]);
+        assert_eq!(received(&mut ring), [vec![4; 60], vec![5; 60]]);
         let long = vec![0; BUFFER as usize + 1];
         kernel.give_all();
         assert_eq!(ring.send(&[&long]), Err(BadSlot));
@@ -481,9 +492,9 @@ pub(super) mod tests {
                         number += 1;
                     }
                     2 => match ring.receive() {
-                        Some(frame) => {
-                            let received = frame.unwrap();
-                            prop_assert_eq!(Some(ring.bytes(&received.range).to_vec()), waiting.pop_front());
+                        Some(part) => {
+                            let range = part.range.unwrap();
+                            prop_assert_eq!(Some(ring.bytes(&range).to_vec()), waiting.pop_front());
                         }
                         None => prop_assert!(waiting.is_empty()),
                     },
@@ -510,8 +521,8 @@ pub(super) mod tests {
             }
             if let Ok(mut ring) = Ring::open(region, 0) {
                 for _ in 0..40 {
-                    if let Some(Ok(received)) = ring.receive() {
-                        let _ = ring.bytes(&received.range).iter().map(|byte| u64::from(*byte)).sum::<u64>();
+                    if let Some(Part { range: Ok(range), .. }) = ring.receive() {
+                        let _ = ring.bytes(&range).iter().map(|byte| u64::from(*byte)).sum::<u64>();
                     }
                     let _ = ring.send(&[&[1; 30], &[2; 40]]);
                     ring.give_back();
