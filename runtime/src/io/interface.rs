@@ -3,6 +3,7 @@
 use super::OpenError;
 use super::socket;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 
 /// An Ethernet address.
@@ -85,6 +86,34 @@ impl Interface {
         let mut names = socket::names();
         names.sort_unstable();
         names
+    }
+}
+
+/// An interface that cannot be opened again once privileges are given up.
+pub(super) struct Held {
+    name: String,
+    index: u32,
+    is_gone: bool,
+}
+
+impl Held {
+    pub(super) fn new(name: &str, index: u32) -> Self {
+        Self { name: name.to_owned(), index, is_gone: false }
+    }
+
+    /// Looks whether it is still there.
+    pub(super) fn look(&mut self) {
+        self.is_gone |= !socket::is_there(self.index);
+    }
+
+    /// # Errors
+    /// If it was not there.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if !self.is_gone {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(io::Error::other(format!("interface {name} is gone; start the chain again when it is back")))
     }
 }
 

@@ -23,6 +23,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 
+use interface::Held;
 pub use interface::{Interface, Mac};
 
 /// Most frames taken from, or given to, the system at once.

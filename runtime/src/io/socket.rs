@@ -87,6 +87,13 @@ pub(super) fn index_of(name: &str) -> Option<u32> {
     }
 }
 
+/// Whether there is an interface of a number.
+pub(super) fn is_there(index: u32) -> bool {
+    let mut name = [0 as libc::c_char; libc::IFNAMSIZ];
+    // SAFETY: there is room for a name of any length.
+    !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
+}
+
 /// The names of all interfaces.
 pub(super) fn names() -> Vec<String> {
     let mut names = Vec::new();

@@ -3,7 +3,7 @@
 use chc_e2e::command::{Scratch, config};
 use chc_e2e::hosts::Hosts;
 use chc_runtime::io::af_xdp::Copies;
-use chc_runtime::io::{Interface, af_xdp};
+use chc_runtime::io::{Interface, Receive, Transmit as _, af_packet, af_xdp};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -420,6 +420,39 @@ fn a_bridge_by_af_xdp_is_a_wire_too() {
         af_xdp::open(&end, Copies::IfNeeded).expect("a queue that was let go of can be had again at once");
     }
     talk_over_a_bridge(&hosts, 79, "af_xdp");
+}
+
+#[test]
+fn an_interface_that_is_shut_gets_no_more_by_af_xdp_and_one_that_is_gone_is_an_error() {
+    let Some(hosts) = hosts("chcg") else { return };
+    let [shut, gone] = ["a", "b"].map(|host| {
+        let interface = Interface::find(&hosts.interface(host)).unwrap();
+        af_xdp::open(&interface, Copies::IfNeeded)
+    });
+    let (Ok((mut shut, ..)), Ok((mut gone, ..))) = (shut, gone) else {
+        return eprintln!("skipped: no AF_XDP here");
+    };
+    let sent = [0xff; 60];
+    let send = move |end: &str| {
+        let interface = Interface::find(end).unwrap();
+        let mut transmitter = af_packet::Transmitter::open(&interface).unwrap();
+        transmitter.send(&[&sent]);
+        transmitter.flush();
+    };
+    let has_come =
+        |receiver: &mut dyn Receive| (0..receiver.fill(64).unwrap()).any(|at| receiver.frame(at) == sent);
+    hosts.on("a", move || send("chcga0")).join().unwrap();
+    while !has_come(&mut shut) {}
+    let end = Interface::find(&hosts.interface("a")).unwrap();
+    let mut stack = af_packet::Receiver::open(&end).unwrap();
+    shut.shut().expect("frames go to the stack again");
+    hosts.on("a", move || send("chcga0")).join().unwrap();
+    while !has_come(&mut stack) {}
+    assert!(!has_come(&mut shut), "it was shut");
+    hosts.configure("b", "link del DEV");
+    gone.revive();
+    let error = gone.fill(64).expect_err("it is gone").to_string();
+    assert!(error.contains(&format!("interface {} is gone", hosts.interface("b"))), "{error}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod system;
 
 use super::offload::complete_unfinished;
 use super::region::{Part, Region};
-use super::{Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
+use super::{Held, Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
 use ring::Ring;
 use std::fs;
 use std::io;
@@ -82,6 +82,7 @@ pub fn open(interface: &Interface, copies: Copies) -> Result<(Receiver, Transmit
         frames: Vec::new(),
         next: 0,
         left: None,
+        held: Held::new(&interface.name, interface.index),
         counters: RxCounters::default(),
     };
     let transmitter = Transmitter {
@@ -204,11 +205,13 @@ pub struct Receiver {
     next: usize,
     /// Frames that may still be taken, once it was shut: as many as there can be.
     left: Option<usize>,
+    held: Held,
     counters: RxCounters,
 }
 
 impl Receive for Receiver {
     fn fill(&mut self, max: usize) -> io::Result<usize> {
+        self.held.check()?;
         for (queue, range) in self.frames.drain(..) {
             self.queues[queue].give(range.start);
         }
@@ -255,7 +258,10 @@ impl Receive for Receiver {
         (0..self.queues.len() as u32).try_for_each(|queue| self.program.direct(queue, None))
     }
 
-    fn revive(&mut self) {}
+    fn revive(&mut self) {
+        // A socket does not tell.
+        self.held.look();
+    }
 
     fn counters(&mut self) -> RxCounters {
         let of_all = self.queues.iter().filter_map(|queue| queue.socket.overruns().ok());

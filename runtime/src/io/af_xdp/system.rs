@@ -96,9 +96,11 @@ impl Program {
             value: u64,
             flags: u64,
         }
-        let value = to.map_or(0, |socket| socket.as_raw_fd() as u32);
+        let socket = to.map(|socket| socket.as_raw_fd() as u32);
+        // The kernel refuses to delete an element that comes with a value.
+        let value = socket.as_ref().map_or(0, |socket| std::ptr::from_ref(socket) as u64);
         let (map, key) = (self.sockets.as_raw_fd() as u32, (&raw const queue) as u64);
-        let element = &mut Element { map, unused: 0, key, value: (&raw const value) as u64, flags: 0 };
+        let element = &mut Element { map, unused: 0, key, value, flags: 0 };
         let command = if to.is_some() { MAP_UPDATE } else { MAP_DELETE };
         bpf(command, element).map(drop)
     }

@@ -19,7 +19,8 @@ mod ring;
 
 use super::offload::{Malformed, Offload, complete_unfinished, longer_than, unfinished};
 use super::region::Region;
-use super::{Frame, Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
+use super::socket::index_of;
+use super::{Frame, Held, Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
 use buffers::Buffers;
 pub(crate) use buffers::Loans;
 use netmap_sys::netmap::{
@@ -195,9 +196,10 @@ pub fn open(
         lends: !port::is_pipe(name),
         mtu,
     };
-    let (receiver, transmitter) = ends(&region, known, &port, || Box::new(file.clone()))
+    let (mut receiver, transmitter) = ends(&region, known, &port, || Box::new(file.clone()))
         .map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))?;
     receiver.buffers.hold_open(file);
+    receiver.held = index_of(named.0).map(|index| Held::new(named.0, index));
     memories.0.push((request.nr_arg2, receiver.buffers.clone()));
     Ok((receiver, transmitter))
 }
@@ -245,6 +247,7 @@ fn ends(
         frames: Vec::new(),
         copies: Vec::new(),
         is_shut: false,
+        held: None,
         counters: RxCounters::default(),
     };
     let transmitter = Transmitter {
@@ -304,6 +307,8 @@ pub struct Receiver {
     /// Frames that came in several slots, or were cut.
     copies: Vec<u8>,
     is_shut: bool,
+    /// The interface it is of, if it is of one.
+    held: Option<Held>,
     counters: RxCounters,
 }
 
@@ -435,7 +440,10 @@ impl Receive for Receiver {
         let _ = self.take(max);
         while self.frames.is_empty() && !self.is_shut {
             self.rings.iter_mut().for_each(Ring::give_back);
-            self.syncs.receive()?;
+            if let Err(error) = self.syncs.receive() {
+                self.revive();
+                return self.held.as_ref().map_or(Ok(()), Held::check).and(Err(error));
+            }
             // Slots without a frame of a wire are not the end of what waits.
             if !self.take(max) {
                 break;
@@ -471,7 +479,11 @@ impl Receive for Receiver {
         Ok(())
     }
 
-    fn revive(&mut self) {}
+    fn revive(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.look();
+        }
+    }
 
     fn counters(&mut self) -> RxCounters {
         self.counters
