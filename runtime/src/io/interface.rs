@@ -1,7 +1,7 @@
 //! What the system says of its interfaces.
 
 use super::OpenError;
-use super::socket;
+use super::socket::{self, PacketSocket};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -89,16 +89,23 @@ impl Interface {
     }
 }
 
-/// An interface that cannot be opened again once privileges are given up.
+/// An interface that takes frames for other hosts, too, for as long as this lives, and cannot be opened again once privileges are
+/// given up.
 pub(super) struct Held {
     name: String,
     index: u32,
+    /// Gets nothing.
+    _promiscuous: PacketSocket,
     is_gone: bool,
 }
 
 impl Held {
-    pub(super) fn new(name: &str, index: u32) -> Self {
-        Self { name: name.to_owned(), index, is_gone: false }
+    pub(super) fn new(name: &str, index: u32) -> Result<Self, OpenError> {
+        let promiscuous =
+            || PacketSocket::new().and_then(|socket| socket.be_promiscuous(index).map(|()| socket));
+        let socket =
+            promiscuous().map_err(|e| OpenError::of(name, "having it take frames for other hosts", e))?;
+        Ok(Self { name: name.to_owned(), index, _promiscuous: socket, is_gone: false })
     }
 
     /// Looks whether it is still there.

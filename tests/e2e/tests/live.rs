@@ -423,8 +423,13 @@ fn a_bridge_by_af_xdp_is_a_wire_too() {
 }
 
 #[test]
-fn an_interface_that_is_shut_gets_no_more_by_af_xdp_and_one_that_is_gone_is_an_error() {
+fn an_interface_by_af_xdp_takes_frames_for_others_until_it_is_shut_and_is_an_error_when_it_is_gone() {
     let Some(hosts) = hosts("chcg") else { return };
+    let is_promiscuous = || {
+        let flags = std::fs::read_to_string("/sys/class/net/chcga1/flags").unwrap();
+        u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap() & 0x100 != 0
+    };
+    assert!(!is_promiscuous());
     let [shut, gone] = ["a", "b"].map(|host| {
         let interface = Interface::find(&hosts.interface(host)).unwrap();
         af_xdp::open(&interface, Copies::IfNeeded)
@@ -432,6 +437,7 @@ fn an_interface_that_is_shut_gets_no_more_by_af_xdp_and_one_that_is_gone_is_an_e
     let (Ok((mut shut, ..)), Ok((mut gone, ..))) = (shut, gone) else {
         return eprintln!("skipped: no AF_XDP here");
     };
+    assert!(is_promiscuous(), "a card passes no others' frames to a host that does not ask");
     let sent = [0xff; 60];
     let send = move |end: &str| {
         let interface = Interface::find(end).unwrap();

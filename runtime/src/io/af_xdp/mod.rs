@@ -82,7 +82,7 @@ pub fn open(interface: &Interface, copies: Copies) -> Result<(Receiver, Transmit
         frames: Vec::new(),
         next: 0,
         left: None,
-        held: Held::new(&interface.name, interface.index),
+        held: Held::new(&interface.name, interface.index)?,
         counters: RxCounters::default(),
     };
     let transmitter = Transmitter {

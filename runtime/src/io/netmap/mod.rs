@@ -199,7 +199,7 @@ pub fn open(
     let (mut receiver, transmitter) = ends(&region, known, &port, || Box::new(file.clone()))
         .map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))?;
     receiver.buffers.hold_open(file);
-    receiver.held = index_of(named.0).map(|index| Held::new(named.0, index));
+    receiver.held = index_of(named.0).map(|index| Held::new(named.0, index)).transpose()?;
     memories.0.push((request.nr_arg2, receiver.buffers.clone()));
     Ok((receiver, transmitter))
 }

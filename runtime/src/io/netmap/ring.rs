@@ -215,7 +215,8 @@ impl Ring {
             ((&raw const (*slot).len).read_volatile(), (&raw const (*slot).flags).read_volatile())
         };
         let goes_on = flags & NS_MOREFRAG != 0;
-        let fits = u32::from(len) <= self.buffer_len && len > 0;
+        // A driver may begin a frame with a slot that has none of it.
+        let fits = u32::from(len) <= self.buffer_len && (len > 0 || goes_on);
         let range = self.buffer(slot).and_then(|at| fits.then(|| at..at + usize::from(len)).ok_or(BadSlot));
         Some(Part { slot, range, goes_on })
     }
@@ -444,10 +445,11 @@ pub(super) mod tests {
         kernel.spoil(1, |slot| slot.buf_idx = 10 + 64);
         kernel.spoil(2, |slot| slot.buf_idx = 1);
         kernel.spoil(3, |slot| slot.len = 0);
+        kernel.spoil(4, |slot| (slot.len, slot.flags) = (0, NS_MOREFRAG));
         for _ in 0..4 {
             assert_eq!(ring.receive().unwrap().range, Err(BadSlot));
         }
-        assert_eq!(received(&mut ring), [vec![4; 60], vec![5; 60]]);
+        assert_eq!(received(&mut ring), [vec![], vec![5; 60]]);
         let long = vec![0; BUFFER as usize + 1];
         kernel.give_all();
         assert_eq!(ring.send(&[&long]), Err(BadSlot));
