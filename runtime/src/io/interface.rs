@@ -97,6 +97,8 @@ pub(super) struct Held {
     /// Gets nothing.
     _promiscuous: PacketSocket,
     is_gone: bool,
+    /// What its card had missed when it was opened, and has missed since.
+    missed: (u64, u64),
 }
 
 impl Held {
@@ -105,12 +107,21 @@ impl Held {
             || PacketSocket::new().and_then(|socket| socket.be_promiscuous(index).map(|()| socket));
         let socket =
             promiscuous().map_err(|e| OpenError::of(name, "having it take frames for other hosts", e))?;
-        Ok(Self { name: name.to_owned(), index, _promiscuous: socket, is_gone: false })
+        let (name, missed) = (name.to_owned(), (missed(name).unwrap_or(0), 0));
+        Ok(Self { name, index, _promiscuous: socket, is_gone: false, missed })
     }
 
-    /// Looks whether it is still there.
+    /// Looks whether it is still there, and at what its card has missed.
     pub(super) fn look(&mut self) {
         self.is_gone |= !socket::is_there(self.index);
+        if let Some(now) = missed(&self.name) {
+            self.missed.1 = now.saturating_sub(self.missed.0);
+        }
+    }
+
+    /// Frames that the card had no room for, when it was last looked at.
+    pub(super) fn missed(&self) -> u64 {
+        self.missed.1
     }
 
     /// # Errors
@@ -122,6 +133,12 @@ impl Held {
         let name = &self.name;
         Err(io::Error::other(format!("interface {name} is gone; start the chain again when it is back")))
     }
+}
+
+/// Frames that an interface's card has had no room for, if its driver counts them.
+fn missed(name: &str) -> Option<u64> {
+    let counts = std::fs::read_to_string(format!("/sys/class/net/{name}/statistics/rx_missed_errors"));
+    counts.ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -144,6 +161,11 @@ mod tests {
     #[test]
     fn the_loopback_needs_no_checksums() {
         assert!(Interface::leaves_checksums("lo") && !Interface::leaves_checksums("no-such-if"));
+    }
+
+    #[test]
+    fn what_was_missed_is_known_of_what_there_is() {
+        assert_eq!((missed("lo"), missed("no-such-if")), (Some(0), None));
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! frames as the system has them and says nothing of them: with the sum of the pseudo-header alone for a checksum, and in
 //! several slots where they are as long as senders and drivers make them for each other. They are made what a wire would carry:
 //! checksums completed, TCP cut into segments as long as the interface's MTU allows. What the machine's own stack sends to host
-//! rings netmap drops, if it is not complete: such an interface is refused until its offload is switched off.
+//! rings netmap drops, if it is not complete: such an interface is refused until its offload is switched off. Overruns are what the
+//! card says it has missed; its emulation and its switches do not count theirs.
 
 mod buffers;
 pub mod memory;
@@ -199,7 +200,8 @@ pub fn open(
     let (mut receiver, transmitter) = ends(&region, known, &port, || Box::new(file.clone()))
         .map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))?;
     receiver.buffers.hold_open(file);
-    receiver.held = index_of(named.0).map(|index| Held::new(named.0, index)).transpose()?;
+    let card = index_of(named.0).filter(|_| named.1 == Rings::Hardware);
+    receiver.held = card.map(|index| Held::new(named.0, index)).transpose()?;
     memories.0.push((request.nr_arg2, receiver.buffers.clone()));
     Ok((receiver, transmitter))
 }
@@ -307,7 +309,7 @@ pub struct Receiver {
     /// Frames that came in several slots, or were cut.
     copies: Vec<u8>,
     is_shut: bool,
-    /// The interface it is of, if it is of one.
+    /// The interface whose hardware rings it has, if it has.
     held: Option<Held>,
     counters: RxCounters,
 }
@@ -482,6 +484,7 @@ impl Receive for Receiver {
     fn revive(&mut self) {
         if let Some(held) = &mut self.held {
             held.look();
+            self.counters.overruns = held.missed();
         }
     }
 
