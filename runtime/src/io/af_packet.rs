@@ -6,7 +6,7 @@
 //!
 //! The machine's own stack sees what comes in, too: the interfaces should have no addresses of the machine.
 
-use super::offload::Offload;
+use super::offload::{ETHERNET_LEN, Offload};
 pub use super::socket::{PacketSocket, Slot};
 use super::socket::{SLOT_LEN, TAG_LEN};
 use super::{BATCH_MAX, Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
@@ -22,7 +22,6 @@ const AWAY: [i32; 3] = [libc::ENETDOWN, libc::ENXIO, libc::ENODEV];
 const ROOM_MILLIS: i32 = 1;
 const ROOM_TRIES: u32 = 10;
 
-const ETHERNET_LEN: usize = 14;
 /// The addresses in front of a frame, behind which a tag has its place.
 const ADDRESSES_LEN: usize = 12;
 

@@ -159,6 +159,12 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_is_gone_if_none_has_its_number() {
+        let loopback = socket::index_of("lo").expect("there is one");
+        assert!(socket::is_there(loopback) && !socket::is_there(u32::MAX / 2));
+    }
+
+    #[test]
     fn the_loopback_needs_no_checksums() {
         assert!(Interface::leaves_checksums("lo") && !Interface::leaves_checksums("no-such-if"));
     }

@@ -24,7 +24,8 @@ const FIRST_ONLY: u8 = 0x80;
 /// Headers of a long frame, and data of a segment, within which a sender stays: they bound what a frame is made into.
 const HEADERS_MAX: usize = 512;
 const SEGMENT_MIN: usize = 48;
-const ETHERNET_LEN: usize = 14;
+/// An Ethernet header without a tag.
+pub(super) const ETHERNET_LEN: usize = 14;
 const TAG_LEN: usize = 4;
 
 /// The checksum of a whole TCP or UDP frame that has the sum of its pseudo-header where that belongs, as senders leave it that

@@ -91,7 +91,10 @@ pub(super) fn index_of(name: &str) -> Option<u32> {
 pub(super) fn is_there(index: u32) -> bool {
     let mut name = [0 as libc::c_char; libc::IFNAMSIZ];
     // SAFETY: there is room for a name of any length.
-    !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
+    let has_name = !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null();
+    // Whoever cannot ask does not know.
+    let code = || io::Error::last_os_error().raw_os_error();
+    has_name || !matches!(code(), Some(libc::ENXIO | libc::ENODEV))
 }
 
 /// The names of all interfaces.

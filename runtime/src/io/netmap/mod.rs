@@ -18,7 +18,7 @@ pub mod memory;
 pub mod port;
 mod ring;
 
-use super::offload::{Malformed, Offload, complete_unfinished, longer_than, unfinished};
+use super::offload::{ETHERNET_LEN, Malformed, Offload, complete_unfinished, longer_than, unfinished};
 use super::region::Region;
 use super::socket::index_of;
 use super::{Frame, Held, Interface, OpenError, Receive, RxCounters, Transmit, TxCounters};
@@ -44,8 +44,6 @@ const VERSION: u32 = 14;
 const RINGS_MAX: u32 = 1024;
 /// What a frame is longer than the packet in it: an Ethernet header with a VLAN's tag.
 const HEADER_LEN: u32 = 18;
-/// An Ethernet header without one.
-const ETHERNET_LEN: usize = 14;
 /// Longest frame: what the system takes for one before it is cut.
 const FRAME_LEN_MAX: usize = 1 << 16;
 /// Bytes for copies that are kept from call to call.
@@ -200,8 +198,8 @@ pub fn open(
     let (mut receiver, transmitter) = ends(&region, known, &port, || Box::new(file.clone()))
         .map_err(|error| OpenError::of(name, "reading netmap's rings", io::Error::other(error)))?;
     receiver.buffers.hold_open(file);
-    let card = index_of(named.0).filter(|_| named.1 == Rings::Hardware);
-    receiver.held = card.map(|index| Held::new(named.0, index)).transpose()?;
+    let card = Some(name).filter(|name| !port::is_netmaps_own(name)).and_then(index_of);
+    receiver.held = card.map(|index| Held::new(name, index)).transpose()?;
     memories.0.push((request.nr_arg2, receiver.buffers.clone()));
     Ok((receiver, transmitter))
 }
