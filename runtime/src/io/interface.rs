@@ -97,8 +97,8 @@ pub(super) struct Held {
     /// Gets nothing.
     _promiscuous: PacketSocket,
     is_gone: bool,
-    /// What its card had missed when it was opened, and has missed since.
-    missed: (u64, u64),
+    /// What its card had missed when it was opened.
+    missed: u64,
 }
 
 impl Held {
@@ -107,21 +107,18 @@ impl Held {
             || PacketSocket::new().and_then(|socket| socket.be_promiscuous(index).map(|()| socket));
         let socket =
             promiscuous().map_err(|e| OpenError::of(name, "having it take frames for other hosts", e))?;
-        let (name, missed) = (name.to_owned(), (missed(name).unwrap_or(0), 0));
+        let (name, missed) = (name.to_owned(), missed(name).unwrap_or(0));
         Ok(Self { name, index, _promiscuous: socket, is_gone: false, missed })
     }
 
-    /// Looks whether it is still there, and at what its card has missed.
+    /// Looks whether it is still there.
     pub(super) fn look(&mut self) {
         self.is_gone |= !socket::is_there(self.index);
-        if let Some(now) = missed(&self.name) {
-            self.missed.1 = now.saturating_sub(self.missed.0);
-        }
     }
 
-    /// Frames that the card had no room for, when it was last looked at.
-    pub(super) fn missed(&self) -> u64 {
-        self.missed.1
+    /// Frames that the card has had no room for since; none once it is gone.
+    pub(super) fn missed(&self) -> Option<u64> {
+        missed(&self.name).map(|now| now.saturating_sub(self.missed))
     }
 
     /// # Errors

@@ -1,4 +1,4 @@
-//! `chc up` between two hosts in network namespaces, over AF_PACKET. Needs root and `ip`; skipped, visibly, without.
+//! `chc up` between two hosts in network namespaces, by each kind of packet I/O. Needs root and `ip`; skipped, visibly, without.
 
 use chc_e2e::command::{Scratch, config};
 use chc_e2e::hosts::Hosts;
@@ -10,7 +10,6 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::process::Child;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 
 /// Bytes of a download.
 const BYTES: usize = 32 << 20;
@@ -110,6 +109,12 @@ fn serve(address: IpAddr) -> SocketAddr {
     at
 }
 
+/// The same on a host.
+fn serve_on(hosts: &Hosts, host: &str, address: impl Into<IpAddr>) -> SocketAddr {
+    let address = address.into();
+    hosts.on(host, move || serve(address)).join().expect("it serves")
+}
+
 fn download(from: SocketAddr, len: usize) -> Vec<u8> {
     let mut stream = TcpStream::connect(from).expect("the server is reached");
     stream.write_all(&(len as u64).to_le_bytes()).unwrap();
@@ -165,15 +170,8 @@ fn hosts_talk_through_a_translating_router_while_its_instances_die() {
     hosts.configure("b", "-6 route add fd77::/64 via 2001:db8:77::2");
     let scratch = Scratch::new();
     let up = Up::new(&scratch, &hosts, &[]);
-    let (tell, told) = channel();
-    hosts
-        .on("b", move || {
-            tell.send(serve([198, 51, 100, 7].into())).unwrap();
-            tell.send(serve("2001:db8:77::1".parse().unwrap())).unwrap();
-        })
-        .join()
-        .unwrap();
-    let (v4, v6) = (told.recv().unwrap(), told.recv().unwrap());
+    let v4 = serve_on(&hosts, "b", [198, 51, 100, 7]);
+    let v6 = serve_on(&hosts, "b", "2001:db8:77::1".parse::<IpAddr>().unwrap());
     let seen = hosts.on("a", move || (ask(v4), ask(v6))).join().unwrap();
     assert!(seen.0.starts_with("203.0.113.2:") && seen.0.ends_with(" 1200"), "translated: {}", seen.0);
     assert!(seen.1.starts_with("[fd77::10]:"), "not translated: {}", seen.1);
@@ -204,9 +202,7 @@ fn a_machine_reaches_the_world_through_a_chain_on_a_tap_interface_of_its_own() {
     for address in ["203.0.113.1/24", "198.51.100.7/32"] {
         hosts.configure("b", &format!("addr add {address} dev {outside}"));
     }
-    let (tell, told) = channel();
-    hosts.on("b", move || tell.send(serve([198, 51, 100, 7].into())).unwrap()).join().unwrap();
-    let server = told.recv().unwrap();
+    let server = serve_on(&hosts, "b", [198, 51, 100, 7]);
     // The chain runs on the first host, whose stack is on the wire that it makes.
     let status = hosts.on("a", move || {
         let scratch = Scratch::new();
@@ -233,9 +229,7 @@ fn a_machine_reaches_the_world_through_a_chain_on_its_own_end_of_an_interface() 
     let other = hosts.join();
     hosts.configure("a", "addr add 10.80.0.1/24 dev DEV");
     hosts.configure("b", &format!("addr add 10.80.0.2/24 dev {other}"));
-    let (tell, told) = channel();
-    hosts.on("b", move || tell.send(serve([10, 80, 0, 2].into())).unwrap()).join().unwrap();
-    let server = told.recv().unwrap();
+    let server = serve_on(&hosts, "b", [10, 80, 0, 2]);
     let status = hosts.on("a", move || {
         let scratch = Scratch::new();
         let sides = ["chcha0^".to_owned(), "chcha0".to_owned()];
@@ -374,9 +368,7 @@ fn talk_over_a_bridge(hosts: &Hosts, network: u8, asked: &str) {
     let scratch = Scratch::new();
     let backend = format!("io.backend={asked}");
     let up = Up::new(&scratch, hosts, &[&BRIDGE[..], &[backend.as_str()]].concat());
-    let (tell, told) = channel();
-    hosts.on("b", move || tell.send(serve([10, network, 0, 2].into())).unwrap()).join().unwrap();
-    let server = told.recv().unwrap();
+    let server = serve_on(hosts, "b", [10, network, 0, 2]);
     let seen = hosts.on("a", move || ask(server)).join().unwrap();
     assert!(seen.starts_with(&format!("10.{network}.0.1:")), "{seen}");
     talk(hosts, server, || drop(up.chc(&["kill", "portscan/0"]).expect(0)));

@@ -482,7 +482,7 @@ impl Receive for Receiver {
     fn revive(&mut self) {
         if let Some(held) = &mut self.held {
             held.look();
-            self.counters.overruns = held.missed();
+            self.counters.overruns = held.missed().unwrap_or(self.counters.overruns);
         }
     }
 
@@ -776,6 +776,8 @@ mod tests {
             assert_eq!(wire.lock().sent, expected);
             let counters = transmitter.counters();
             assert_eq!((counters.packets, counters.too_long, counters.overruns), (20, 1, 0));
+            let mtus = [None, Some(1400), Some(9000)].map(|of_interface| transmitter.mtu(of_interface));
+            assert_eq!(mtus, [1500, 1400, BUFFER_LEN as u32 - HEADER_LEN]);
         }
     }
 
