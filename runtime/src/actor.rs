@@ -57,7 +57,8 @@ pub enum Progress {
     /// A burst was sent on and there may be more: call again when the other actors of this arbiter have nothing left to do,
     /// or after [`PATIENCE`] turns of its own. So a burst goes through the chain while the caches have it.
     Fed,
-    /// Nothing to do now: call again after the next message, deadline or wake.
+    /// Nothing to do now: call again after the next message, deadline or wake; of an actor that never parks
+    /// ([`busy_poll`](ActorOptions::busy_poll)) as after `Fed`.
     Idle,
     /// There will never be more (an actor that is not a source says so at once).
     Done,
@@ -467,7 +468,8 @@ impl<A: Actor> Shell<A> {
                     self.patience = if progress == Progress::Fed { PATIENCE } else { 0 };
                     more = true;
                 }
-                Progress::Idle => {}
+                // Asked between any two stages of a chain, an empty source would hold up the packet that is on its way.
+                Progress::Idle => self.patience = if self.options.busy_poll { PATIENCE } else { 0 },
                 Progress::Done => self.is_source = false,
             }
         }
@@ -488,7 +490,8 @@ impl<A: Actor> Shell<A> {
         more
     }
 
-    /// Whether a source that has sent a burst on waits: others have taken turns since its own last one.
+    /// Whether a source that has sent a burst on, or is asked all the time, waits: others have taken turns since its own
+    /// last one.
     fn lets_others_go_first(&mut self) -> bool {
         self.patience = if turns() == self.turns_seen { 0 } else { self.patience.saturating_sub(1) };
         self.patience > 0

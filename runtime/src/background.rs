@@ -251,6 +251,45 @@ mod tests {
         }
     }
 
+    /// Sends one burst without saying so, and tells when it is asked again.
+    struct Polled {
+        next: Option<Handle<(), Hops>>,
+        seen: flume::Sender<&'static str>,
+    }
+
+    impl Actor for Polled {
+        type Control = ();
+        type Data = Hops;
+
+        fn on_control(&mut self, (): (), _cx: &mut Cx) {}
+
+        fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
+
+        fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
+            let Some(next) = self.next.take() else {
+                self.seen.send("asked").expect("the test waits");
+                return Progress::Done;
+            };
+            next.push(Hops(2)).expect("it is alive");
+            Progress::Idle
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_asked_all_the_time_is_not_asked_between_the_stages_of_a_chain() {
+        let (seen, rx) = flume::unbounded();
+        let arbiters = Arbiters::start(1, &[]).expect("threads can be started");
+        let arbiter = arbiters.get(0).expect("one was started");
+        let last = stage(arbiter, "last", None, &seen);
+        let middle = stage(arbiter, "middle", Some(last), &seen);
+        let next = Some(stage(arbiter, "first", Some(middle), &seen));
+        let options = ActorOptions { busy_poll: true, ..ActorOptions::default() };
+        let _source = spawn_unsupervised(arbiter, "source", options, move |_| Polled { next, seen });
+        let order: Vec<_> = rx.iter().take(4).collect();
+        assert_eq!(order, ["first", "middle", "last", "asked"]);
+        arbiters.join();
+    }
+
     #[test]
     fn a_source_is_not_held_up_for_ever_by_others_that_always_have_something_to_do() {
         let order = three_bursts(true);

@@ -115,6 +115,7 @@ pub(super) fn start<S: PacketSource, K: Sink + Send + 'static>(
         shards: (0..plan.shards).map(|_| Address::default()).collect(),
         egress: Address::default(),
         next: plan.topology.vertices.iter().map(|node| node.ways().map(|way| way.to).collect()).collect(),
+        off_path: plan.topology.vertices.iter().map(|node| node.off_path).collect(),
         awaits_progress: plan.topology.has_joins(),
         owners: plan.vertices.iter().map(|_| Arc::default()).collect(),
         notices: notify,

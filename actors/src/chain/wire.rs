@@ -80,6 +80,8 @@ pub struct Addresses {
     pub egress: Address<EgressControl, DataMessage>,
     /// The vertices each vertex sends to.
     pub next: Vec<Vec<VertexId>>,
+    /// Whether a vertex only watches.
+    pub off_path: Vec<bool>,
     /// Whether packets wait somewhere until senders have come far enough.
     pub awaits_progress: bool,
     /// The instance that owns each slot of each vertex.
@@ -122,6 +124,16 @@ fn push<C: Send + 'static, D: Packets>(
 }
 
 impl Addresses {
+    /// Whether nobody waits for what comes of data: without packets it only tells how far its sender has come, and what
+    /// only watches holds up no packet.
+    fn may_wait(&self, to: Destination, has_packets: bool) -> bool {
+        let only_watches = match to {
+            Destination::Instance(id) => self.off_path[usize::from(id.vertex.0)],
+            Destination::Egress => false,
+        };
+        only_watches || !has_packets && !self.awaits_progress
+    }
+
     /// The first root, if it lives: the one to be asked.
     #[must_use]
     pub fn first_root(&self) -> Option<Handle<RootControl, NoData>> {
@@ -153,8 +165,7 @@ impl Links {
 
     /// Sends data. What was meant for a generation that has ended is dropped: its successor asks for it.
     pub fn send(&mut self, to: Destination, data: Data) {
-        // Without packets it only tells how far the sender has come.
-        let may_wait = data.block.is_none() && !self.to.awaits_progress;
+        let may_wait = self.to.may_wait(to, data.block.is_some());
         let pushed = match to {
             Destination::Instance(id) => {
                 let Some(handle) = self.instance(id, Some(data.to_generation)) else { return };
@@ -280,5 +291,36 @@ impl Links {
     /// Publishes how many input packets were read.
     pub fn progress(&self, offered: u64) {
         self.to.offered.store(offered, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_on_their_way_are_handled_first_and_progress_where_packets_wait_for_it() {
+        let (notices, _) = flume::unbounded();
+        let mut addresses = Addresses {
+            roots: Vec::new(),
+            instances: Vec::new(),
+            shards: Vec::new(),
+            egress: Address::default(),
+            next: Vec::new(),
+            off_path: vec![false, true],
+            awaits_progress: false,
+            owners: Vec::new(),
+            notices,
+            offered: Arc::default(),
+        };
+        let instance = |vertex| Destination::Instance(InstanceId { vertex: VertexId(vertex), index: 0 });
+        let (on_path, watcher) = (instance(0), instance(1));
+        let mut waits = |awaits_progress| {
+            addresses.awaits_progress = awaits_progress;
+            [on_path, watcher, Destination::Egress]
+                .map(|to| [true, false].map(|has| addresses.may_wait(to, has)))
+        };
+        assert_eq!(waits(false), [[false, true], [true, true], [false, true]]);
+        assert_eq!(waits(true), [[false, false], [true, true], [false, false]]);
     }
 }

@@ -34,6 +34,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Frames taken from one side before the other has its turn.
 const TURN: usize = 64;
+/// So few packets are sent on at once: whether more have come is asked for when they have left. To ask the system takes as
+/// long as one NF takes for a packet.
+const FEW: u64 = 8;
 /// Frames that are none of the chain's, before whoever shares the source's thread has its turn.
 const OWN_TURN: usize = 256;
 /// How often counters are published and interfaces that were away are looked at again.
@@ -299,6 +302,10 @@ impl PacketSource for LiveSource {
         !self.is_drained
     }
 
+    fn is_burst(&self, packets: u64) -> bool {
+        packets < FEW && self.at == self.taken
+    }
+
     fn attach(&mut self, wake: impl Fn() -> Wake) -> Result<(), String> {
         for receiver in &self.receivers {
             let watch = |all: Vec<OwnedFd>| all.into_iter().try_for_each(|fd| on_readable(fd, wake()));
@@ -365,5 +372,97 @@ impl Sink for LiveSink {
     fn finish(&mut self) {
         self.ports.lock().flush();
         self.files.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::core::{RootConfig, tests::config};
+    use crate::root::intake::Intake;
+    use crate::root::reader::{Reader, RootOptions};
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// An interface where so many frames wait, which counts how often it is asked for some.
+    struct Fake {
+        waiting: usize,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Receive for Fake {
+        fn fill(&mut self, max: usize) -> io::Result<usize> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let taken = self.waiting.min(max);
+            self.waiting -= taken;
+            Ok(taken)
+        }
+
+        fn frame(&self, _at: usize) -> &[u8] {
+            &[0; 60]
+        }
+
+        fn readiness(&self) -> io::Result<Vec<OwnedFd>> {
+            Ok(Vec::new())
+        }
+
+        fn shut(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn revive(&mut self) {}
+
+        fn counters(&mut self) -> RxCounters {
+            RxCounters::default()
+        }
+    }
+
+    impl Transmit for Fake {
+        fn send(&mut self, _frame: &[&[u8]]) {}
+
+        fn flush(&mut self) {}
+
+        fn counters(&self) -> TxCounters {
+            TxCounters::default()
+        }
+
+        fn revive(&mut self) {}
+    }
+
+    /// Packets of each burst that is read, and how often the system had been asked by its end.
+    fn bursts(waiting: [usize; 2]) -> Vec<(u64, usize)> {
+        let asked = Arc::default();
+        let fake = |waiting| Fake { waiting, asked: Arc::clone(&asked) };
+        let ports = Ports::new([Box::new(fake(0)), Box::new(fake(0))], None);
+        let source = LiveSource::new([Box::new(fake(waiting[0])), Box::new(fake(waiting[1]))], ports);
+        let options = RootOptions { burst: 256, rate: None, stops: Vec::new() };
+        let config = RootConfig { window: 1 << 20, ..config() };
+        let mut reader = Reader::new(Intake::new(config, false), source, options);
+        let mut bursts = Vec::new();
+        loop {
+            let before = reader.offered();
+            let burst = reader.read(|intake, arrival| {
+                intake.draw(arrival);
+            });
+            if !burst.read {
+                return bursts;
+            }
+            bursts.push((reader.offered() - before, asked.load(Ordering::Relaxed)));
+            assert!(burst.more || asked.load(Ordering::Relaxed) > 2, "nobody looks whether there are more");
+        }
+    }
+
+    #[test]
+    fn a_packet_that_comes_alone_is_sent_on_before_the_system_is_asked_for_more() {
+        assert_eq!(bursts([1, 0]), [(1, 1)]);
+        assert_eq!(bursts([0, 1]), [(1, 2)]);
+        assert_eq!(bursts([1, 1]), [(1, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn under_load_a_burst_is_of_all_that_waits_on_both_sides() {
+        let [(read, _)] = bursts([40, 3])[..] else { panic!("it is one burst") };
+        assert_eq!(read, 43);
+        assert_eq!(bursts([200, 100]).iter().map(|(read, _)| *read).collect::<Vec<_>>(), [256, 44]);
     }
 }

@@ -286,7 +286,7 @@ impl<P: Protections> RootCore<P> {
 
 #[cfg(test)]
 #[path = "core_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 #[cfg(test)]
 #[path = "handover_tests.rs"]

@@ -18,7 +18,7 @@ fn instance(vertex: u16) -> InstanceId {
 }
 
 /// The root of a chain of two vertices, the first of which is vertex 1.
-pub(in crate::root) fn config() -> RootConfig {
+pub(crate) fn config() -> RootConfig {
     RootConfig {
         epoch: EPOCH,
         window: WINDOW,

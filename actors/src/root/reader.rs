@@ -25,6 +25,11 @@ pub trait PacketSource: Send + 'static {
         false
     }
 
+    /// Whether the burst at hand, of so many packets, is better sent on before more are looked for; they are then.
+    fn is_burst(&self, _packets: u64) -> bool {
+        false
+    }
+
     /// Called once, on the first root's arbiter: `wake` is to be called whenever there may be packets again.
     ///
     /// # Errors
@@ -193,6 +198,9 @@ impl<S: PacketSource> Reader<S> {
         while read < allowed && !self.exhausted {
             let room = self.intake.has_room();
             if !room && self.options.rate.is_none() {
+                break;
+            }
+            if read > 0 && self.source.is_burst(read) {
                 break;
             }
             if self.options.stops.first().is_some_and(|stop| self.offered >= *stop) {
