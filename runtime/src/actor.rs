@@ -30,7 +30,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -46,8 +46,9 @@ use crate::arbiter::Arbiter;
 use crate::background::{count_turn, turns};
 use crate::mailbox::{ControlMessage, Handle, Packets, Shared, Signal};
 
-/// For how many of its turns a source lets other actors go first: more than a burst has stages.
-pub const PATIENCE: u32 = 32;
+/// How often a source lets all other actors that have something to do go first, while there are always some: while a burst goes
+/// through a chain, the source is told of those before it.
+const PATIENCE: u32 = 8;
 
 /// What a call of [`Actor::poll_work`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub enum Progress {
     /// Work was done and there may be more: call again next turn.
     Worked,
     /// A burst was sent on and there may be more: call again when the other actors of this arbiter have nothing left to do,
-    /// or after [`PATIENCE`] turns of its own. So a burst goes through the chain while the caches have it.
+    /// or have gone first a few times. So a burst goes through the chain while the caches have it.
     Fed,
     /// Nothing to do now: call again after the next message, deadline or wake; of an actor that never parks
     /// ([`busy_poll`](ActorOptions::busy_poll)) as after `Fed`.
@@ -285,6 +286,7 @@ impl<A: Actor> Embryo<A> {
                         own_end: Rc::clone(&own_end),
                         is_source: true,
                         patience: 0,
+                        gives_way: false,
                         turns_seen: 0,
                         handled: true,
                     };
@@ -405,6 +407,8 @@ pub(crate) struct Shell<A: Actor> {
     options: ActorOptions,
     own_end: Rc<Cell<Option<Cause>>>,
     is_source: bool,
+    /// Whether the source's next turn comes after those of all others that have something to do.
+    gives_way: bool,
     /// For how many more turns the source lets others go first.
     patience: u32,
     /// The arbiter's turns at the end of its last one.
@@ -459,17 +463,18 @@ impl<A: Actor> Shell<A> {
             return false;
         }
         let mut more = self.drain_data();
-        if self.lets_others_go_first() {
+        self.gives_way = self.lets_others_go_first();
+        if self.gives_way {
             more = true;
         } else if self.is_source && !self.cx.is_ending() {
             match self.actor.poll_work(&mut self.cx) {
                 progress @ (Progress::Worked | Progress::Fed) => {
                     self.handled = true;
-                    self.patience = if progress == Progress::Fed { PATIENCE } else { 0 };
+                    self.give_way(progress == Progress::Fed);
                     more = true;
                 }
                 // Asked between any two stages of a chain, an empty source would hold up the packet that is on its way.
-                Progress::Idle => self.patience = if self.options.busy_poll { PATIENCE } else { 0 },
+                Progress::Idle => self.give_way(self.options.busy_poll),
                 Progress::Done => self.is_source = false,
             }
         }
@@ -488,6 +493,12 @@ impl<A: Actor> Shell<A> {
         }
         self.turns_seen = turns();
         more
+    }
+
+    /// Has the source let others go first from now on, or not.
+    fn give_way(&mut self, gives_way: bool) {
+        self.gives_way = gives_way;
+        self.patience = if gives_way { PATIENCE } else { 0 };
     }
 
     /// Whether a source that has sent a burst on, or is asked all the time, waits: others have taken turns since its own
@@ -542,7 +553,13 @@ impl<A: Actor> ActorFuture<Shell<A>> for Turns {
             || !shell.shared.mark_idle();
         if again {
             shell.shared.mark_busy();
-            task.waker().wake_by_ref();
+            if shell.gives_way {
+                // It is woken when the other tasks have been polled, those that other threads have woken included: while there
+                // are others, the event loop looks for them now and then only.
+                let _ = pin!(tokio::task::yield_now()).poll(task);
+            } else {
+                task.waker().wake_by_ref();
+            }
         }
         Poll::Pending
     }

@@ -251,6 +251,60 @@ mod tests {
         }
     }
 
+    /// Each time it is asked, has another thread send somebody a burst, and tells so.
+    struct Remote {
+        left: u32,
+        ask: flume::Sender<()>,
+        done: flume::Receiver<()>,
+        seen: flume::Sender<&'static str>,
+    }
+
+    impl Actor for Remote {
+        type Control = ();
+        type Data = Hops;
+
+        fn on_control(&mut self, (): (), _cx: &mut Cx) {}
+
+        fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
+
+        fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
+            let Some(left) = self.left.checked_sub(1) else { return Progress::Done };
+            self.left = left;
+            self.seen.send("source").expect("the test waits");
+            self.ask.send(()).expect("the other thread waits");
+            self.done.recv().expect("it answers");
+            Progress::Fed
+        }
+    }
+
+    #[test]
+    fn whom_another_thread_woke_has_its_turn_before_the_next_burst_is_read() {
+        let (seen, rx) = flume::unbounded();
+        let (ask, asked) = flume::unbounded();
+        let (answer, done) = flume::unbounded();
+        let arbiters = Arbiters::start(1, &[]).expect("threads can be started");
+        let arbiter = arbiters.get(0).expect("one was started");
+        let woken = stage(arbiter, "woken", None, &seen);
+        // It has taken its first turn, and is idle.
+        woken.push(Hops(0)).expect("it is alive");
+        rx.recv().expect("it answers");
+        let other = std::thread::spawn(move || {
+            for () in asked {
+                woken.push(Hops(0)).expect("it is alive");
+                answer.send(()).expect("the source waits");
+            }
+        });
+        let source = move |_| Remote { left: 20, ask, done, seen };
+        let source = spawn_unsupervised(arbiter, "source", ActorOptions::default(), source);
+        let order: Vec<_> = rx.iter().take(40).collect();
+        for burst in order.chunks(2) {
+            assert_eq!(burst, ["source", "woken"]);
+        }
+        arbiters.join();
+        drop(source);
+        other.join().expect("no panic");
+    }
+
     /// Sends one burst without saying so, and tells when it is asked again.
     struct Polled {
         next: Option<Handle<(), Hops>>,

@@ -138,8 +138,7 @@ pub(super) fn start<S: PacketSource, K: Sink + Send + 'static>(
     // Each before those who register with it or ask it for a replay.
     spec = spec.child(root_child(plan, &arbiters, &home, &addresses, &pool, reader));
     for (at, kept) in kept.iter().enumerate() {
-        let arbiter = arbiters.get(at % plan.arbiters).unwrap_or(&home).clone();
-        spec = spec.child(vertex_child(plan, at, &arbiter, &addresses, &pool, kept));
+        spec = spec.child(vertex_child(plan, at, &arbiters, &home, &addresses, &pool, kept));
     }
     let chain = Supervisor::start(&home, spec, &tree).map_err(|e| anyhow!("{e}"))?;
     Ok(Cluster { arbiters, tree, chain, addresses, kept, news, notices })
@@ -198,6 +197,7 @@ fn egress_child<K: Sink + Send + 'static>(
 fn vertex_child(
     plan: &ChainPlan,
     at: usize,
+    arbiters: &Arbiters,
     home: &Arbiter,
     addresses: &Arc<Addresses>,
     pool: &Arc<BlockPool>,
@@ -205,7 +205,8 @@ fn vertex_child(
 ) -> ChildSpec {
     let vertex = plan.vertices[at].clone();
     let (plan, addresses, pool) = (plan.clone(), addresses.clone(), pool.clone());
-    let (Kept { totals, peak, metrics }, arbiter) = (kept.clone(), home.clone());
+    let (Kept { totals, peak, metrics }, of_manager) = (kept.clone(), home.clone());
+    let homes: Vec<Arbiter> = arbiters.iter().cloned().collect();
     ChildSpec::supervisor(&plan.vertices[at].name.clone(), home, move |_| {
         let mut spec =
             SupervisorSpec::new(&vertex.name, Strategy::OneForOne).intensity(RESTARTS_MAX, RESTARTS_WITHIN);
@@ -220,9 +221,12 @@ fn vertex_child(
             let (panics_max, retransmit) = (plan.nf_panics_max, plan.retransmit);
             let metrics = metrics[usize::from(index)].clone();
             let address = &addresses.instances[at][usize::from(index)];
+            // Those of one number share an arbiter: a packet goes from one to the next on one core as far as their vertices
+            // split traffic alike, and more instances are more cores.
+            let at = &homes[usize::from(index) % homes.len()];
             let child = ChildSpec::actor(
                 &index.to_string(),
-                &arbiter,
+                at,
                 ActorOptions::default(),
                 address,
                 move |birth: Birth<_, _>| {
@@ -242,7 +246,7 @@ fn vertex_child(
         let (manager, metrics) = (Address::default(), metrics.clone());
         spec.child(ChildSpec::actor(
             "manager",
-            &arbiter,
+            &of_manager,
             ActorOptions::default(),
             &manager,
             move |_: Birth<_, _>| {

@@ -11,8 +11,9 @@ use chc_api::{Direction, EventKind, ObjectKey, OpValue, VertexId};
 use chc_e2e::chain::{Mix, assert_balanced, capture, keep, kill, mix, plan};
 use chc_e2e::trw::shared;
 use chc_runtime::capture::CaptureReader;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 
 const PACKETS: u64 = 20_000;
 const INSTANCES: [&str; 4] = ["nat/0", "nat/1", "portscan/0", "portscan/1"];
@@ -168,6 +169,7 @@ fn every_configuration_is_equivalent() {
         &["vertex.nat.instances=3", "vertex.portscan.instances=3"],
         &["vertex.nat.instances=1", "vertex.portscan.instances=3"],
         &["runtime.arbiters=2"],
+        &["runtime.arbiters=3", "vertex.nat.instances=3", "vertex.portscan.instances=3"],
         &["root.log=store"],
         &["vertex.nat.order=chain"],
         &["root.tick_us=0"],
@@ -186,6 +188,22 @@ fn every_configuration_is_equivalent() {
         let plan = plan("quickstart", overrides);
         assert_equivalent(&plan, input(), &deaths);
     }
+}
+
+#[test]
+fn instances_of_a_vertex_have_an_arbiter_each_as_far_as_there_are_some() {
+    let mut plan = plan("nat", &["vertex.nat.instances=4", "runtime.arbiters=3"]);
+    let homes: Arc<Mutex<BTreeMap<u16, String>>> = Arc::default();
+    let (make, built) = (plan.vertices[0].function.factory.clone(), homes.clone());
+    plan.vertices[0].function.factory = Arc::new(move |config| {
+        let home = std::thread::current().name().expect("arbiters have names").to_owned();
+        built.lock().unwrap().insert(config.id.index, home);
+        make(config)
+    });
+    keep(&plan, capture(input()), Vec::new()).expect("it ends");
+    let homes = homes.lock().unwrap();
+    let expected = ["arbiter-0", "arbiter-1", "arbiter-2", "arbiter-0"];
+    assert_eq!(homes.values().collect::<Vec<_>>(), expected);
 }
 
 #[test]

@@ -180,7 +180,9 @@ fn a_packet_that_panics_after_it_waited_for_the_store_is_dropped_too() {
     assert_only_these_are_missing(&outcome, &everything, &[1_500]);
     // What it asked of the store before it waited is not undone, nor done thrice.
     assert_eq!(value(&outcome, "asked"), Some(StateValue::Int(1)));
-    assert_eq!(value(&outcome, "seen"), Some(StateValue::Int(PACKETS as i64)));
+    // What it had counted was on its way or not.
+    let Some(StateValue::Int(seen)) = value(&outcome, "seen") else { panic!("it is counted") };
+    assert!([PACKETS - 1, PACKETS].contains(&(seen as u64)), "{seen}");
 }
 
 #[test]
