@@ -124,6 +124,8 @@ pub fn up<S: PacketSource, K: Sink + Send + 'static>(
     let view = cluster.view(plan, Some(options.interfaces), options.alerts, options.feed);
     let (ask, requests) = flume::bounded(REQUESTS_MAX);
     let server = server::start(&options.endpoints, view.clone(), Some(ask.clone()))?;
+    // It ends when it is told to, not when there is nobody left who could.
+    let _asking = ask.clone();
     let end = move || {
         let (reply, _) = flume::bounded(1);
         // Refused only if the chain ends anyway.

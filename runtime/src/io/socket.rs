@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -248,6 +248,12 @@ pub(super) fn addresses(name: &str) -> Vec<IpAddr> {
 /// A packet socket: frames as the system has them.
 pub struct PacketSocket {
     fd: OwnedFd,
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl PacketSocket {

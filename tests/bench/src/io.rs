@@ -11,7 +11,8 @@
 //! or copied there and from there, as where there is no spare buffer.
 
 use crate::report::{Line, Samples};
-use anyhow::{Context as _, bail, ensure};
+use crate::veth::Pair;
+use anyhow::{Context as _, ensure};
 use chc_api::packet::link::LinkType;
 use chc_api::packet::parse::parse;
 use chc_api::{Clock, Path, Time};
@@ -19,14 +20,12 @@ use chc_runtime::block::{BlockBuilder, BlockPool, Ingest, Meta};
 use chc_runtime::io::af_packet::{PacketSocket, Receiver, Slot, Transmitter};
 use chc_runtime::io::af_xdp::Copies;
 use chc_runtime::io::netmap::memory::{Host, card, loopback};
-use chc_runtime::io::{BATCH_MAX, Interface, Receive, Transmit, af_xdp};
+use chc_runtime::io::{BATCH_MAX, Receive, Transmit, af_xdp};
 use clap::ValueEnum;
 use std::collections::VecDeque;
-use std::fs;
 use std::hint::black_box;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Frames that wait in a socket at most.
@@ -126,7 +125,7 @@ pub fn measure(options: &IoOptions) -> anyhow::Result<Vec<Line>> {
                     Err(error) => eprintln!("af_xdp is left out: {error:#}"),
                     Ok(figures) => lines.push(line(options, *backend, *direction, "backend", &figures)),
                 },
-                (Backend::AfPacket, _) => match Pair::new() {
+                (Backend::AfPacket, _) => match Pair::new('a') {
                     Err(error) => eprintln!("af_packet is left out: {error:#}"),
                     Ok(pair) => {
                         let [bare, ours] = match direction {
@@ -151,43 +150,6 @@ fn line(options: &IoOptions, backend: Backend, direction: Direction, what: &str,
         .key("size", options.size)
         .key("what", what)
         .samples(figures)
-}
-
-/// Two interfaces that are each other's other end.
-struct Pair {
-    names: [String; 2],
-    ends: [Interface; 2],
-}
-
-impl Pair {
-    fn new() -> anyhow::Result<Self> {
-        let names = ["a", "b"].map(|end| format!("chc{}{end}", std::process::id()));
-        let [a, b] = &names;
-        ip(&["link", "add", a, "type", "veth", "peer", "name", b])?;
-        for name in &names {
-            // Without addresses nothing is said that is not ours; where there is no IPv6 there is no such file.
-            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
-            ip(&["link", "set", name, "up"])?;
-        }
-        let ends = [Interface::find(a)?, Interface::find(b)?];
-        Ok(Self { names, ends })
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        if let Err(error) = ip(&["link", "del", &self.names[0]]) {
-            eprintln!("{} is still there: {error:#}", self.names[0]);
-        }
-    }
-}
-
-fn ip(arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(arguments).output().context("the ip command is not there")?;
-    if !output.status.success() {
-        bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }
 
 fn frame(size: usize) -> Vec<u8> {
@@ -305,7 +267,7 @@ fn send(options: &IoOptions, pair: &Pair) -> anyhow::Result<[Samples; 2]> {
 }
 
 fn xdp(options: &IoOptions, direction: Direction) -> anyhow::Result<Samples> {
-    let pair = Pair::new()?;
+    let pair = Pair::new('a')?;
     let [to, from] = &pair.ends;
     let frame = frame(options.size);
     let mut all = Samples::default();

@@ -5,6 +5,7 @@ use chc_bench::clock::{self, ClockOptions};
 use chc_bench::crossflow::{self, CrossflowOptions, Phase};
 use chc_bench::datastore::{self, DatastoreOptions, StoreOp};
 use chc_bench::delete::{self, Delete, DeleteOptions};
+use chc_bench::idle::{self, Between, IdleOptions};
 use chc_bench::io::{self, IoOptions};
 use chc_bench::logging::{self, LoggingOptions, Where};
 use chc_bench::metadata::{self, MetadataOptions, Part};
@@ -30,6 +31,7 @@ const EXPERIMENTS: &[&str] = &[
     "crossflow",
     "datastore",
     "delete",
+    "idle",
     "io",
     "logging",
     "metadata",
@@ -60,6 +62,8 @@ enum Experiment {
     Datastore(DatastoreArgs),
     /// How it becomes known that the chain is done with a packet: as in the paper, and by the egress.
     Delete(DeleteArgs),
+    /// A round trip between hosts that hardly talk: by the kernel's bridge, a bare forwarder and the chain.
+    Idle(IdleArgs),
     /// What a packet costs at the interfaces: to receive, and to send.
     Io(IoArgs),
     /// What logging the packets in flight costs, in the root or in the store.
@@ -237,6 +241,15 @@ struct DeleteArgs {
     /// Packets the root reads at once.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
     burst: u16,
+}
+
+#[derive(Args)]
+struct IdleArgs {
+    /// What is between the hosts; without, all in turn.
+    #[arg(long)]
+    between: Option<Between>,
+    #[command(flatten)]
+    run: Run,
 }
 
 #[derive(Args)]
@@ -420,6 +433,14 @@ fn measure_datastore(args: &DatastoreArgs) -> anyhow::Result<Vec<Line>> {
     })
 }
 
+fn measure_idle(args: &IdleArgs) -> anyhow::Result<Vec<Line>> {
+    idle::measure(&IdleOptions {
+        between: args.between.map_or_else(|| Between::value_variants().to_vec(), |one| vec![one]),
+        requests: if args.run.quick { 10 } else { 50 },
+        samples: args.run.samples as usize,
+    })
+}
+
 fn measure_io(args: &IoArgs) -> anyhow::Result<Vec<Line>> {
     io::measure(&IoOptions {
         backends: args.backend.map_or_else(|| io::Backend::value_variants().to_vec(), |one| vec![one]),
@@ -537,6 +558,7 @@ fn main() -> ExitCode {
         Experiment::Crossflow(args) => (measure_crossflow(args), args.run.json),
         Experiment::Datastore(args) => (measure_datastore(args), args.run.json),
         Experiment::Delete(args) => (measure_delete(args), args.common.json),
+        Experiment::Idle(args) => (measure_idle(args), args.run.json),
         Experiment::Io(args) => (measure_io(args), args.run.json),
         Experiment::Logging(args) => (measure_logging(args), args.common.json),
         Experiment::Metadata(args) => (measure_metadata(args), args.common.json),

@@ -71,6 +71,8 @@ impl System {
 
 /// The function that stands off the path, where there are others: it gets a copy of what leaves the first.
 const OFF_PATH: &str = "trojan";
+/// The first external address of the translator.
+pub const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// Backends of the load balancer.
 const BACKENDS: u32 = 8;
 
@@ -144,7 +146,7 @@ pub fn config(nf: &str, traffic: &Traffic) -> serde_json::Value {
     match nf {
         "nat" => {
             let count = traffic.connections() / FLOWS_PER_ADDRESS + 1;
-            json!({ "external": addresses(0xcb00_7101, count as u32), "idle_s": IDLE_S })
+            json!({ "external": addresses(EXTERNAL.to_bits(), count as u32), "idle_s": IDLE_S })
         }
         "load_balancer" => {
             let service = json!({ "match": "tcp/80,443", "backends": addresses(0xc633_6401, BACKENDS) });
