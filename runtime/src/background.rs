@@ -192,14 +192,10 @@ mod tests {
         arbiters.join();
     }
 
-    /// Sends so many bursts on, and tells when.
-    struct Source {
-        left: u32,
-        next: Handle<(), Hops>,
-        seen: flume::Sender<&'static str>,
-    }
+    /// Does the same each time it is asked for work.
+    struct Source<F>(F);
 
-    impl Actor for Source {
+    impl<F: FnMut() -> Progress + 'static> Actor for Source<F> {
         type Control = ();
         type Data = Hops;
 
@@ -208,11 +204,7 @@ mod tests {
         fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
 
         fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
-            let Some(left) = self.left.checked_sub(1) else { return Progress::Done };
-            self.left = left;
-            self.seen.send("source").expect("the test waits");
-            self.next.push(Hops(2)).expect("it is alive");
-            Progress::Fed
+            self.0()
         }
     }
 
@@ -236,8 +228,17 @@ mod tests {
         let next = stage(arbiter, "first", Some(middle), &seen);
         let _load =
             beside_load.then(|| spawn_unsupervised(arbiter, "load", ActorOptions::default(), |_| Load));
-        let source = move |_| Source { left: 3, next, seen };
-        let _source = spawn_unsupervised(arbiter, "source", ActorOptions::default(), source);
+        let mut left = 3;
+        let work = move || {
+            if left == 0 {
+                return Progress::Done;
+            }
+            left -= 1;
+            seen.send("source").expect("the test waits");
+            next.push(Hops(2)).expect("it is alive");
+            Progress::Fed
+        };
+        let _source = spawn_unsupervised(arbiter, "source", ActorOptions::default(), |_| Source(work));
         let order = rx.iter().take(12).collect();
         arbiters.join();
         order
@@ -248,32 +249,6 @@ mod tests {
         let order = three_bursts(false);
         for burst in order.chunks(4) {
             assert_eq!(burst, ["source", "first", "middle", "last"]);
-        }
-    }
-
-    /// Each time it is asked, has another thread send somebody a burst, and tells so.
-    struct Remote {
-        left: u32,
-        ask: flume::Sender<()>,
-        done: flume::Receiver<()>,
-        seen: flume::Sender<&'static str>,
-    }
-
-    impl Actor for Remote {
-        type Control = ();
-        type Data = Hops;
-
-        fn on_control(&mut self, (): (), _cx: &mut Cx) {}
-
-        fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
-
-        fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
-            let Some(left) = self.left.checked_sub(1) else { return Progress::Done };
-            self.left = left;
-            self.seen.send("source").expect("the test waits");
-            self.ask.send(()).expect("the other thread waits");
-            self.done.recv().expect("it answers");
-            Progress::Fed
         }
     }
 
@@ -294,8 +269,18 @@ mod tests {
                 answer.send(()).expect("the source waits");
             }
         });
-        let source = move |_| Remote { left: 20, ask, done, seen };
-        let source = spawn_unsupervised(arbiter, "source", ActorOptions::default(), source);
+        let mut left = 20;
+        let work = move || {
+            if left == 0 {
+                return Progress::Done;
+            }
+            left -= 1;
+            seen.send("source").expect("the test waits");
+            ask.send(()).expect("the other thread waits");
+            done.recv().expect("it answers");
+            Progress::Fed
+        };
+        let source = spawn_unsupervised(arbiter, "source", ActorOptions::default(), |_| Source(work));
         let order: Vec<_> = rx.iter().take(40).collect();
         for burst in order.chunks(2) {
             assert_eq!(burst, ["source", "woken"]);
@@ -305,30 +290,6 @@ mod tests {
         other.join().expect("no panic");
     }
 
-    /// Sends one burst without saying so, and tells when it is asked again.
-    struct Polled {
-        next: Option<Handle<(), Hops>>,
-        seen: flume::Sender<&'static str>,
-    }
-
-    impl Actor for Polled {
-        type Control = ();
-        type Data = Hops;
-
-        fn on_control(&mut self, (): (), _cx: &mut Cx) {}
-
-        fn on_data(&mut self, _: Hops, _cx: &mut Cx) {}
-
-        fn poll_work(&mut self, _cx: &mut Cx) -> Progress {
-            let Some(next) = self.next.take() else {
-                self.seen.send("asked").expect("the test waits");
-                return Progress::Done;
-            };
-            next.push(Hops(2)).expect("it is alive");
-            Progress::Idle
-        }
-    }
-
     #[test]
     fn a_source_that_is_asked_all_the_time_is_not_asked_between_the_stages_of_a_chain() {
         let (seen, rx) = flume::unbounded();
@@ -336,9 +297,17 @@ mod tests {
         let arbiter = arbiters.get(0).expect("one was started");
         let last = stage(arbiter, "last", None, &seen);
         let middle = stage(arbiter, "middle", Some(last), &seen);
-        let next = Some(stage(arbiter, "first", Some(middle), &seen));
+        let mut next = Some(stage(arbiter, "first", Some(middle), &seen));
+        let work = move || {
+            let Some(next) = next.take() else {
+                seen.send("asked").expect("the test waits");
+                return Progress::Done;
+            };
+            next.push(Hops(2)).expect("it is alive");
+            Progress::Idle
+        };
         let options = ActorOptions { busy_poll: true, ..ActorOptions::default() };
-        let _source = spawn_unsupervised(arbiter, "source", options, move |_| Polled { next, seen });
+        let _source = spawn_unsupervised(arbiter, "source", options, |_| Source(work));
         let order: Vec<_> = rx.iter().take(4).collect();
         assert_eq!(order, ["first", "middle", "last", "asked"]);
         arbiters.join();
